@@ -1,0 +1,1 @@
+//! DF32 kernels.

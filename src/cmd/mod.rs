@@ -1,0 +1,1 @@
+//! One file per subcommand: wiring only, and the only place for anyhow.

@@ -1,0 +1,84 @@
+//! What the HTTP server may ask of the coordinator.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use crate::protocol::api::{ApiError, ContributionView, RegistrationView, RoundView, RunView, Ticket};
+use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
+use crate::protocol::sign::Signed;
+use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
+
+/// A request that was understood and refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {}", error.code, error.message)]
+pub struct Refusal {
+    /// The HTTP status: 4xx, or 503 while the coordinator can't serve.
+    pub status: u16,
+    /// What and why.
+    pub error: ApiError,
+}
+
+/// A fresh L402 challenge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    /// The macaroon, standard base64.
+    pub macaroon: String,
+    /// The BOLT 11 invoice that pays for it.
+    pub invoice: String,
+}
+
+/// The answer to a ticket request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TicketAnswer {
+    /// Paid (now, or before: the identical retry gets the same ticket).
+    Ticket(Box<Ticket>),
+    /// Pay this first. Given without credentials, and for bad, expired or unpaid ones.
+    PaymentRequired(Challenge),
+}
+
+/// The coordinator, seen from the server. Every call may be repeated.
+#[async_trait]
+pub trait CoordinatorHandle: Send + Sync + std::fmt::Debug {
+    /// The run.
+    async fn run(&self) -> Result<RunView, Refusal>;
+
+    /// A round; the current one for `None`.
+    async fn round(&self, round: Option<RoundNumber>) -> Result<RoundView, Refusal>;
+
+    /// The bytes of a closed round's signed transcript.
+    async fn transcript(&self, round: RoundNumber) -> Result<Vec<u8>, Refusal>;
+
+    /// The file of a published blob: config, training data, checkpoints, and payloads of closed rounds only.
+    async fn blob(&self, hash: Blake3Hash) -> Result<PathBuf, Refusal>;
+
+    /// Notes a peer's node, and opens a channel to it where the operator allows that.
+    async fn register(&self, registration: Signed<PeerRegistration>) -> Result<RegistrationView, Refusal>;
+
+    /// Sells a ticket. `credentials` is the request's `Authorization` header, if there was one.
+    async fn ticket(
+        &self,
+        round: RoundNumber,
+        commitment: Signed<Commitment>,
+        credentials: Option<String>,
+    ) -> Result<TicketAnswer, Refusal>;
+
+    /// Takes the hold invoices and starts to lock the reward.
+    async fn submit_invoices(
+        &self,
+        contribution: ContributionId,
+        submission: Signed<InvoiceSubmission>,
+    ) -> Result<ContributionView, Refusal>;
+
+    /// The committed payload length of a ticket that may upload now; checked before the body is read.
+    async fn upload_allowance(&self, contribution: ContributionId) -> Result<u64, Refusal>;
+
+    /// Takes the payload.
+    async fn upload(&self, contribution: ContributionId, payload: Vec<u8>) -> Result<ContributionView, Refusal>;
+
+    /// A contribution.
+    async fn contribution(&self, contribution: ContributionId) -> Result<ContributionView, Refusal>;
+
+    /// What the status page shows: one JSON object (rounds, losses, payments).
+    async fn status(&self) -> Result<serde_json::Value, Refusal>;
+}

@@ -1,0 +1,1 @@
+//! HTTP: the coordinator's server and the client. Logic lives elsewhere.

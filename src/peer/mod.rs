@@ -1,0 +1,1 @@
+//! The peer: from first start to paid contribution, round after round.

@@ -1,0 +1,16 @@
+//! The protocol: amounts, identifiers, statements, rules and wire formats.
+//!
+//! Pure: no IO, no clock, no randomness, no floats. Everything here is a function of its arguments.
+
+pub mod amount;
+pub mod api;
+pub mod codec;
+pub mod held_out;
+pub mod ids;
+pub mod l402;
+pub mod manifest;
+pub mod reward;
+pub mod sign;
+pub mod statements;
+pub mod transcript;
+pub mod verdict;

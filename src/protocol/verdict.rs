@@ -1,0 +1,76 @@
+//! Verdicts: what the judge found, as integers and hashes only.
+
+use serde::{Deserialize, Serialize};
+
+use super::amount::{Msat, Ppm};
+use super::ids::{Blake3Hash, ContributionId};
+use super::sign::Statement;
+
+/// A summed cross-entropy, or a difference of two, in 2⁻³² nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Score(pub i64);
+
+/// Why a contribution earned nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reason", deny_unknown_fields)]
+pub enum Rejection {
+    /// No payload arrived in time (or the reward could not be locked).
+    NotUploaded,
+    /// The payload is not a canonical sparse update for this model.
+    Malformed {
+        /// The decoder's stable error code.
+        code: String,
+    },
+    /// The loss with the update is not a finite number.
+    NotFinite,
+    /// An earlier contribution of the round has (nearly) the same indices.
+    Copy {
+        /// The earliest such contribution.
+        of: ContributionId,
+        /// Shared indices ÷ the smaller index count.
+        overlap_ppm: Ppm,
+    },
+    /// The update does not lower the held-out loss enough.
+    GainTooSmall,
+}
+
+/// Accepted or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome", deny_unknown_fields)]
+pub enum Outcome {
+    /// Paid, and part of the outer step.
+    Accepted {
+        /// Its share of the round's pool, before rounding to whole tranches.
+        share_ppm: Ppm,
+        /// What it is paid: a sum of tranches.
+        reward_msat: Msat,
+        /// Which tranches: bit i for the i-th.
+        tranches_paid: u32,
+    },
+    /// Unpaid, and left out.
+    Rejected {
+        /// Why.
+        rejection: Rejection,
+    },
+}
+
+/// One contribution's verdict. Its digest is in the receipt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerdictRecord {
+    /// The contribution.
+    pub contribution: ContributionId,
+    /// The loss with the update applied; `None` where it was not scored.
+    pub loss_after: Option<Score>,
+    /// Loss before − loss after; `None` where it was not scored.
+    pub gain: Option<Score>,
+    /// BLAKE3 (`"l402t clip factors v1"`) over the clip factors' f32 bits, little-endian, one a tensor in layout order; `None` where it was not decoded.
+    pub clip: Option<Blake3Hash>,
+    /// What follows.
+    pub outcome: Outcome,
+}
+
+impl Statement for VerdictRecord {
+    const CONTEXT: &'static str = "l402t verdict v1";
+}

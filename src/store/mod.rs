@@ -1,0 +1,1 @@
+//! Durable state: SQLite (events, projections, outbox) and blobs by BLAKE3.

@@ -1,0 +1,1 @@
+//! Training: data, model, inner loop (libtorch through tch, feature `torch`), error feedback and compression.

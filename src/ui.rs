@@ -1,0 +1,1 @@
+//! What people see: stdout is the result, stderr is progress and logs.
