@@ -105,6 +105,30 @@ pub enum InvoiceStatus {
     Canceled,
 }
 
+/// A channel to be opened to a peer's node, so that it can receive (and, by the push, pay its first fees).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelRequest {
+    /// The other node, compressed public key, 66 hex digits.
+    pub node_id: String,
+    /// Where it listens, `host:port`.
+    pub address: String,
+    /// Channel size in sat.
+    pub capacity_sat: u64,
+    /// Given to the other side at once.
+    pub push: Msat,
+}
+
+/// What there is between this node and another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelState {
+    /// No channel.
+    None,
+    /// One that can't be used yet, or not now.
+    Pending,
+    /// One that can be used now.
+    Usable,
+}
+
 /// Something changed about a payment or an invoice. A hint to look, not a fact: it may be lost or repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LnEvent {
@@ -170,6 +194,12 @@ pub trait Lightning: Send + Sync + std::fmt::Debug {
 
     /// Fails the HTLC locked on the hash back to the payer, or withdraws the open invoice. Idempotent.
     async fn cancel(&self, payment_hash: PaymentHash) -> Result<(), LnError>;
+
+    /// The best channel with a node.
+    async fn channel_state(&self, node_id: &str) -> Result<ChannelState, LnError>;
+
+    /// Opens a channel, unless there is one with that node already (usable or not). Returns once it is under way.
+    async fn open_channel(&self, request: &ChannelRequest) -> Result<(), LnError>;
 
     /// Hints that something changed.
     fn events(&self) -> broadcast::Receiver<LnEvent>;
