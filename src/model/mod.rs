@@ -2,64 +2,58 @@
 //!
 //! Holds no arithmetic on weights: that is the judge's (DF32) and the trainer's (libtorch).
 
-use std::sync::Arc;
+mod checkpoint;
+mod config;
+mod layout;
 
-use crate::protocol::codec::TensorShape;
+pub use checkpoint::Checkpoint;
+pub use config::LlamaConfig;
+pub use layout::{Layout, TensorSpec};
 
-/// A Llama-style decoder, as Hugging Face's config.json describes it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LlamaConfig {
-    /// Tokens in the vocabulary (256: bytes).
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width of the SwiGLU.
-    pub intermediate_size: usize,
-    /// Decoder blocks.
-    pub num_hidden_layers: usize,
-    /// Query heads.
-    pub num_attention_heads: usize,
-    /// Key and value heads (grouped-query attention).
-    pub num_key_value_heads: usize,
-    /// Width of a head; even.
-    pub head_dim: usize,
-    /// Longest sequence.
-    pub max_position_embeddings: usize,
-    /// RMSNorm's ε.
-    pub rms_norm_eps: f32,
-    /// RoPE's base.
-    pub rope_theta: f64,
-    /// Is the head the embedding?
-    pub tie_word_embeddings: bool,
-}
-
-/// One tensor's place in the arena of weights.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// Hugging Face's name: `model.layers.0.self_attn.q_proj.weight`.
-    pub name: String,
-    /// Its shape; a linear layer is (out, in).
-    pub shape: TensorShape,
-    /// Where it starts, in values.
-    pub offset: usize,
-}
-
-/// All tensors in ascending order of name (by bytes), one after the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// In the canonical order.
-    pub tensors: Vec<TensorSpec>,
-    /// Values in all.
-    pub numel: usize,
-}
-
-/// Weights: one f32 arena in layout order.
-#[derive(Clone, Debug)]
-pub struct Checkpoint {
-    /// The model.
-    pub config: Arc<LlamaConfig>,
-    /// Where each tensor is.
-    pub layout: Arc<Layout>,
-    /// (layout.numel)
-    pub weights: Vec<f32>,
+/// A model or its weights that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ModelError {
+    /// config.json is not JSON, lacks a field or has one of the wrong type.
+    #[error("config.json: {0}")]
+    ConfigSyntax(String),
+    /// config.json asks for something that this program's Llama doesn't do.
+    #[error("config.json: {field} = {value} is not supported: {supported}")]
+    Unsupported {
+        /// The field.
+        field: String,
+        /// What it holds.
+        value: String,
+        /// What would be accepted.
+        supported: &'static str,
+    },
+    /// A size out of bounds, or two that don't go together.
+    #[error("config.json: {0}")]
+    Size(String),
+    /// The bytes are not the safetensors format.
+    #[error("checkpoint: not a safetensors file: {0}")]
+    Format(String),
+    /// The file lacks one of the model's tensors.
+    #[error("checkpoint: tensor {0} is missing: is this the checkpoint of another config.json?")]
+    MissingTensor(String),
+    /// The file has a tensor that the model doesn't.
+    #[error("checkpoint: tensor {0} is not part of the model: is this the checkpoint of another config.json?")]
+    UnknownTensor(String),
+    /// A tensor has another shape or element type.
+    #[error("checkpoint: tensor {name} is {found}, the model's is {expected}")]
+    WrongTensor {
+        /// Its name.
+        name: String,
+        /// Element type and shape in the file.
+        found: String,
+        /// Element type and shape of the model.
+        expected: String,
+    },
+    /// A weight is NaN or infinite.
+    #[error("checkpoint: tensor {name} has a non-finite weight at {index}")]
+    NonFinite {
+        /// The tensor.
+        name: String,
+        /// Flat index in it.
+        index: usize,
+    },
 }
