@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use crate::protocol::api::{ApiError, ContributionView, RegistrationView, RoundView, RunView, Ticket};
 use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
+use crate::protocol::l402::TokenError;
 use crate::protocol::sign::Signed;
 use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
 
@@ -26,6 +27,8 @@ pub struct Challenge {
     pub macaroon: String,
     /// The BOLT 11 invoice that pays for it.
     pub invoice: String,
+    /// Why the request's credentials were not taken; `None` where it had none.
+    pub refused: Option<TokenError>,
 }
 
 /// The answer to a ticket request.
