@@ -1,1 +1,158 @@
-//! The command line.
+//! The command line: what can be asked, in words. No logic.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::peer::behaviour::Behaviour;
+
+/// Train a shared model on anyone's computer, judged to the bit and paid in sats over Lightning.
+#[derive(Debug, Parser)]
+#[command(name = "l402t", version, max_term_width = 100, after_help = "Start with: l402t demo")]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct GlobalArgs {
+    /// Print JSON on stdout: one object, or one object a line; an error is {"error":{"code","message","fix"}}
+    #[arg(long, global = true, help_heading = "Options of every command")]
+    pub json: bool,
+    /// Configuration file [default: ~/.config/l402t/config.toml if it exists; env: L402T_CONFIG]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Data folder [default: ~/.local/share/l402t/<command>; env: L402T_DATA]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// What to log, as in RUST_LOG, for example info or l402t=debug
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a coordinator: rounds, judging and rewards
+    #[command(after_help = "Example: l402t coordinate --data ./coordinator --listen 127.0.0.1:8402")]
+    Coordinate(CoordinateArgs),
+    /// Train round after round for a coordinator, and be paid
+    #[command(after_help = "Example: l402t peer --coordinator http://127.0.0.1:8402 --rounds 10")]
+    Peer(PeerArgs),
+    /// Score one contribution file and print its verdict and digest
+    #[command(
+        after_help = "Example: l402t validate update.bin --model config.json --checkpoint model.safetensors --held-out held-out.txt"
+    )]
+    Validate(ValidateArgs),
+    /// Recompute a closed round and compare every bit (exit code 1: the first difference is named)
+    #[command(after_help = "Example: l402t replay 3 --from http://127.0.0.1:8402")]
+    Replay(ReplayArgs),
+    /// Show every msat that came in, went out or is locked
+    #[command(after_help = "Example: l402t ledger --data ./peer")]
+    Ledger(LedgerArgs),
+    /// The whole system on this machine: a coordinator, three honest peers, one that cheats and one that copies
+    #[command(after_help = "Example: l402t demo --json")]
+    Demo(DemoArgs),
+    /// Print the OpenAPI description of the coordinator's API
+    #[command(after_help = "Example: l402t openapi > openapi.json")]
+    Openapi,
+}
+
+/// `l402t coordinate`. With `--json` stdout has one event a line: `listening` {url, run, node_id, data}, `round_opened`
+/// {round, checkpoint, opened_ms}, `round_closed` {round, loss_before, loss_after, contributions, transcript, …},
+/// `run_finished` {rounds}, `stopped`.
+#[derive(Clone, Debug, Args)]
+pub struct CoordinateArgs {
+    /// Address to serve the API on; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// End after this many rounds
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<u32>,
+    /// Threads for the judge
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+}
+
+/// `l402t peer`. With `--json` stdout has one event a line, amounts in msat and times in ms: `registered`,
+/// `round_started`, `step`, `ticket`, `locked`, `uploaded`, `verdict`, `settled`, `round_missed`, `finished`
+/// (see `peer::events`).
+#[derive(Clone, Debug, Args)]
+pub struct PeerArgs {
+    /// The coordinator's URL
+    #[arg(long, value_name = "URL")]
+    pub coordinator: Option<String>,
+    /// End after this many contributions
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<u32>,
+    /// Train on the first CUDA device
+    #[arg(long)]
+    pub gpu: bool,
+    /// Threads for training
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// What to contribute: honest work, garbage, or copy:DIR (a copy of the peer whose data folder is DIR)
+    #[arg(long, value_name = "honest|garbage|copy:DIR", default_value = "honest", hide = true, help_heading = "Demo")]
+    pub behaviour: Behaviour,
+}
+
+/// `l402t validate`.
+#[derive(Clone, Debug, Args)]
+pub struct ValidateArgs {
+    /// The encoded sparse update
+    #[arg(value_name = "UPDATE")]
+    pub update: PathBuf,
+    /// The model's config.json
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// The checkpoint it starts from (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: PathBuf,
+    /// Held-out text (UTF-8, byte tokens)
+    #[arg(long, value_name = "FILE")]
+    pub held_out: PathBuf,
+    /// A run's manifest, for its codec and judge settings [default: this version's defaults]
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+}
+
+/// `l402t replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// Which round
+    #[arg(value_name = "ROUND")]
+    pub round: u32,
+    /// A coordinator's URL, or a folder with its transcripts and blobs [default: the configured coordinator]
+    #[arg(long, value_name = "URL|DIR")]
+    pub from: Option<String>,
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+}
+
+/// `l402t ledger`.
+#[derive(Clone, Debug, Args)]
+pub struct LedgerArgs {
+    /// Only this round
+    #[arg(long, value_name = "N")]
+    pub round: Option<u32>,
+}
+
+/// `l402t demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Rounds to run
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    pub rounds: u32,
+    /// Leave the data folders behind
+    #[arg(long)]
+    pub keep: bool,
+}

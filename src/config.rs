@@ -1,1 +1,412 @@
 //! Configuration: defaults < file < `L402T_*` < flag. The only place that reads the environment.
+//!
+//! Unknown keys are errors. Secrets are never in the file itself: a key that needs one holds a [`SecretRef`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+const PREFIX: &str = "L402T_";
+
+/// Variables that stand for a global flag, not for a key of the file.
+const FLAG_VARIABLES: [&str; 2] = ["L402T_CONFIG", "L402T_DATA"];
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What is logged, and where.
+    pub log: LogConfig,
+    /// `l402t coordinate`.
+    pub coordinator: CoordinatorConfig,
+    /// `l402t peer`.
+    pub peer: PeerConfig,
+}
+
+/// What is logged, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// As in RUST_LOG.
+    pub filter: String,
+    /// Where to.
+    pub to: LogTarget,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { filter: "warn".to_owned(), to: LogTarget::Stderr }
+    }
+}
+
+/// Where log lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogTarget {
+    /// stderr.
+    Stderr,
+    /// `log.txt` in the data folder.
+    File,
+}
+
+/// `l402t coordinate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CoordinatorConfig {
+    /// Address and port of the API; port 0 picks a free one.
+    pub listen: String,
+    /// Threads for the judge; 0 takes one a core.
+    pub threads: u32,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8402".to_owned(), threads: 0 }
+    }
+}
+
+/// What trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first CUDA device.
+    Cuda,
+}
+
+/// `l402t peer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerConfig {
+    /// The coordinator's URL.
+    pub coordinator: Option<String>,
+    /// What trains.
+    pub device: Device,
+    /// Threads for training; 0 leaves the choice to libtorch.
+    pub threads: u32,
+    /// The most that one submission fee may be, in msat.
+    pub max_fee_msat: u64,
+    /// The least that a run must lock for one contribution, in msat; runs that offer less are refused.
+    pub min_reward_msat: u64,
+    /// The most blocks that a reward may stay locked.
+    pub max_hold_blocks: u32,
+    /// How long a coordinator may stay unreachable before the peer gives up, in seconds.
+    pub give_up_after_s: u32,
+    /// The most bytes that one blob (checkpoint, training data) may have.
+    pub max_blob_bytes: u64,
+}
+
+impl Default for PeerConfig {
+    fn default() -> Self {
+        Self {
+            coordinator: None,
+            device: Device::Cpu,
+            threads: 0,
+            max_fee_msat: 10_000,
+            min_reward_msat: 0,
+            max_hold_blocks: 1_008,
+            give_up_after_s: 300,
+            max_blob_bytes: 64 << 30,
+        }
+    }
+}
+
+/// Why the configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("could not read the configuration file {path}: {source}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file has an unknown key or a value of the wrong kind. The text names key and line.
+    #[error("{path}: {detail}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What, and on which line.
+        detail: String,
+    },
+    /// A variable that is no key, or has a value of the wrong kind.
+    #[error("environment variable {name}: {detail}")]
+    Variable {
+        /// Which.
+        name: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A secret reference that leads nowhere.
+    #[error("the secret {reference} can't be read: {detail}")]
+    Secret {
+        /// The reference, which is no secret itself.
+        reference: String,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// The environment, as far as this program looks at it.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    home: Option<PathBuf>,
+    config_home: Option<PathBuf>,
+    data_home: Option<PathBuf>,
+}
+
+impl Environment {
+    /// The process's.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn of_process() -> Self {
+        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .collect();
+        Self { variables, home: path("HOME"), config_home: path("XDG_CONFIG_HOME"), data_home: path("XDG_DATA_HOME") }
+    }
+
+    /// `L402T_CONFIG`, or the user's own file if there is one.
+    pub fn config_file(&self) -> Option<PathBuf> {
+        if let Some(path) = self.variables.get("L402T_CONFIG") {
+            return Some(PathBuf::from(path));
+        }
+        let folder = self.config_home.clone().or_else(|| Some(self.home.as_ref()?.join(".config")))?;
+        Some(folder.join("l402t/config.toml")).filter(|path| path.exists())
+    }
+
+    /// `L402T_DATA`, or the user's own folder for a command; `None` where there is no home.
+    pub fn data_folder(&self, command: &str) -> Option<PathBuf> {
+        if let Some(path) = self.variables.get("L402T_DATA") {
+            return Some(PathBuf::from(path));
+        }
+        let folder = self.data_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")))?;
+        Some(folder.join("l402t").join(command))
+    }
+}
+
+impl Config {
+    /// Defaults, then the file, then the environment.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let mut table = match file {
+            Some(path) => read_file(path)?,
+            None => toml::Table::new(),
+        };
+        for (name, value) in &environment.variables {
+            if !FLAG_VARIABLES.contains(&name.as_str()) {
+                set_variable(&mut table, name, value)?;
+            }
+        }
+        // Each part has been checked by now, so this can only fail on what is wrong in itself.
+        table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
+            path: file.map(Path::to_path_buf).unwrap_or_default(),
+            detail: error.to_string(),
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
+    let refused =
+        |error: toml::de::Error| ConfigError::File { path: path.to_path_buf(), detail: located(&error, &text) };
+    // From the text rather than from the table, because only the text knows its lines.
+    toml::from_str::<Config>(&text).map_err(refused)?;
+    text.parse::<toml::Table>().map_err(refused)
+}
+
+/// `line 3: unknown field …`, from an error that knows where it is.
+fn located(error: &toml::de::Error, text: &str) -> String {
+    match error.span() {
+        Some(span) => {
+            let before = text.get(..span.start).unwrap_or(text);
+            format!("line {}: {}", before.matches('\n').count() + 1, error.message())
+        }
+        None => error.message().to_owned(),
+    }
+}
+
+/// Sets the key that a variable stands for: `L402T_PEER_MAX_FEE_MSAT` is `max_fee_msat` in `[peer]`.
+fn set_variable(table: &mut toml::Table, name: &str, value: &str) -> Result<(), ConfigError> {
+    let refused = |detail: String| ConfigError::Variable { name: name.to_owned(), detail };
+    let known = toml::Table::try_from(Config::default()).map_err(|error| refused(error.to_string()))?;
+    let rest = name.trim_start_matches(PREFIX).to_ascii_lowercase();
+    let path = key_path(&known, &rest).ok_or_else(|| {
+        let sections: Vec<&str> = known.keys().map(String::as_str).collect();
+        refused(format!("no such setting: after {PREFIX} comes a section ({}) and a key", sections.join(", ")))
+    })?;
+    // A value is TOML where it reads as that (numbers, true, lists), and a string otherwise.
+    let as_toml = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
+    let as_text = toml::Value::String(value.to_owned());
+    let mut refusal = String::new();
+    for candidate in as_toml.into_iter().chain(std::iter::once(as_text)) {
+        let mut alone = toml::Table::new();
+        insert(&mut alone, &path, candidate.clone());
+        match alone.try_into::<Config>() {
+            Ok(_) => {
+                insert(table, &path, candidate);
+                return Ok(());
+            }
+            Err(error) if refusal.is_empty() => refusal = error.message().to_owned(),
+            Err(_) => {}
+        }
+    }
+    Err(refused(refusal))
+}
+
+/// Follows the known sections as far as they go; what is left is the key.
+fn key_path(known: &toml::Table, rest: &str) -> Option<Vec<String>> {
+    for (section, value) in known {
+        let Some(inner) = value.as_table() else { continue };
+        let Some(rest) = rest.strip_prefix(section.as_str()).and_then(|rest| rest.strip_prefix('_')) else { continue };
+        let mut path = vec![section.clone()];
+        path.extend(key_path(inner, rest).unwrap_or_else(|| vec![rest.to_owned()]));
+        return Some(path);
+    }
+    None
+}
+
+fn insert(table: &mut toml::Table, path: &[String], value: toml::Value) {
+    match path {
+        [] => {}
+        [key] => {
+            table.insert(key.clone(), value);
+        }
+        [section, rest @ ..] => {
+            let entry = table.entry(section.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let Some(inner) = entry.as_table_mut() {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// Where a secret is: `env:NAME` or `file:PATH`. Never the secret itself.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SecretRef(String);
+
+impl TryFrom<String> for SecretRef {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.starts_with("env:") || text.starts_with("file:") {
+            Ok(Self(text))
+        } else {
+            // The text is not repeated: it may be the secret.
+            Err("a secret is given as env:NAME or file:PATH, never in the configuration itself".to_owned())
+        }
+    }
+}
+
+impl From<SecretRef> for String {
+    fn from(reference: SecretRef) -> String {
+        reference.0
+    }
+}
+
+impl fmt::Debug for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl SecretRef {
+    /// Reads the secret; a file's trailing line break is left out.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn resolve(&self) -> Result<SecretString, ConfigError> {
+        let refused = |detail: String| ConfigError::Secret { reference: self.0.clone(), detail };
+        let text = match (self.0.strip_prefix("env:"), self.0.strip_prefix("file:")) {
+            (Some(name), _) => std::env::var(name).map_err(|error| refused(error.to_string()))?,
+            (None, Some(path)) => std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?,
+            (None, None) => return Err(refused("it is neither env:NAME nor file:PATH".to_owned())),
+        };
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.is_empty() {
+            return Err(refused("it is empty".to_owned()));
+        }
+        Ok(SecretString::from(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Environment { variables, ..Environment::default() }
+    }
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).expect("written");
+        Config::load(Some(&path), &environment(variables))
+    }
+
+    #[test]
+    fn the_example_documents_every_key_with_its_default() {
+        let example = include_str!("../config.example.toml");
+        // Keys without a default are commented out in the example; everything else is there as it is.
+        let parsed: toml::Table = example.parse().expect("the example is TOML");
+        let defaults = toml::Table::try_from(Config::default()).expect("the defaults are TOML");
+        assert_eq!(parsed, defaults);
+        for optional in ["# coordinator = "] {
+            assert!(example.contains(optional), "the example must mention {optional}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = load("[peer]\nthreads = 1\nthread = 2\n", &[]).expect_err("refused").to_string();
+        assert!(error.contains("line 3") && error.contains("`thread`"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let config = load("[peer]\nthreads = 1\n", &[("L402T_PEER_THREADS", "7"), ("L402T_LOG_FILTER", "info")]);
+        let config = config.expect("valid");
+        assert_eq!((config.peer.threads, config.log.filter.as_str()), (7, "info"));
+    }
+
+    #[test]
+    fn a_variable_that_is_no_setting_is_refused() {
+        for (name, value) in [("L402T_PEER_THREAD", "7"), ("L402T_NONSENSE", "1"), ("L402T_PEER_THREADS", "many")] {
+            let error = load("", &[(name, value)]).expect_err("refused").to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_text_setting_may_look_like_a_number() {
+        let config = load("", &[("L402T_PEER_COORDINATOR", "8402")]).expect("valid");
+        assert_eq!(config.peer.coordinator.as_deref(), Some("8402"));
+    }
+
+    #[test]
+    fn a_secret_in_the_configuration_is_refused_without_repeating_it() {
+        let error = SecretRef::try_from("hunter2".to_owned()).expect_err("refused");
+        assert!(!error.contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secret_file_loses_its_line_break_only() {
+        use secrecy::ExposeSecret;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        std::fs::write(&path, " a b \n").expect("written");
+        let reference = SecretRef::try_from(format!("file:{}", path.display())).expect("a reference");
+        assert_eq!(reference.resolve().expect("read").expose_secret(), " a b ");
+        std::fs::write(&path, "\n").expect("written");
+        assert!(reference.resolve().is_err());
+    }
+}

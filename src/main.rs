@@ -1,3 +1,5 @@
 //! Parse, run, exit.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    l402t::cmd::main(std::env::args_os().collect()).into()
+}

@@ -1,1 +1,97 @@
-//! The few operating system calls that need `unsafe`.
+//! The few operating system calls that need `unsafe`. Nothing else in this crate may use it.
+
+use std::io;
+use std::process::Command;
+
+/// Loads libtorch's CUDA half, so that ATen finds its CUDA kernels. Must run before the first ATen call. Does nothing
+/// useful on a machine without that library: the error says so.
+pub fn load_cuda() -> Result<(), String> {
+    // SAFETY: the name is a NUL-terminated constant. Loading runs the library's initialisers, which is what we want;
+    // the handle is never closed, so nothing that they register can dangle.
+    let handle = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if handle.is_null() { Err(last_dl_error()) } else { Ok(()) }
+}
+
+fn last_dl_error() -> String {
+    // SAFETY: dlerror returns NULL or a NUL-terminated string that lives until this thread's next dl call; it is copied
+    // before anything else runs.
+    unsafe {
+        let text = libc::dlerror();
+        if text.is_null() {
+            "libtorch_cuda.so could not be loaded".to_owned()
+        } else {
+            std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+        }
+    }
+}
+
+/// Makes a child its own process group (so that Ctrl-C reaches only its parent, which stops it in order) and has the
+/// kernel send it SIGTERM when the parent's thread that starts it ends, however that ends. Start children from a thread
+/// that lives as long as they should: the main thread.
+pub fn die_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
+    let parent = std::process::id();
+    // SAFETY: the closure runs in the forked child before exec, where only async-signal-safe calls are allowed: prctl
+    // and getppid are plain system calls, and nothing is allocated on the way to success.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have gone before the call above.
+            if u32::try_from(libc::getppid()).ok() == Some(parent) {
+                Ok(())
+            } else {
+                Err(io::Error::from_raw_os_error(libc::ESRCH))
+            }
+        });
+    }
+}
+
+/// How a child is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopSignal {
+    /// SIGTERM: finish cleanly.
+    Terminate,
+    /// SIGKILL: at once.
+    Kill,
+}
+
+/// Signals the process group that [`die_with_parent`] made for a child. A child that has ended already is no error.
+/// Call only for a child that has not been waited for, so that its id can't belong to another process by now.
+pub fn signal_group(child_pid: u32, signal: StopSignal) -> io::Result<()> {
+    let signal = match signal {
+        StopSignal::Terminate => libc::SIGTERM,
+        StopSignal::Kill => libc::SIGKILL,
+    };
+    let pid = i32::try_from(child_pid).ok().filter(|pid| *pid > 1).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: kill has no memory effects; a negative id above −1 names exactly the child's process group.
+    let result = unsafe { libc::kill(-pid, signal) };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_in_its_own_group_ends_when_signalled() {
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        die_with_parent(&mut command);
+        let mut child = command.spawn().expect("sleep starts");
+        signal_group(child.id(), StopSignal::Terminate).expect("signalled");
+        assert!(!child.wait().expect("ended").success());
+    }
+
+    #[test]
+    fn ids_that_would_reach_other_processes_are_refused() {
+        assert!(signal_group(0, StopSignal::Kill).is_err());
+        assert!(signal_group(1, StopSignal::Kill).is_err());
+    }
+}

@@ -1,1 +1,0 @@
-//! What people see: stdout is the result, stderr is progress and logs.
