@@ -3,7 +3,12 @@
 //! Nothing here knows about rounds or verdicts. Every operation is keyed by payment hash and may be called again after
 //! a crash: a second call must find what the first one did, never do it twice.
 
+pub mod bolt11;
+mod limits;
+pub mod simulated;
+
 use async_trait::async_trait;
+pub use limits::{FAIL_BACK_BLOCKS, MAX_DESCRIPTION_BYTES, MAX_EXPIRY_S, MAX_HOLD_CLTV_BLOCKS, MIN_FINAL_CLTV_BLOCKS};
 use tokio::sync::broadcast;
 
 use crate::protocol::amount::Msat;
