@@ -10,6 +10,7 @@ pub mod ids;
 pub mod l402;
 pub mod manifest;
 pub mod reward;
+pub mod round;
 pub mod sign;
 pub mod statements;
 pub mod transcript;
