@@ -1,0 +1,95 @@
+//! The commands that build: each prepares the machine first, so that what can't work fails before the long part.
+
+use std::env;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::deny;
+use crate::disk::{self, Need};
+use crate::fail::Failure;
+use crate::libtorch::{self, Source};
+
+/// What the folder of a first build grows to with tests and lints.
+const BUILD_MB: u64 = 4500;
+
+/// Fetches what a build needs: room on the disk, the crates, libtorch.
+pub(crate) fn prepare(root: &Path) -> Result<(), Failure> {
+    let target = target(root);
+    let cache = libtorch::cache()?;
+    let mut needs = Vec::new();
+    if !target.join("release/deps").exists() {
+        needs.push(Need { what: "the build", folder: &target, size_mb: BUILD_MB });
+    }
+    if libtorch::source(root)? == Source::Missing {
+        needs.push(Need { what: "libtorch", folder: &cache, size_mb: libtorch::NEEDED_MB });
+    }
+    disk::check(&needs)?;
+    let host = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    if !succeeds(cargo(root).args(["fetch", "--locked", "--target", &host])) {
+        return Err(Failure::remote(
+            "the crates could not be fetched; cargo's message is above. Is there a network? Behind a proxy: set HTTPS_PROXY. \
+             Then run this again",
+        ));
+    }
+    libtorch::provide(root)
+}
+
+/// Builds the release binary and becomes `l402t demo`, so that Ctrl-C and the exit code are the demo's own.
+pub(crate) fn demo(root: &Path, arguments: &[String]) -> Result<(), Failure> {
+    prepare(root)?;
+    must(cargo(root).args(["build", "--release", "--locked", "--bin", "l402t"]), "the build failed")?;
+    let binary = target(root).join("release/l402t");
+    let error = Command::new(&binary).arg("demo").args(arguments).exec();
+    Err(Failure::usage(format!("can't start {}: {error}", binary.display())))
+}
+
+/// Runs every test of the workspace.
+pub(crate) fn test(root: &Path, arguments: &[String]) -> Result<(), Failure> {
+    prepare(root)?;
+    must(cargo(root).args(["test", "--release", "--locked", "--workspace"]).args(arguments), "tests failed")
+}
+
+/// Runs the benchmarks.
+pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<(), Failure> {
+    prepare(root)?;
+    must(cargo(root).args(["bench", "--locked"]).args(arguments), "the benchmarks failed")
+}
+
+/// Checks what a reviewer shouldn't have to.
+pub(crate) fn lint(root: &Path) -> Result<(), Failure> {
+    prepare(root)?;
+    must(cargo(root).args(["fmt", "--all", "--check"]), "not formatted: run `cargo fmt --all`")?;
+    let clippy = ["clippy", "--release", "--locked", "--all-targets"];
+    let strict = ["--", "-D", "warnings"];
+    must(cargo(root).args(clippy).arg("--workspace").args(strict), "clippy found something")?;
+    must(
+        cargo(root).args(clippy).arg("--no-default-features").args(strict),
+        "clippy found something in the slim auditor (--no-default-features)",
+    )?;
+    deny::check(root)
+}
+
+/// Where cargo builds.
+fn target(root: &Path) -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder))
+}
+
+/// The cargo that runs this, at work in the clone. stdout is kept for results: only the binary's own reach it.
+pub(crate) fn cargo(root: &Path) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root);
+    cargo
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn must(command: &mut Command, otherwise: &str) -> Result<(), Failure> {
+    if succeeds(command) { Ok(()) } else { Err(Failure::negative(otherwise)) }
+}
+
+/// Runs a command; false too if it can't be started.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    let status: io::Result<_> = command.status();
+    status.is_ok_and(|status| status.success())
+}
