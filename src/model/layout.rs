@@ -103,8 +103,6 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn tensors_lie_in_byte_order_of_their_names_without_gaps() {
         let mut config = super::super::checkpoint::tests::tiny();

@@ -1,0 +1,70 @@
+//! Causal grouped-query attention over one window, on one thread.
+//!
+//! Queries go in blocks of 128: query i reads the keys of every block up to its own, the weights of keys after i are exactly
+//! +0, and the softmax runs over the i + 1 keys it may see. The block is part of the definition: a +0 weight still meets the
+//! value it masks.
+
+use crate::gemm::{GemmScratch, Matrix, MatrixMut, gemm};
+use crate::{Isa, rows};
+
+/// Queries in a block, and the grain in which keys are read.
+pub const BLOCK: usize = 128;
+
+/// The shape of one attention layer.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Tokens in the window.
+    pub tokens: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+/// Buffers, to be kept between calls. One a thread.
+#[derive(Clone, Debug, Default)]
+pub struct AttentionScratch {
+    /// (BLOCK, keys)
+    scores: Vec<f32>,
+}
+
+/// `out[t, h] = Σ softmax(q[t, h] · k / √head_dim) v`. q and out: (tokens, heads · head_dim); k and v:
+/// (tokens, key_value_heads · head_dim). Panics where a slice is too short.
+#[allow(clippy::too_many_arguments, reason = "the operands of attention")]
+pub fn causal_attention(
+    isa: Isa,
+    gemm_scratch: &mut GemmScratch,
+    scratch: &mut AttentionScratch,
+    shape: AttentionShape,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+) {
+    let AttentionShape { tokens, heads, key_value_heads, head_dim } = shape;
+    let (q_stride, kv_stride) = (heads * head_dim, key_value_heads * head_dim);
+    let group = heads / key_value_heads;
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    for head in 0..heads {
+        let (q_col, kv_col) = (head * head_dim, head / group * head_dim);
+        for first in (0..tokens).step_by(BLOCK) {
+            let queries = BLOCK.min(tokens - first);
+            let keys = first + queries;
+            scratch.scores.resize(queries * keys, 0.0);
+            let scores = &mut scratch.scores[..queries * keys];
+            let q_block = Matrix::rows(&q[first * q_stride + q_col..], queries, head_dim, q_stride);
+            let k_block = Matrix::transposed(&k[kv_col..], head_dim, keys, kv_stride);
+            gemm(isa, gemm_scratch, q_block, k_block, &mut MatrixMut::rows(scores, queries, keys, keys));
+            for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                let (seen, masked) = row.split_at_mut(first + i + 1);
+                rows::softmax(isa, seen, scale);
+                masked.fill(0.0);
+            }
+            let v_block = Matrix::rows(&v[kv_col..], keys, head_dim, kv_stride);
+            let mut out_block = MatrixMut::rows(&mut out[first * q_stride + q_col..], queries, head_dim, q_stride);
+            gemm(isa, gemm_scratch, Matrix::rows(scores, queries, keys, keys), v_block, &mut out_block);
+        }
+    }
+}
