@@ -5,6 +5,7 @@
 mod checkpoint;
 mod config;
 mod layout;
+pub mod tokens;
 
 pub use checkpoint::Checkpoint;
 pub use config::LlamaConfig;

@@ -151,8 +151,8 @@ pub fn draw(
     block
 }
 
-/// A uniform integer below `bound` by rejection, so that no window is likelier than another.
-fn uniform_below(stream: &mut blake3::OutputReader, bound: u64) -> u64 {
+/// A uniform integer below `bound` (at least 1) by rejection, so that no window is likelier than another.
+pub fn uniform_below(stream: &mut blake3::OutputReader, bound: u64) -> u64 {
     let limit = u64::MAX - u64::MAX % bound;
     loop {
         let mut bytes = [0; 8];
