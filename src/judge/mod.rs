@@ -1,3 +1,57 @@
 //! The judge: decode, apply, score, verdict and outer step in DF32, and the replay of a round.
 //!
-//! No libtorch, no libm and no BLAS call may be made from here.
+//! Everything here is a function of its arguments: the same bytes in, the same verdicts and the same next checkpoint out, on
+//! every machine. No libtorch, no libm and no BLAS call may be made from here, and nothing is read or written.
+
+mod clip;
+mod forward;
+mod held_out;
+mod outer;
+mod self_test;
+
+pub use clip::clip_digest;
+pub use forward::Scorer;
+pub use held_out::HeldOutBatch;
+pub use l402t_kernels::{Isa, Pool};
+pub use outer::{ClippedUpdate, outer_step};
+pub use self_test::self_test;
+
+/// The version of the rules (the `df32_version` of a manifest) that this judge follows.
+pub const DF32_VERSION: u32 = 1;
+
+/// Why a round can't be judged. None of these is a contribution's doing: those get a verdict.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JudgeError {
+    /// The manifest asks for other rules.
+    #[error(
+        "the run asks for version {0} of the judge's arithmetic, this program has version {DF32_VERSION}: update it"
+    )]
+    UnknownRules(u32),
+    /// A held-out window can't be scored on.
+    #[error("held-out window {window}: {problem}")]
+    Window {
+        /// Its place in the batch.
+        window: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There is nothing to score on.
+    #[error("the held-out batch is empty")]
+    EmptyBatch,
+    /// The round's own checkpoint has no finite loss.
+    #[error("the loss of the round's checkpoint is not finite: the run can't go on from it")]
+    CheckpointNotFinite,
+    /// Arithmetic on this machine isn't what it should be.
+    #[error(
+        "the judge's self-test failed on {path} with {threads} threads ({what}): this machine would judge wrongly; \
+         choose another instruction set, and please report it"
+    )]
+    SelfTest {
+        /// The instruction set.
+        path: Isa,
+        /// How many threads.
+        threads: usize,
+        /// Which part differed.
+        what: &'static str,
+    },
+}

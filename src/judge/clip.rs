@@ -1,0 +1,85 @@
+//! The median-norm clip: no contribution weighs more, tensor by tensor, than the median of its round.
+
+use l402t_kernels::{Pool, sum_of_squares};
+
+use crate::protocol::codec::{SparseTensor, SparseUpdate};
+use crate::protocol::ids::Blake3Hash;
+
+const CONTEXT: &str = "l402t clip factors v1";
+
+/// A tensor's levels as numbers.
+pub(super) fn levels(tensor: &SparseTensor) -> [f32; 4] {
+    tensor.levels.map(f32::from_bits)
+}
+
+/// The Euclidean norm of each tensor's kept values, in the order in which they are sent.
+fn norms(pool: &Pool, update: &SparseUpdate) -> Vec<f32> {
+    let mut values = Vec::new();
+    update
+        .tensors
+        .iter()
+        .map(|tensor| {
+            let levels = levels(tensor);
+            values.clear();
+            values.extend(tensor.codes.iter().map(|code| levels[usize::from(code & 3)]));
+            sum_of_squares(pool.isa(), &values).sqrt()
+        })
+        .collect()
+}
+
+/// For each update, one factor a tensor: `median / norm` where the norm is above the median of these updates' norms (the
+/// lower of two), else 1.
+pub(super) fn clip_factors(pool: &Pool, updates: &[&SparseUpdate]) -> Vec<Vec<f32>> {
+    let norms: Vec<Vec<f32>> = pool.here(|| updates.iter().map(|update| norms(pool, update)).collect());
+    let tensors = norms.first().map_or(0, Vec::len);
+    let medians: Vec<f32> = (0..tensors)
+        .map(|tensor| {
+            let mut column: Vec<f32> = norms.iter().map(|norms| norms[tensor]).collect();
+            // No norm is negative or NaN: levels are finite, and a square's overflow is +∞.
+            column.sort_by(f32::total_cmp);
+            column[(column.len() - 1) / 2]
+        })
+        .collect();
+    let factor = |(norm, median): (&f32, &f32)| if norm > median { median / norm } else { 1.0 };
+    pool.here(|| norms.iter().map(|norms| norms.iter().zip(&medians).map(factor).collect()).collect())
+}
+
+/// The digest of an update's clip factors that its verdict carries.
+pub fn clip_digest(factors: &[f32]) -> Blake3Hash {
+    let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_bits().to_le_bytes()).collect();
+    Blake3Hash::derive(CONTEXT, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn update(level: f32) -> SparseUpdate {
+        let tensor = SparseTensor { levels: [level.to_bits(); 4], indices: vec![0, 3, 5, 9], codes: vec![0, 1, 2, 3] };
+        SparseUpdate { tensors: vec![tensor] }
+    }
+
+    fn factors(levels: &[f32]) -> Vec<f32> {
+        let updates: Vec<SparseUpdate> = levels.iter().map(|level| update(*level)).collect();
+        let updates: Vec<&SparseUpdate> = updates.iter().collect();
+        clip_factors(&Pool::all_cores(), &updates).concat()
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    #[test]
+    fn a_norm_above_the_lower_median_is_brought_down_to_it() {
+        assert_eq!(bits(&factors(&[1.0, -100.0, 0.5, 2.0])), bits(&[1.0, 0.01, 1.0, 0.5]));
+        assert_eq!(bits(&factors(&[8.0])), bits(&[1.0]));
+        assert_eq!(bits(&factors(&[8.0, 4.0])), bits(&[0.5, 1.0]));
+    }
+
+    #[test]
+    fn norms_that_overflow_or_vanish_give_factors_between_zero_and_one() {
+        assert_eq!(bits(&factors(&[1e30, 1e30, 1.0])), bits(&[1.0, 1.0, 1.0]));
+        assert_eq!(bits(&factors(&[1e30, 1.0, 1.0])), bits(&[0.0, 1.0, 1.0]));
+        assert_eq!(bits(&factors(&[0.0, 0.0, 1.0])), bits(&[1.0, 1.0, 0.0]));
+    }
+}

@@ -1,0 +1,135 @@
+//! Weights plus updates: one contribution for scoring, the accepted ones for the next checkpoint.
+
+use l402t_kernels::Pool;
+use l402t_kernels::outer::{accumulate_sparse, subtract_mean, subtract_sparse};
+
+use super::clip::levels;
+use crate::model::{Checkpoint, Layout};
+use crate::protocol::amount::Ppm;
+use crate::protocol::codec::{SparseTensor, SparseUpdate};
+
+/// An update that has been decoded, with its clip factors, one a tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct ClippedUpdate<'a> {
+    /// Its tensors are in the layout's order, its indices inside them.
+    pub update: &'a SparseUpdate,
+    /// One a tensor.
+    pub clip: &'a [f32],
+}
+
+/// α as f32: one rounding of the exact quotient.
+fn rate(outer_lr: Ppm) -> f32 {
+    outer_lr.get() as f32 / 1_000_000.0
+}
+
+fn clipped_levels(tensor: &SparseTensor, clip: f32) -> [f32; 4] {
+    levels(tensor).map(|level| level * clip)
+}
+
+/// `candidate = θ − α · clip · v`, value by value with one fused rounding. Says whether every value it touched is finite.
+pub(super) fn apply_one(
+    pool: &Pool,
+    layout: &Layout,
+    start: &[f32],
+    outer_lr: Ppm,
+    update: ClippedUpdate<'_>,
+    candidate: &mut Vec<f32>,
+) -> Finite {
+    candidate.clear();
+    candidate.extend_from_slice(start);
+    let mut finite = true;
+    pool.here(|| {
+        for ((spec, tensor), clip) in layout.tensors.iter().zip(&update.update.tensors).zip(update.clip) {
+            let weights = &mut candidate[spec.range()];
+            let levels = clipped_levels(tensor, *clip);
+            subtract_sparse(pool.isa(), weights, rate(outer_lr), &levels, &tensor.indices, &tensor.codes);
+            finite &= tensor.indices.iter().all(|index| weights[*index as usize].is_finite());
+        }
+    });
+    if finite { Finite::Yes } else { Finite::No }
+}
+
+/// Whether weights are finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finite {
+    Yes,
+    No,
+}
+
+/// The next checkpoint: `θ − α · mean`, where the mean of a value is over the updates that sent its index, summed in the order
+/// of `updates` (which is that of ascending contribution ids). A step that would leave the finite numbers is not taken.
+pub fn outer_step(pool: &Pool, start: &Checkpoint, outer_lr: Ppm, updates: &[ClippedUpdate<'_>]) -> Checkpoint {
+    let mut next = start.clone();
+    let (mut sums, mut counts) = (Vec::new(), Vec::new());
+    pool.here(|| {
+        for (place, spec) in start.layout.tensors.iter().enumerate() {
+            sums.clear();
+            sums.resize(spec.numel(), 0.0);
+            counts.clear();
+            counts.resize(spec.numel(), 0);
+            for update in updates {
+                let tensor = &update.update.tensors[place];
+                let levels = clipped_levels(tensor, update.clip[place]);
+                accumulate_sparse(&mut sums, &mut counts, &levels, &tensor.indices, &tensor.codes);
+            }
+            subtract_mean(pool.isa(), &mut next.weights[spec.range()], rate(outer_lr), &sums, &counts);
+        }
+    });
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::self_test::{sample_checkpoint, sample_update};
+
+    #[test]
+    fn the_mean_of_a_value_is_over_the_updates_that_sent_it() {
+        let pool = Pool::all_cores();
+        let start = sample_checkpoint();
+        let (mut one, mut two) = (sample_update(&start.layout, 1), sample_update(&start.layout, 2));
+        one.tensors[0] = SparseTensor { levels: [1f32.to_bits(); 4], indices: vec![0, 1], codes: vec![0, 0] };
+        two.tensors[0] = SparseTensor { levels: [3f32.to_bits(); 4], indices: vec![1, 2], codes: vec![0, 0] };
+        let clip = vec![1.0; start.layout.tensors.len()];
+        let updates = [&one, &two].map(|update| ClippedUpdate { update, clip: &clip });
+        let next = outer_step(&pool, &start, Ppm::ONE, &updates);
+        let moved = |place: usize| start.weights[place] - next.weights[place];
+        for (place, expected) in [(0, 1.0), (1, 2.0), (2, 3.0), (3, 0.0)] {
+            assert!((moved(place) - expected).abs() < 1e-6, "{place}: {}", moved(place));
+        }
+    }
+
+    #[test]
+    fn one_update_scores_as_it_would_step() {
+        let pool = Pool::all_cores();
+        let start = sample_checkpoint();
+        let update = sample_update(&start.layout, 1);
+        let clip = vec![0.5; start.layout.tensors.len()];
+        let clipped = ClippedUpdate { update: &update, clip: &clip };
+        let alpha = Ppm::new(700_000).expect("valid");
+        let mut candidate = Vec::new();
+        let finite = apply_one(&pool, &start.layout, &start.weights, alpha, clipped, &mut candidate);
+        let next = outer_step(&pool, &start, alpha, &[clipped]);
+        assert_eq!(finite, Finite::Yes);
+        assert!(candidate.iter().zip(&next.weights).all(|(a, b)| a.to_bits() == b.to_bits()));
+        assert_ne!(next.hash(), start.hash());
+        assert_eq!(outer_step(&pool, &start, alpha, &[]).hash(), start.hash());
+    }
+
+    #[test]
+    fn weights_that_would_overflow_are_noticed_and_never_stepped_to() {
+        let pool = Pool::all_cores();
+        let start = sample_checkpoint();
+        let mut update = sample_update(&start.layout, 1);
+        update.tensors[0].levels = [f32::MAX.to_bits(); 4];
+        let clip = vec![1.0; start.layout.tensors.len()];
+        let clipped = ClippedUpdate { update: &update, clip: &clip };
+        let mut huge = start.clone();
+        huge.weights.fill(-f32::MAX);
+        let mut candidate = Vec::new();
+        let finite = apply_one(&pool, &start.layout, &huge.weights, Ppm::ONE, clipped, &mut candidate);
+        assert_eq!(finite, Finite::No);
+        let next = outer_step(&pool, &start, Ppm::ONE, &[clipped, clipped]);
+        assert!(next.weights.iter().all(|weight| weight.is_finite()));
+    }
+}

@@ -1,0 +1,127 @@
+//! The known-answer test: a fixed model, batch and updates, whose results are compiled in.
+//!
+//! It runs before a machine judges, on the instruction set and the number of threads that will judge. Inputs come from integer
+//! generators, so nothing but the arithmetic under test decides the answer.
+
+use l402t_kernels::Pool;
+
+use super::outer::{ClippedUpdate, outer_step};
+use super::{HeldOutBatch, JudgeError, Scorer};
+use crate::model::{Checkpoint, Layout, LlamaConfig};
+use crate::protocol::amount::Ppm;
+use crate::protocol::codec::{SparseTensor, SparseUpdate, TensorShape};
+use crate::protocol::ids::Blake3Hash;
+use crate::protocol::verdict::Score;
+
+const WINDOWS: u32 = 3;
+/// More than one block of keys.
+const WINDOW_TOKENS: u32 = 150;
+
+const HIDDEN: &str = "2cdf31e5ae696e44e114f1db50b68880be83c52a990e231f191dc5d219c83eab";
+const LOSS: Score = Score(9_101_716_805_093);
+const NEXT: &str = "a9974a87d48bd4f0a4f80202dfff5e1e9be583a641faa6227347aaaf5580bf0b";
+
+/// Checks this machine's arithmetic on the pool's instruction set and threads. Takes milliseconds.
+pub fn self_test(pool: Pool) -> Result<(), JudgeError> {
+    let failed = |what| Err(JudgeError::SelfTest { path: pool.isa(), threads: pool.threads(), what });
+    let checkpoint = sample_checkpoint();
+    let batch = sample_batch(&checkpoint.config, WINDOWS, WINDOW_TOKENS);
+    let mut scorer = Scorer::new(&checkpoint.config, batch.predicted_per_window(), pool);
+    if digest(&scorer.hidden_states(&checkpoint.weights, &batch)).to_string() != HIDDEN {
+        return failed("hidden states");
+    }
+    if scorer.loss(&checkpoint.weights, &batch) != Some(LOSS) {
+        return failed("loss");
+    }
+    let updates = [1, 2, 3].map(|seed| sample_update(&checkpoint.layout, seed));
+    let updates: Vec<&SparseUpdate> = updates.iter().collect();
+    let clips = super::clip::clip_factors(&pool, &updates);
+    let updates: Vec<ClippedUpdate<'_>> =
+        updates.iter().zip(&clips).map(|(update, clip)| ClippedUpdate { update, clip }).collect();
+    let outer_lr = Ppm::new(700_000).unwrap_or(Ppm::ONE);
+    if outer_step(&pool, &checkpoint, outer_lr, &updates).hash().to_string() != NEXT {
+        return failed("outer step");
+    }
+    Ok(())
+}
+
+fn digest(values: &[f32]) -> Blake3Hash {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Blake3Hash::of(&bytes)
+}
+
+/// A small model with everything in it: grouped-query attention, odd sizes, a head of its own. Its matrices are eight times as
+/// large as fresh ones (an exact product), so that no function is used near zero only.
+pub(super) fn sample_checkpoint() -> Checkpoint {
+    let config = LlamaConfig {
+        vocab_size: 67,
+        hidden_size: 48,
+        intermediate_size: 100,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 14,
+        max_position_embeddings: 160,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: false,
+    };
+    let mut checkpoint = Checkpoint::init(config, [42; 32]);
+    let layout = checkpoint.layout.clone();
+    for tensor in &layout.tensors {
+        if let TensorShape::Matrix { .. } = tensor.shape {
+            for weight in &mut checkpoint.weights[tensor.range()] {
+                *weight *= 8.0;
+            }
+        }
+    }
+    checkpoint
+}
+
+/// SplitMix64.
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+pub(super) fn sample_batch(config: &LlamaConfig, windows: u32, tokens: u32) -> HeldOutBatch {
+    let mut state = 5;
+    let mut window = || (0..tokens).map(|_| (random(&mut state) % config.vocab_size as u64) as u32).collect();
+    let windows = (0..windows).map(|_| window()).collect();
+    // All tokens are below the vocabulary's size, and the windows have one length.
+    HeldOutBatch::new(config, windows).expect("a valid batch")
+}
+
+/// About a quarter of all indices.
+pub(super) fn sample_update(layout: &Layout, seed: u64) -> SparseUpdate {
+    let mut state = seed;
+    let tensor = |spec: &crate::model::TensorSpec| {
+        let mut level = || ((random(&mut state) >> 40) as i32 - (1 << 23)) as f32 / (1u32 << 29) as f32;
+        let levels = [level(), level(), level(), level()].map(f32::to_bits);
+        let indices: Vec<u32> = (0..spec.numel() as u32).filter(|_| random(&mut state) % 4 == 0).collect();
+        let codes = indices.iter().map(|_| (random(&mut state) % 4) as u8).collect();
+        SparseTensor { levels, indices, codes }
+    };
+    SparseUpdate { tensors: layout.tensors.iter().map(tensor).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use l402t_kernels::Isa;
+
+    use super::*;
+
+    #[test]
+    fn every_path_and_thread_count_gives_the_known_answer() {
+        for isa in Isa::available() {
+            for threads in [1, 2, 3] {
+                let threads = NonZeroUsize::new(threads).expect("not zero");
+                assert_eq!(self_test(Pool::new(isa, threads)), Ok(()));
+            }
+        }
+    }
+}
