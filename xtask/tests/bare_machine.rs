@@ -53,9 +53,14 @@ impl Machine {
     }
 
     fn run(&self, arguments: &[&str]) -> Answer {
+        self.run_with(arguments, &[])
+    }
+
+    fn run_with(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> Answer {
         let x = Path::new(env!("CARGO_MANIFEST_DIR")).join("../x");
         let mut command = Command::new("/bin/sh");
         command.arg(x).args(arguments).env_clear().env("HOME", &self.home).env("PATH", self.home.join("bin"));
+        command.envs(variables.iter().copied());
         let output = command.stdin(Stdio::null()).output().expect("there is a /bin/sh");
         assert!(output.stdout.is_empty(), "stdout is for results");
         Answer { code: output.status.code(), stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
@@ -137,5 +142,14 @@ fn a_machine_that_has_everything_goes_straight_to_xtask() {
     let ready = Machine::new("ready").with_all_but_rust().with("rustc", "echo 'rustc 1.99.0'");
     let answer = ready.with("cargo", "echo \"$@\" >&2").run(&["--yes", "bench", "judge"]);
     assert_eq!(answer.code, Some(0));
-    assert_eq!(answer.stderr.trim(), "run --quiet --locked --package xtask -- bench judge");
+    assert!(answer.stderr.ends_with("run --quiet --locked --package xtask -- bench judge\n"), "{}", answer.stderr);
+}
+
+#[test]
+fn a_machine_without_a_network_is_told_so() {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("never-built");
+    let offline = Machine::new("offline").with_all_but_rust().with("rustc", "echo 'rustc 1.99.0'");
+    let answer = offline.with("cargo", "exit 101").run_with(&["test"], &[("CARGO_TARGET_DIR", &target)]);
+    assert_eq!(answer.code, Some(2));
+    assert!(answer.stderr.contains("Is there a network?"), "{}", answer.stderr);
 }
