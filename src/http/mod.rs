@@ -1,1 +1,6 @@
 //! HTTP: the coordinator's server and the client. Logic lives elsewhere.
+
+pub mod server;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,129 @@
+//! One function for each path: read the request, ask the coordinator, write the answer.
+
+use axum::Json;
+use axum::extract::{Extension, Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::content;
+use super::extract::{
+    PathParam, RoundParam, SignedBody, declared_length, read_body, require_content_type, require_length,
+};
+use super::failure::Failure;
+use super::rate::Client;
+use super::routes::App;
+use crate::coordinator::handle::TicketAnswer;
+use crate::protocol::ids::{Blake3Hash, ContributionId};
+use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
+
+/// The committed description of the API.
+pub(super) const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
+type Answer = Result<Response, Failure>;
+
+pub(super) async fn run(State(app): State<App>) -> Answer {
+    Ok(json(app.call(|c| async move { c.run().await }).await?))
+}
+
+pub(super) async fn current_round(State(app): State<App>) -> Answer {
+    Ok(json(app.call(|c| async move { c.round(None).await }).await?))
+}
+
+pub(super) async fn round(State(app): State<App>, PathParam(RoundParam(round)): PathParam<RoundParam>) -> Answer {
+    Ok(json(app.call(move |c| async move { c.round(Some(round)).await }).await?))
+}
+
+pub(super) async fn transcript(
+    State(app): State<App>,
+    PathParam(RoundParam(round)): PathParam<RoundParam>,
+    headers: HeaderMap,
+) -> Answer {
+    let bytes = app.call(move |c| async move { c.transcript(round).await }).await?;
+    content::bytes(bytes, &headers).await
+}
+
+pub(super) async fn blob(State(app): State<App>, PathParam(hash): PathParam<Blake3Hash>, headers: HeaderMap) -> Answer {
+    let path = app.call(move |c| async move { c.blob(hash).await }).await?;
+    content::file(&path, hash, &headers).await
+}
+
+pub(super) async fn register(State(app): State<App>, SignedBody(registration): SignedBody<PeerRegistration>) -> Answer {
+    Ok(json(app.call(|c| async move { c.register(registration).await }).await?))
+}
+
+pub(super) async fn ticket(
+    State(app): State<App>,
+    Extension(client): Extension<Client>,
+    PathParam(RoundParam(round)): PathParam<RoundParam>,
+    headers: HeaderMap,
+    SignedBody(commitment): SignedBody<Commitment>,
+) -> Answer {
+    let credentials = headers.get(AUTHORIZATION).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    // Whether it will be a challenge is known only afterwards, when its invoice has been made: take first, give back.
+    app.challenges.take(client, Instant::now()).map_err(Failure::too_many_requests)?;
+    let answer = app.call(move |c| async move { c.ticket(round, commitment, credentials).await }).await?;
+    match answer {
+        TicketAnswer::Ticket(ticket) => {
+            app.challenges.give_back(client, Instant::now());
+            Ok(json(*ticket))
+        }
+        TicketAnswer::PaymentRequired(challenge) => Err(Failure::payment_required(&challenge)),
+    }
+}
+
+pub(super) async fn invoices(
+    State(app): State<App>,
+    PathParam(contribution): PathParam<ContributionId>,
+    SignedBody(submission): SignedBody<InvoiceSubmission>,
+) -> Answer {
+    Ok(json(app.call(move |c| async move { c.submit_invoices(contribution, submission).await }).await?))
+}
+
+pub(super) async fn payload(
+    State(app): State<App>,
+    PathParam(contribution): PathParam<ContributionId>,
+    request: Request,
+) -> Answer {
+    require_content_type(request.headers(), "application/octet-stream")?;
+    let allowance = app.call(move |c| async move { c.upload_allowance(contribution).await }).await?;
+    require_length(request.headers(), allowance)?;
+    if declared_length(request.headers()).is_some_and(|length| length < allowance) {
+        return Err(wrong_length(allowance));
+    }
+    let _memory = app.reserve_upload(allowance)?;
+    let payload = read_body(request.into_body(), allowance, app.limits.upload_time(allowance)).await?;
+    if payload.len() as u64 != allowance {
+        return Err(wrong_length(allowance));
+    }
+    Ok(json(app.call(move |c| async move { c.upload(contribution, payload).await }).await?))
+}
+
+pub(super) async fn contribution(State(app): State<App>, PathParam(contribution): PathParam<ContributionId>) -> Answer {
+    Ok(json(app.call(move |c| async move { c.contribution(contribution).await }).await?))
+}
+
+pub(super) async fn status(State(app): State<App>) -> Answer {
+    Ok(json(app.call(|c| async move { c.status().await }).await?))
+}
+
+pub(super) async fn openapi() -> Answer {
+    let content_type = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(([content_type], OPENAPI).into_response())
+}
+
+fn wrong_length(committed_bytes: u64) -> Failure {
+    Failure::new(
+        StatusCode::BAD_REQUEST,
+        "payload_length",
+        format!("the payload does not have the {committed_bytes} bytes that were committed to"),
+        "send exactly the bytes whose hash and length the commitment names",
+    )
+}
+
+/// 200 with a body that changes, so it isn't to be stored.
+fn json(body: impl Serialize) -> Response {
+    ([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
+}
