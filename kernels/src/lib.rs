@@ -21,6 +21,7 @@ pub mod rows;
 mod scalar;
 #[cfg(test)]
 mod tests;
+pub mod topk;
 
 pub use isa::{Isa, UnknownIsa};
 pub use pool::Pool;

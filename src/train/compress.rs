@@ -1,0 +1,488 @@
+//! SparseLoCo's compression of a pseudo-gradient: error feedback, top-k of each tile, 2-bit values (arXiv 2508.15706).
+//!
+//! Runs on the peer only: nothing here is recomputed by a judge, so floats may round as they like. What was left out of
+//! a contribution is carried into the next one by the error feedback, which therefore must move on exactly when a
+//! contribution is committed: compressing changes nothing until its result is accepted.
+
+use l402t_kernels::Isa;
+use l402t_kernels::topk::top_k;
+
+use crate::protocol::amount::Ppm;
+use crate::protocol::codec::{
+    self, Levels, SparseTensor, SparseUpdate, TensorShape, Tile, UnsupportedParams, check_params, kept,
+};
+use crate::protocol::ids::Blake3Hash;
+use crate::protocol::manifest::CodecParams;
+
+const STATE_MAGIC: [u8; 4] = *b"L4EF";
+const STATE_VERSION: u8 = 1;
+const HASH_BYTES: usize = 32;
+const STATE_HEADER_BYTES: usize = STATE_MAGIC.len() + 1 + HASH_BYTES;
+
+/// Why a pseudo-gradient wasn't compressed, or error feedback not restored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompressError {
+    /// The run's settings.
+    #[error(transparent)]
+    Params(#[from] UnsupportedParams),
+    /// A pseudo-gradient of another model.
+    #[error("the pseudo-gradient has {found} values, the model {expected}")]
+    Length {
+        /// The model's values.
+        expected: usize,
+        /// The pseudo-gradient's.
+        found: usize,
+    },
+    /// NaN or infinite: the inner loop diverged.
+    #[error("tensor {tensor} of the pseudo-gradient isn't finite: the training diverged; start the round over")]
+    NotFinite {
+        /// Its place in the layout.
+        tensor: usize,
+    },
+    /// Saved error feedback that can't be read.
+    #[error("the saved error feedback is damaged ({0}): delete it to go on without")]
+    Damaged(&'static str),
+    /// Saved error feedback of something else.
+    #[error("the saved error feedback belongs to another model or other codec settings")]
+    OtherModel,
+}
+
+/// What earlier contributions left out, in layout order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ErrorFeedback {
+    /// Of the model and settings it belongs to.
+    fingerprint: Blake3Hash,
+    values: Vec<f32>,
+}
+
+impl ErrorFeedback {
+    /// The values, in layout order.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// For a file: magic, version, fingerprint, the values little-endian, and the BLAKE3 of all that.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(STATE_HEADER_BYTES + 4 * self.values.len() + HASH_BYTES);
+        bytes.extend_from_slice(&STATE_MAGIC);
+        bytes.push(STATE_VERSION);
+        bytes.extend_from_slice(self.fingerprint.as_bytes());
+        bytes.extend(self.values.iter().flat_map(|value| value.to_le_bytes()));
+        let checksum = Blake3Hash::of(&bytes);
+        bytes.extend_from_slice(checksum.as_bytes());
+        bytes
+    }
+}
+
+/// A compressed pseudo-gradient, and the error feedback to go on with once it is committed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compressed {
+    /// To be encoded and contributed.
+    pub update: SparseUpdate,
+    /// For [`Compressor::accept`], and for the file.
+    pub next: ErrorFeedback,
+}
+
+/// Compresses one pseudo-gradient after the other.
+#[derive(Debug)]
+pub struct Compressor {
+    params: CodecParams,
+    decay: f32,
+    shapes: Vec<TensorShape>,
+    feedback: ErrorFeedback,
+    isa: Isa,
+}
+
+impl Compressor {
+    /// For a model with these tensors, with no error feedback yet.
+    pub fn new(params: CodecParams, decay: Ppm, shapes: Vec<TensorShape>) -> Result<Self, CompressError> {
+        check_params(&params, &shapes)?;
+        let numel = shapes.iter().map(|shape| shape.numel() as usize).sum();
+        let feedback = ErrorFeedback { fingerprint: fingerprint(&params, &shapes), values: vec![0.0; numel] };
+        // At most 10⁶, so exact in f32.
+        let decay = decay.get() as f32 / 1e6;
+        Ok(Self { params, decay, shapes, feedback, isa: Isa::best() })
+    }
+
+    /// Compresses Δ = θ_start − θ_end, in layout order. Changes nothing: the same call gives the same result until
+    /// [`accept`](Self::accept).
+    pub fn compress(&self, pseudo_gradient: &[f32]) -> Result<Compressed, CompressError> {
+        let expected = self.feedback.values.len();
+        if pseudo_gradient.len() != expected {
+            return Err(CompressError::Length { expected, found: pseudo_gradient.len() });
+        }
+        let mut values: Vec<f32> =
+            self.feedback.values.iter().zip(pseudo_gradient).map(|(error, delta)| self.decay * error + delta).collect();
+        let mut select = Select::new(self.isa);
+        let mut tensors = Vec::with_capacity(self.shapes.len());
+        let mut rest = values.as_mut_slice();
+        for (at, shape) in self.shapes.iter().enumerate() {
+            let (own, others) = rest.split_at_mut(shape.numel() as usize);
+            if own.iter().any(|value| !value.is_finite()) {
+                return Err(CompressError::NotFinite { tensor: at });
+            }
+            tensors.push(self.compress_tensor(&mut select, *shape, own));
+            rest = others;
+        }
+        let next = ErrorFeedback { fingerprint: self.feedback.fingerprint, values };
+        Ok(Compressed { update: SparseUpdate { tensors }, next })
+    }
+
+    /// Goes on with the error feedback of a committed contribution. Refused if it is another compressor's.
+    pub fn accept(&mut self, next: ErrorFeedback) -> Result<(), CompressError> {
+        if next.fingerprint != self.feedback.fingerprint || next.values.len() != self.feedback.values.len() {
+            return Err(CompressError::OtherModel);
+        }
+        self.feedback = next;
+        Ok(())
+    }
+
+    /// The current error feedback.
+    pub fn state(&self) -> &ErrorFeedback {
+        &self.feedback
+    }
+
+    /// Goes on with saved error feedback ([`ErrorFeedback::to_bytes`]). Unchanged on error.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), CompressError> {
+        let body_bytes = bytes.len().checked_sub(HASH_BYTES).ok_or(CompressError::Damaged("too short"))?;
+        let (body, checksum) = bytes.split_at(body_bytes);
+        if Blake3Hash::of(body).as_bytes() != checksum {
+            return Err(CompressError::Damaged("wrong checksum"));
+        }
+        let (header, values) = body.split_at_checked(STATE_HEADER_BYTES).ok_or(CompressError::Damaged("too short"))?;
+        let (magic, rest) = header.split_at(STATE_MAGIC.len());
+        if magic != STATE_MAGIC || rest[0] != STATE_VERSION {
+            return Err(CompressError::Damaged("not error feedback of this version"));
+        }
+        if rest[1..] != *self.feedback.fingerprint.as_bytes() || values.len() != 4 * self.feedback.values.len() {
+            return Err(CompressError::OtherModel);
+        }
+        let values: Vec<f32> =
+            values.chunks_exact(4).map(|value| f32::from_le_bytes([value[0], value[1], value[2], value[3]])).collect();
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(CompressError::Damaged("not finite"));
+        }
+        self.feedback.values = values;
+        Ok(())
+    }
+
+    /// Takes what is kept of one tensor out of its values.
+    fn compress_tensor(&self, select: &mut Select, shape: TensorShape, values: &mut [f32]) -> SparseTensor {
+        let mut indices = Vec::with_capacity(codec::kept_in(shape, &self.params) as usize);
+        for tile in codec::tiles(shape, &self.params) {
+            select.tile(&tile, values, kept(&self.params, tile.numel()) as usize, &mut indices);
+        }
+        let chosen: Vec<f32> = indices.iter().map(|index| values[*index as usize]).collect();
+        let (levels, codes) = quantise(&chosen);
+        for (index, code) in indices.iter().zip(&codes) {
+            values[*index as usize] -= f32::from_bits(levels[usize::from(*code)]);
+        }
+        SparseTensor { levels, indices, codes }
+    }
+}
+
+/// What error feedback belongs to.
+fn fingerprint(params: &CodecParams, shapes: &[TensorShape]) -> Blake3Hash {
+    let mut bytes = Vec::new();
+    bytes.extend([params.version, params.tile, params.k].iter().flat_map(|n| n.to_le_bytes()));
+    for shape in shapes {
+        let [kind, rows, cols] = match *shape {
+            TensorShape::Vector { len } => [1, 1, len],
+            TensorShape::Matrix { rows, cols } => [2, rows, cols],
+        };
+        bytes.extend([kind, rows, cols].iter().flat_map(|n| n.to_le_bytes()));
+    }
+    Blake3Hash::derive("l402t error feedback v1", &bytes)
+}
+
+/// Buffers for choosing the largest values of tiles.
+struct Select {
+    isa: Isa,
+    values: Vec<f32>,
+    scratch: Vec<u64>,
+    positions: Vec<u16>,
+}
+
+impl Select {
+    fn new(isa: Isa) -> Self {
+        Self { isa, values: Vec::new(), scratch: Vec::new(), positions: Vec::new() }
+    }
+
+    /// Appends the flat indices of a tile's `k` largest values.
+    fn tile(&mut self, tile: &Tile, tensor: &[f32], k: usize, indices: &mut Vec<u32>) {
+        self.values.clear();
+        for row in 0..tile.rows {
+            let start = (tile.first + row * tile.stride) as usize;
+            self.values.extend_from_slice(&tensor[start..start + tile.cols as usize]);
+        }
+        top_k(self.isa, &self.values, k, &mut self.scratch, &mut self.positions);
+        indices.extend(self.positions.iter().map(|position| tile.flat(u32::from(*position))));
+    }
+}
+
+/// The 2-bit quantiser over a tensor's kept values: with shift their mean and σ their sample deviation, the code of v is
+/// round((v − shift) / 1.5σ + 2) within 0 ..= 3, halves to even, and a code's level the mean of its values in bfloat16.
+///
+/// Where σ is 0 (one value, or equal ones) every code is 2. Codes whose levels round to the same value become the lower
+/// one, and no level is −0, as the wire format wants it.
+fn quantise(values: &[f32]) -> (Levels, Vec<u8>) {
+    let n = values.len() as f64;
+    let shift = values.iter().map(|value| f64::from(*value)).sum::<f64>() / n.max(1.0);
+    let squares = values.iter().map(|value| (f64::from(*value) - shift).powi(2)).sum::<f64>();
+    let scale = 1.5 * (squares / (n - 1.0).max(1.0)).sqrt();
+    let mut codes: Vec<u8> = values
+        .iter()
+        .map(|value| match (f64::from(*value) - shift) / scale {
+            steps if steps.is_finite() => (steps + 2.0).round_ties_even().clamp(0.0, 3.0) as u8,
+            _ => 2,
+        })
+        .collect();
+
+    let mut sums = [(0.0, 0u32); 4];
+    for (value, code) in values.iter().zip(&codes) {
+        let (sum, count) = &mut sums[usize::from(*code)];
+        *sum += f64::from(*value);
+        *count += 1;
+    }
+    let mut levels: Levels = [0; 4];
+    let mut merged = [0, 1, 2, 3];
+    let mut last: Option<u8> = None;
+    for code in 0..4u8 {
+        let (sum, count) = sums[usize::from(code)];
+        if count == 0 {
+            continue;
+        }
+        let level = bfloat16((sum / f64::from(count)) as f32);
+        match last {
+            // Class means ascend and rounding keeps their order, so only a tie can break the strict order.
+            Some(lower) if levels[usize::from(lower)] == level => merged[usize::from(code)] = lower,
+            _ => {
+                levels[usize::from(code)] = level;
+                last = Some(code);
+            }
+        }
+    }
+    codes.iter_mut().for_each(|code| *code = merged[usize::from(*code)]);
+    (levels, codes)
+}
+
+/// The bits of the nearest finite bfloat16, halves to even, never −0.
+fn bfloat16(value: f32) -> u32 {
+    const LARGEST: u32 = 0x7f7f_0000;
+    let bits = value.to_bits();
+    let (sign, magnitude) = (bits & 1 << 31, bits & !(1 << 31));
+    let rounded = ((magnitude + 0x7fff + (magnitude >> 16 & 1)) & 0xffff_0000).min(LARGEST);
+    if rounded == 0 { 0 } else { sign | rounded }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::codec::{decode, encode};
+
+    const PARAMS: CodecParams = CodecParams { version: 1, tile: 64, k: 64 };
+
+    fn decay() -> Ppm {
+        Ppm::new(950_000).expect("valid")
+    }
+
+    fn shapes() -> Vec<TensorShape> {
+        vec![
+            TensorShape::Matrix { rows: 128, cols: 96 },
+            TensorShape::Vector { len: 100 },
+            TensorShape::Vector { len: 1 },
+            TensorShape::Matrix { rows: 0, cols: 5 },
+            TensorShape::Matrix { rows: 3, cols: 130 },
+        ]
+    }
+
+    fn numel(shapes: &[TensorShape]) -> usize {
+        shapes.iter().map(|shape| shape.numel() as usize).sum()
+    }
+
+    /// About normal values.
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut draw = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 16_777_216.0 - 0.5
+        };
+        (0..n).map(|_| (draw() + draw() + draw() + draw()) * 1e-3).collect()
+    }
+
+    fn dense(shapes: &[TensorShape], update: &SparseUpdate) -> Vec<f32> {
+        let mut all = Vec::new();
+        for (shape, tensor) in shapes.iter().zip(&update.tensors) {
+            let mut values = vec![0.0; shape.numel() as usize];
+            for (index, code) in tensor.indices.iter().zip(&tensor.codes) {
+                values[*index as usize] = f32::from_bits(tensor.levels[usize::from(*code)]);
+            }
+            all.extend(values);
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_not_sent_now_is_kept_for_later() {
+        let shapes = shapes();
+        let mut compressor = Compressor::new(PARAMS, decay(), shapes.clone()).expect("valid");
+        for round in 0..4 {
+            let delta = noise(numel(&shapes), round);
+            let before = compressor.state().values().to_vec();
+            let Compressed { update, next } = compressor.compress(&delta).expect("finite");
+            let sent = dense(&shapes, &update);
+            for at in 0..delta.len() {
+                let whole = 0.95 * f64::from(before[at]) + f64::from(delta[at]);
+                let parts = f64::from(sent[at]) + f64::from(next.values()[at]);
+                assert!((whole - parts).abs() <= 1e-9, "value {at}: {whole} became {parts}");
+            }
+            compressor.accept(next).expect("its own");
+        }
+    }
+
+    #[test]
+    fn every_compressed_update_can_be_encoded() {
+        let shapes = shapes();
+        let compressor = Compressor::new(PARAMS, decay(), shapes.clone()).expect("valid");
+        let n = numel(&shapes);
+        let mut spike = vec![0.0; n];
+        spike[5] = f32::MAX;
+        spike[6] = -f32::MAX;
+        let nearly_equal = (0..n).map(|at| f32::from_bits(0x3f80_0000 + at as u32 % 7)).collect();
+        let tiny = (0..n).map(|at| if at % 2 == 0 { f32::from_bits(1) } else { -f32::from_bits(1) }).collect();
+        for delta in [noise(n, 3), vec![0.0; n], vec![-0.0; n], vec![1e-3; n], spike, nearly_equal, tiny] {
+            let update = compressor.compress(&delta).expect("finite").update;
+            let bytes = encode(&PARAMS, &shapes, &update).expect("canonical");
+            assert_eq!(decode(&PARAMS, &shapes, &bytes), Ok(update));
+        }
+    }
+
+    #[test]
+    fn nothing_changes_until_the_result_is_accepted() {
+        let shapes = shapes();
+        let mut compressor = Compressor::new(PARAMS, decay(), shapes.clone()).expect("valid");
+        let delta = noise(numel(&shapes), 1);
+        let first = compressor.compress(&delta).expect("finite");
+        assert_eq!(compressor.compress(&delta).expect("finite"), first);
+        compressor.accept(first.next.clone()).expect("its own");
+        assert_ne!(compressor.compress(&delta).expect("finite"), first);
+    }
+
+    #[test]
+    fn the_largest_of_each_tile_are_sent() {
+        let shapes = vec![TensorShape::Matrix { rows: 64, cols: 128 }];
+        let mut delta = vec![0.0; 64 * 128];
+        for at in 0..64 {
+            delta[at * 128 + (at * 7) % 64] = 1.0 + at as f32 / 64.0;
+            delta[at * 128 + 64 + (at * 5) % 64] = -1.0;
+        }
+        let compressor = Compressor::new(PARAMS, decay(), shapes).expect("valid");
+        let tensor = &compressor.compress(&delta).expect("finite").update.tensors[0];
+        let left: Vec<u32> = (0..64).map(|at| at * 128 + at * 7 % 64).collect();
+        let right: Vec<u32> = (0..64).map(|at| at * 128 + 64 + at * 5 % 64).collect();
+        assert_eq!(tensor.indices, [left, right].concat());
+    }
+
+    /// The quantiser as the paper's authors write it: shift, normalise, look up, shift back.
+    fn reference(values: &[f32]) -> (Vec<f64>, Vec<u8>) {
+        let n = values.len() as f64;
+        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+        let centred: Vec<f64> = values.iter().map(|v| f64::from(*v) - mean).collect();
+        let norm = centred.iter().map(|c| c * c).sum::<f64>().sqrt();
+        let bin = 6.0 * (norm / (n - 1.0).sqrt()) / 4.0;
+        let codes: Vec<u8> = centred.iter().map(|c| (c / bin + 2.0).round_ties_even().clamp(0.0, 3.0) as u8).collect();
+        let lookup = (0..4).map(|code| {
+            let class: Vec<f64> =
+                centred.iter().zip(&codes).filter(|(_, c)| **c == code).map(|(value, _)| *value).collect();
+            class.iter().sum::<f64>() / class.len() as f64 + mean
+        });
+        (lookup.collect(), codes)
+    }
+
+    #[test]
+    fn the_quantiser_is_the_papers() {
+        for seed in 0..20 {
+            // Values as top-k leaves them: none near zero.
+            let values: Vec<f32> = noise(300, seed).into_iter().filter(|v| v.abs() > 5e-4).map(|v| v + 1e-4).collect();
+            let (levels, codes) = quantise(&values);
+            let (expected, expected_codes) = reference(&values);
+            assert_eq!(codes, expected_codes);
+            for code in 0..4 {
+                if codes.contains(&(code as u8)) {
+                    let level = f64::from(f32::from_bits(levels[code]));
+                    assert!((level / expected[code] - 1.0).abs() <= 1.0 / 256.0, "{level} for {}", expected[code]);
+                } else {
+                    assert_eq!(levels[code], 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn degenerate_tensors_have_one_level() {
+        assert_eq!(quantise(&[]), ([0; 4], vec![]));
+        assert_eq!(quantise(&[-1.5]), ([0, 0, (-1.5f32).to_bits(), 0], vec![2]));
+        assert_eq!(quantise(&[0.0; 3]), ([0; 4], vec![2; 3]));
+        assert_eq!(quantise(&[0.25; 3]), ([0, 0, 0.25f32.to_bits(), 0], vec![2; 3]));
+    }
+
+    #[test]
+    fn levels_round_to_the_nearest_finite_bfloat16() {
+        assert_eq!(bfloat16(1.0), 0x3f80_0000);
+        assert_eq!(bfloat16(f32::from_bits(0x3f80_8000)), 0x3f80_0000);
+        assert_eq!(bfloat16(f32::from_bits(0x3f81_8000)), 0x3f82_0000);
+        assert_eq!(bfloat16(f32::from_bits(0xbf80_8001)), 0xbf81_0000);
+        assert_eq!(bfloat16(f32::MAX), 0x7f7f_0000);
+        assert_eq!(bfloat16(-f32::MIN_POSITIVE / 16.0), 0x8008_0000);
+        assert_eq!(bfloat16(-f32::from_bits(1)), 0);
+    }
+
+    #[test]
+    fn a_diverged_tensor_is_named() {
+        let shapes = shapes();
+        let compressor = Compressor::new(PARAMS, decay(), shapes.clone()).expect("valid");
+        let mut delta = noise(numel(&shapes), 1);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            delta[128 * 96 + 3] = bad;
+            assert_eq!(compressor.compress(&delta), Err(CompressError::NotFinite { tensor: 1 }));
+        }
+        let expected = numel(&shapes);
+        assert_eq!(compressor.compress(&delta[1..]), Err(CompressError::Length { expected, found: expected - 1 }));
+    }
+
+    #[test]
+    fn error_feedback_survives_a_restart() {
+        let shapes = shapes();
+        let mut compressor = Compressor::new(PARAMS, decay(), shapes.clone()).expect("valid");
+        let next = compressor.compress(&noise(numel(&shapes), 1)).expect("finite").next;
+        let bytes = next.to_bytes();
+        compressor.accept(next).expect("its own");
+        let mut restarted = Compressor::new(PARAMS, decay(), shapes).expect("valid");
+        restarted.restore(&bytes).expect("its own");
+        assert_eq!(restarted.state(), compressor.state());
+    }
+
+    #[test]
+    fn torn_or_foreign_error_feedback_is_refused_and_changes_nothing() {
+        let small = vec![TensorShape::Vector { len: 12 }];
+        let mut compressor = Compressor::new(PARAMS, decay(), small.clone()).expect("valid");
+        let bytes = compressor.compress(&noise(12, 1)).expect("finite").next.to_bytes();
+        for len in 0..bytes.len() {
+            assert!(matches!(compressor.restore(&bytes[..len]), Err(CompressError::Damaged(_))), "{len} bytes");
+        }
+        for bit in 0..8 * bytes.len() {
+            let mut torn = bytes.clone();
+            torn[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(compressor.restore(&torn), Err(CompressError::Damaged("wrong checksum")), "bit {bit}");
+        }
+        assert_eq!(compressor.state().values(), [0.0; 12]);
+
+        let other_shape = vec![TensorShape::Matrix { rows: 3, cols: 4 }];
+        let mut other = Compressor::new(PARAMS, decay(), other_shape).expect("valid");
+        assert_eq!(other.restore(&bytes), Err(CompressError::OtherModel));
+        assert_eq!(other.accept(compressor.state().clone()), Err(CompressError::OtherModel));
+        let other_k = CodecParams { k: 32, ..PARAMS };
+        let mut other = Compressor::new(other_k, decay(), small).expect("valid");
+        assert_eq!(other.restore(&bytes), Err(CompressError::OtherModel));
+    }
+}
