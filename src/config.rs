@@ -109,7 +109,7 @@ impl Default for PeerConfig {
             threads: 0,
             max_fee_msat: 10_000,
             min_reward_msat: 0,
-            max_hold_blocks: 1_008,
+            max_hold_blocks: 1_000,
             give_up_after_s: 300,
             max_blob_bytes: 64 << 30,
         }

@@ -1,3 +1,23 @@
 //! The peer: from first start to paid contribution, round after round.
+//!
+//! Must never pay for the same contribution twice, upload before its own node holds the reward, or forget a preimage.
 
+pub mod api;
 pub mod behaviour;
+mod checks;
+mod contribution;
+pub mod error;
+pub mod events;
+pub mod folder;
+pub mod identity;
+pub mod journal;
+mod payments;
+mod service;
+pub mod session;
+pub mod settings;
+pub mod stage;
+pub mod trainer;
+mod training;
+mod wallet;
+
+pub use checks::Limits;

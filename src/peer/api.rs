@@ -1,0 +1,93 @@
+//! The coordinator, seen from the peer: the API's calls and how they fail. Whoever implements this does no retries.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use crate::protocol::api::{ContributionView, RegistrationView, RoundView, RunView, Ticket};
+use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
+use crate::protocol::l402::{ChallengeParams, Credentials};
+use crate::protocol::sign::Signed;
+use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiFailure {
+    /// No answer, or one that says to come back later: worth another try.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Understood and refused: the same again will be refused again.
+    #[error("{message} ({code})")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Stable, snake_case.
+        code: String,
+        /// What failed.
+        message: String,
+        /// What to do.
+        fix: String,
+    },
+    /// An answer that makes no sense: not the API's JSON, a blob that is not what its name says.
+    #[error("{0}")]
+    Garbled(String),
+    /// A download can't be written.
+    #[error("could not write {path}: {source}")]
+    Disk {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The answer to a ticket request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TicketOffer {
+    /// It is sold.
+    Sold(Box<Ticket>),
+    /// Pay this first.
+    PaymentRequired(ChallengeParams),
+}
+
+/// Told how a download goes: bytes so far, bytes in all if known.
+pub type DownloadProgress<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
+
+/// The coordinator's API.
+#[async_trait]
+pub trait CoordinatorApi: Send + Sync + std::fmt::Debug {
+    /// The run.
+    async fn run(&self) -> Result<RunView, ApiFailure>;
+
+    /// A round.
+    async fn round(&self, round: RoundNumber) -> Result<RoundView, ApiFailure>;
+
+    /// Makes this peer's node known.
+    async fn register(&self, registration: &Signed<PeerRegistration>) -> Result<RegistrationView, ApiFailure>;
+
+    /// Asks for a ticket.
+    async fn ticket(
+        &self,
+        commitment: &Signed<Commitment>,
+        credentials: Option<&Credentials>,
+    ) -> Result<TicketOffer, ApiFailure>;
+
+    /// Hands in the hold invoices.
+    async fn submit_invoices(&self, submission: &Signed<InvoiceSubmission>) -> Result<ContributionView, ApiFailure>;
+
+    /// Hands in the payload.
+    async fn upload(&self, contribution: ContributionId, payload: Vec<u8>) -> Result<ContributionView, ApiFailure>;
+
+    /// A contribution.
+    async fn contribution(&self, contribution: ContributionId) -> Result<ContributionView, ApiFailure>;
+
+    /// Downloads a blob to `path`, going on where an earlier attempt stopped. The file is there only once its digest is
+    /// right.
+    async fn download(
+        &self,
+        blob: Blake3Hash,
+        path: &Path,
+        max_bytes: u64,
+        progress: DownloadProgress<'_>,
+    ) -> Result<(), ApiFailure>;
+}

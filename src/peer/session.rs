@@ -1,0 +1,213 @@
+//! One peer in one run: what every step needs, and patience with the coordinator.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use super::api::{ApiFailure, CoordinatorApi};
+use super::checks;
+use super::error::PeerError;
+use super::events::{EventSink, PeerEvent};
+use super::folder::DataFolder;
+use super::journal::{Journal, Line};
+use super::settings::PeerSettings;
+use super::stage::Entry;
+use crate::clock::{Clock, Stopwatch};
+use crate::ln::bolt11::Network;
+use crate::ln::{Lightning, LnEvent};
+use crate::protocol::api::{RoundView, RunView};
+use crate::protocol::ids::{RoundNumber, RunId, UnixMs};
+use crate::protocol::manifest::RunManifest;
+use crate::protocol::sign::IdentityKey;
+
+/// First and longest pause between two tries.
+const FIRST_PAUSE_MS: u64 = 250;
+const LONGEST_PAUSE_MS: u64 = 10_000;
+
+/// What a peer is made of.
+#[derive(Debug)]
+pub struct PeerParts {
+    /// The data folder.
+    pub folder: DataFolder,
+    /// Who this is.
+    pub key: IdentityKey,
+    /// The coordinator.
+    pub api: Arc<dyn CoordinatorApi>,
+    /// This peer's own node.
+    pub ln: Arc<dyn Lightning>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What it may do.
+    pub settings: PeerSettings,
+    /// Where it tells about itself.
+    pub events: EventSink,
+}
+
+/// One peer in one run.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) parts: PeerParts,
+    pub(super) journal: Journal,
+    pub(super) run: RunId,
+    pub(super) manifest: RunManifest,
+    pub(super) network: Network,
+    /// The coordinator's clock minus this one's, in ms.
+    offset_ms: Arc<AtomicI64>,
+    /// The round that is being worked on since this process was started, and since when.
+    working: Mutex<Option<(RoundNumber, Stopwatch)>>,
+}
+
+impl Session {
+    /// Opens the journal and checks the run against the owner's limits.
+    pub fn open(parts: PeerParts, view: &RunView) -> Result<Self, PeerError> {
+        let manifest = checks::check_run(view, &parts.settings.limits)?.clone();
+        let network = view.lightning.network.parse().map_err(|_| {
+            PeerError::Untrusted(format!("its Lightning network {:?} is none that is known", view.lightning.network))
+        })?;
+        let journal = Journal::open(&parts.folder.journal())?;
+        Ok(Self {
+            parts,
+            journal,
+            run: view.run,
+            manifest,
+            network,
+            offset_ms: Arc::default(),
+            working: Mutex::new(None),
+        })
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    pub(super) fn emit(&self, event: &PeerEvent) {
+        self.parts.events.emit(event);
+    }
+
+    pub(super) fn save(&self, entry: &Entry, lines: &[Line]) -> Result<(), PeerError> {
+        tracing::debug!(contribution = %entry.contribution, round = %entry.round(), stage = entry.stage.name(), "journal");
+        Ok(self.journal.save(entry, lines, self.parts.clock.now())?)
+    }
+
+    /// The coordinator's time, by which its deadlines go.
+    pub(super) fn coordinator_now(&self) -> UnixMs {
+        self.coordinator_clock().now()
+    }
+
+    /// The same for other threads.
+    pub(super) fn coordinator_clock(&self) -> CoordinatorClock {
+        CoordinatorClock { clock: self.parts.clock.clone(), offset_ms: self.offset_ms.clone() }
+    }
+
+    /// Work on a round begins now.
+    pub(super) fn begin_round(&self, round: RoundNumber) {
+        *self.working.lock().unwrap_or_else(PoisonError::into_inner) = Some((round, Stopwatch::start()));
+    }
+
+    /// Since work on the round began; `None` if that was before this process was started.
+    pub(super) fn round_ms(&self, round: RoundNumber) -> Option<u64> {
+        let working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        working.filter(|(current, _)| *current == round).map(|(_, watch)| watch.elapsed_ms())
+    }
+
+    /// A round, with its opening checked.
+    pub(super) async fn round(&self, round: RoundNumber) -> Result<RoundView, PeerError> {
+        let doing = "read the round";
+        let view = self.patiently(doing, || self.parts.api.round(round)).await;
+        let view = view.map_err(|failure| self.failed(doing, failure))?;
+        checks::check_opening(&view.opening, &self.manifest, self.run, round)?;
+        let offset = i128::from(view.now_ms.0) - i128::from(self.parts.clock.now().0);
+        self.offset_ms.store(i64::try_from(offset).unwrap_or(0), Ordering::Relaxed);
+        Ok(view)
+    }
+
+    /// The run as it is now; it must still be the same run.
+    pub(super) async fn run_view(&self) -> Result<RunView, PeerError> {
+        let doing = "read the run";
+        let view = self.patiently(doing, || self.parts.api.run()).await;
+        let view = view.map_err(|failure| self.failed(doing, failure))?;
+        if view.run == self.run {
+            Ok(view)
+        } else {
+            Err(PeerError::Untrusted(format!(
+                "it has changed from run {} to run {}: start again to join that",
+                self.run, view.run
+            )))
+        }
+    }
+
+    /// What a failed call means once it is not tried again.
+    pub(super) fn failed(&self, doing: &'static str, failure: ApiFailure) -> PeerError {
+        PeerError::api(doing, self.parts.settings.give_up_after_ms / 1_000, failure)
+    }
+
+    /// Repeats a call while the coordinator can't be reached, with growing pauses, within the owner's budget.
+    pub(super) async fn patiently<T, F, Fut>(&self, doing: &'static str, call: F) -> Result<T, ApiFailure>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, ApiFailure>>,
+    {
+        patiently(&self.parts.events, self.parts.settings.give_up_after_ms, doing, call).await
+    }
+
+    /// Waits for a hint from the node, at most for the polling time.
+    pub(super) async fn hint(&self, hints: &mut broadcast::Receiver<LnEvent>) {
+        let poll = Duration::from_millis(self.parts.settings.poll_ms);
+        match tokio::time::timeout(poll, hints.recv()).await {
+            Ok(Ok(_)) | Ok(Err(broadcast::error::RecvError::Lagged(_))) | Err(_) => {}
+            // A node that tells nothing any more is polled.
+            Ok(Err(broadcast::error::RecvError::Closed)) => tokio::time::sleep(poll).await,
+        }
+    }
+
+    pub(super) async fn pause(&self) {
+        tokio::time::sleep(Duration::from_millis(self.parts.settings.poll_ms)).await;
+    }
+}
+
+/// This machine's clock, put right by what the coordinator last said about its own.
+#[derive(Clone, Debug)]
+pub(super) struct CoordinatorClock {
+    clock: Arc<dyn Clock>,
+    offset_ms: Arc<AtomicI64>,
+}
+
+impl CoordinatorClock {
+    pub(super) fn now(&self) -> UnixMs {
+        UnixMs(self.clock.now().0.saturating_add_signed(self.offset_ms.load(Ordering::Relaxed)))
+    }
+}
+
+/// Repeats a call while it ends in [`ApiFailure::Unreachable`], until `budget_ms` has gone by.
+pub async fn patiently<T, F, Fut>(
+    events: &EventSink,
+    budget_ms: u64,
+    doing: &'static str,
+    mut call: F,
+) -> Result<T, ApiFailure>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, ApiFailure>>,
+{
+    let watch = Stopwatch::start();
+    let mut pause_ms = FIRST_PAUSE_MS;
+    loop {
+        let reason = match call().await {
+            Err(ApiFailure::Unreachable(reason)) => reason,
+            other @ (Ok(_) | Err(ApiFailure::Refused { .. } | ApiFailure::Garbled(_) | ApiFailure::Disk { .. })) => {
+                return other;
+            }
+        };
+        let left_ms = budget_ms.saturating_sub(watch.elapsed_ms());
+        if left_ms == 0 {
+            return Err(ApiFailure::Unreachable(reason));
+        }
+        events.emit(&PeerEvent::Waiting { doing, reason, left_ms });
+        tokio::time::sleep(Duration::from_millis(pause_ms.min(left_ms))).await;
+        pause_ms = (pause_ms * 2).min(LONGEST_PAUSE_MS);
+    }
+}

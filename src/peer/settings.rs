@@ -1,0 +1,40 @@
+//! What a peer may be told. `cmd` fills this from the configuration.
+
+use super::checks::Limits;
+use crate::ln::MAX_HOLD_CLTV_BLOCKS;
+use crate::protocol::amount::Msat;
+
+/// How long and how often a peer tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerSettings {
+    /// What the owner allows.
+    pub limits: Limits,
+    /// How long a coordinator may stay unreachable, in ms.
+    pub give_up_after_ms: u64,
+    /// How long to wait for a usable channel, in ms.
+    pub channel_wait_ms: u64,
+    /// How long past the round's last deadline to wait for a receipt before going on with the next round, in ms. The
+    /// contribution is not forgotten: it is looked at again before each round.
+    pub receipt_wait_ms: u64,
+    /// Time between two looks at something that changes without a hint, in ms.
+    pub poll_ms: u64,
+    /// The most bytes that a blob may have.
+    pub max_blob_bytes: u64,
+}
+
+impl Default for PeerSettings {
+    fn default() -> Self {
+        Self {
+            limits: Limits {
+                max_fee: Msat::new(10_000),
+                min_reward: Msat::ZERO,
+                max_hold_blocks: MAX_HOLD_CLTV_BLOCKS,
+            },
+            give_up_after_ms: 300_000,
+            channel_wait_ms: 120_000,
+            receipt_wait_ms: 600_000,
+            poll_ms: 200,
+            max_blob_bytes: 64 << 30,
+        }
+    }
+}

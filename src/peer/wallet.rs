@@ -1,0 +1,90 @@
+//! Makes sure that the peer can be paid: its node is known to the coordinator, and a channel is usable.
+
+use crate::clock::Stopwatch;
+use crate::ln::{ChannelState, LnError, NodeInfo};
+use crate::protocol::api::{ChannelOffer, LightningView};
+use crate::protocol::statements::PeerRegistration;
+
+use super::error::PeerError;
+use super::events::PeerEvent;
+use super::session::Session;
+
+/// The coordinator is reminded this often while it is opening a channel.
+const REMIND_MS: u64 = 10_000;
+
+impl Session {
+    /// Registers this peer's node and waits for a usable channel.
+    pub(super) async fn ready_to_be_paid(&self, lightning: &LightningView) -> Result<NodeInfo, PeerError> {
+        let watch = Stopwatch::start();
+        let mut hints = self.parts.ln.events();
+        let info = self.node_info().await?;
+        if info.network != lightning.network {
+            return Err(PeerError::Terms(format!(
+                "its Lightning network is {}, this node's is {}",
+                lightning.network, info.network
+            )));
+        }
+        let registration = PeerRegistration {
+            run: self.run,
+            peer: self.parts.key.id(),
+            node_id: info.node_id.clone(),
+            address: info.address.clone(),
+        };
+        let registration = self.parts.key.sign(registration);
+        let doing = "open a channel";
+        let mut reminded_ms = None;
+        loop {
+            if self.can_be_paid(&lightning.node_id).await? {
+                let info = self.node_info().await?;
+                self.emit(&PeerEvent::Registered {
+                    run: self.run,
+                    peer: self.parts.key.id(),
+                    node_id: info.node_id.clone(),
+                    network: info.network.clone(),
+                    channel_ms: watch.elapsed_ms(),
+                    outbound_msat: info.outbound_msat,
+                    inbound_msat: info.inbound_msat,
+                });
+                return Ok(info);
+            }
+            let waited_ms = watch.elapsed_ms();
+            if reminded_ms.is_none_or(|at| waited_ms.saturating_sub(at) >= REMIND_MS) {
+                reminded_ms = Some(waited_ms);
+                let answer = self.patiently(doing, || self.parts.api.register(&registration)).await;
+                match answer.map_err(|failure| self.failed(doing, failure))?.channel {
+                    ChannelOffer::Usable | ChannelOffer::Opening => {}
+                    ChannelOffer::BringYourOwn => {
+                        tracing::info!("the coordinator opens no channels; looking for our own")
+                    }
+                }
+            }
+            if waited_ms > self.parts.settings.channel_wait_ms {
+                return Err(PeerError::NoChannel { waited_s: waited_ms / 1_000 });
+            }
+            self.hint(&mut hints).await;
+        }
+    }
+
+    /// Is there a channel with the coordinator, or any other with room to receive?
+    pub(super) async fn can_be_paid(&self, coordinator_node: &str) -> Result<bool, PeerError> {
+        match self.parts.ln.channel_state(coordinator_node).await {
+            Ok(ChannelState::Usable) => return Ok(true),
+            Ok(ChannelState::None | ChannelState::Pending) | Err(LnError::Unavailable(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let info = self.node_info().await?;
+        Ok(info.usable_channels > 0 && info.inbound_msat > crate::protocol::amount::Msat::ZERO)
+    }
+
+    async fn node_info(&self) -> Result<NodeInfo, PeerError> {
+        let watch = Stopwatch::start();
+        loop {
+            match self.parts.ln.info().await {
+                Err(LnError::Unavailable(_)) if watch.elapsed_ms() < self.parts.settings.channel_wait_ms => {
+                    self.pause().await;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+}
