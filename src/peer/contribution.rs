@@ -71,7 +71,7 @@ impl Session {
             Stage::Invoiced(offer) => self.wait_for_locks(entry, offer, opening).await,
             Stage::Locked(offer) => self.upload(entry, offer, opening).await,
             Stage::Uploaded(offer) => self.wait_for_receipt(entry, offer, opening, patience).await,
-            Stage::Judged(judged) => self.settle(entry, judged, patience).await,
+            Stage::Judged(judged) => self.settle(entry, *judged, patience).await,
             Stage::Closed(ending) => Ok(Progress::Ended(entry, ending)),
         }
     }
@@ -327,7 +327,7 @@ impl Session {
                     outcome: verdict.outcome.clone(),
                     gain: verdict.gain,
                 });
-                return self.moved(entry.at(Stage::Judged(judged)), &[]);
+                return self.moved(entry.at(Stage::Judged(Box::new(judged))), &[]);
             }
             if self.all_gone(&offer).await? {
                 return self.end_missed(entry, "no receipt came before the locked reward expired");

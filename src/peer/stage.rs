@@ -62,7 +62,7 @@ pub enum Stage {
     /// The coordinator has the payload. Nothing is cancelled from here on but by the receipt.
     Uploaded(Offer),
     /// The receipt is here, and with it the preimages.
-    Judged(Judged),
+    Judged(Box<Judged>),
     /// Every tranche has ended.
     Closed(Ending),
 }
