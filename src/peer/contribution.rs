@@ -173,7 +173,8 @@ impl Session {
                 description: format!("l402t round {} tranche {place}", entry.round()),
                 expiry_s: expiry_s.min(crate::ln::MAX_EXPIRY_S),
             };
-            let invoice = self.parts.ln.create_hold_invoice(tranche.payment_hash, &request, terms.hold_blocks).await?;
+            let (ln, hash) = (&self.parts.ln, tranche.payment_hash);
+            let invoice = self.ask_node(|| ln.create_hold_invoice(hash, &request, terms.hold_blocks)).await?;
             invoices.push(invoice);
         }
         let submission = InvoiceSubmission { contribution: entry.contribution, terms: terms.digest(), invoices };
@@ -346,7 +347,7 @@ impl Session {
     /// Did every tranche end without being settled?
     async fn all_gone(&self, offer: &Offer) -> Result<bool, PeerError> {
         for tranche in &offer.ticket.terms.body.tranches {
-            match self.parts.ln.invoice(tranche.payment_hash).await? {
+            match self.ask_node(|| self.parts.ln.invoice(tranche.payment_hash)).await? {
                 InvoiceStatus::Canceled => {}
                 InvoiceStatus::NotFound
                 | InvoiceStatus::Open

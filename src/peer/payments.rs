@@ -31,9 +31,6 @@ const MIN_LOCK_BLOCKS: u32 = 3;
 const SETTLE_PATIENCE_MS: u64 = 120_000;
 const SETTLE_LOOK_MS: u64 = 5_000;
 
-/// How long a node may be unavailable while invoices are cancelled.
-const CANCEL_PATIENCE_MS: u64 = 60_000;
-
 /// A claim is repeated this often while its HTLC does not move: after a restart the node may not have seen it yet.
 const CLAIM_AGAIN_MS: u64 = 1_000;
 
@@ -84,7 +81,7 @@ impl Session {
 
     /// The node won't pay. Only if it also knows of no payment is the money certainly still here.
     async fn refused_for_good(&self, fee: &Fee, reason: String) -> Result<FeePayment, PeerError> {
-        match self.parts.ln.payment(fee.payment_hash).await? {
+        match self.ask_node(|| self.parts.ln.payment(fee.payment_hash)).await? {
             PaymentStatus::NotFound | PaymentStatus::Failed { .. } => Ok(FeePayment::Failed(reason)),
             PaymentStatus::InFlight | PaymentStatus::Succeeded { .. } | PaymentStatus::Unknown => {
                 Err(PeerError::FeeNotPaid { reason })
@@ -94,25 +91,17 @@ impl Session {
 
     /// Does this peer's own node hold every tranche, in full and for long enough?
     pub(super) async fn all_locked(&self, offer: &Offer) -> Result<bool, PeerError> {
-        let height = match self.parts.ln.info().await {
-            Ok(info) => info.block_height,
-            Err(LnError::Unavailable(_)) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
+        let height = self.ask_node(|| self.parts.ln.info()).await?.block_height;
         for tranche in &offer.ticket.terms.body.tranches {
-            let locked = match self.parts.ln.invoice(tranche.payment_hash).await {
-                Ok(InvoiceStatus::Accepted { amount, expiry_height }) => {
+            let locked = match self.ask_node(|| self.parts.ln.invoice(tranche.payment_hash)).await? {
+                InvoiceStatus::Accepted { amount, expiry_height } => {
                     amount >= tranche.amount_msat
                         && expiry_height.is_none_or(|expiry| expiry >= height.saturating_add(MIN_LOCK_BLOCKS))
                 }
-                Ok(
-                    InvoiceStatus::NotFound
-                    | InvoiceStatus::Open
-                    | InvoiceStatus::Settled { .. }
-                    | InvoiceStatus::Canceled,
-                )
-                | Err(LnError::Unavailable(_)) => false,
-                Err(error) => return Err(error.into()),
+                InvoiceStatus::NotFound
+                | InvoiceStatus::Open
+                | InvoiceStatus::Settled { .. }
+                | InvoiceStatus::Canceled => false,
             };
             if !locked {
                 return Ok(false);
@@ -129,20 +118,13 @@ impl Session {
         reason: impl Into<String> + Send,
     ) -> Result<Progress, PeerError> {
         for tranche in &offer.ticket.terms.body.tranches {
-            self.cancel(tranche.payment_hash).await?;
-        }
-        self.end(entry, Ending::Missed { reason: reason.into() }, &[])
-    }
-
-    async fn cancel(&self, payment_hash: PaymentHash) -> Result<(), PeerError> {
-        let watch = Stopwatch::start();
-        loop {
-            match self.parts.ln.cancel(payment_hash).await {
-                Ok(()) | Err(LnError::UnknownHash(_)) => return Ok(()),
-                Err(LnError::Unavailable(_)) if watch.elapsed_ms() < CANCEL_PATIENCE_MS => self.pause().await,
+            match self.ask_node(|| self.parts.ln.cancel(tranche.payment_hash)).await {
+                // One that was never made needs no cancelling.
+                Ok(()) | Err(LnError::UnknownHash(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        self.end(entry, Ending::Missed { reason: reason.into() }, &[])
     }
 
     /// Claims the tranches whose preimages are there and gives the others back, until each has ended.
@@ -181,11 +163,7 @@ impl Session {
     }
 
     async fn advance_leg(&self, leg: &mut Leg, watch: &Stopwatch) -> Result<(), PeerError> {
-        let status = match self.parts.ln.invoice(leg.payment_hash).await {
-            Ok(status) => status,
-            Err(LnError::Unavailable(_)) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+        let status = self.ask_node(|| self.parts.ln.invoice(leg.payment_hash)).await?;
         let asked = match (status, leg.preimage) {
             (InvoiceStatus::Settled { amount }, _) => {
                 leg.end = Some(LegEnd::Received { amount, settle_ms: watch.elapsed_ms() });

@@ -17,7 +17,7 @@ use super::settings::PeerSettings;
 use super::stage::Entry;
 use crate::clock::{Clock, Stopwatch};
 use crate::ln::bolt11::Network;
-use crate::ln::{Lightning, LnEvent};
+use crate::ln::{Lightning, LnError, LnEvent};
 use crate::protocol::api::{RoundView, RunView};
 use crate::protocol::ids::{RoundNumber, RunId, UnixMs};
 use crate::protocol::manifest::RunManifest;
@@ -26,6 +26,9 @@ use crate::protocol::sign::IdentityKey;
 /// First and longest pause between two tries.
 const FIRST_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 10_000;
+
+/// How long this peer's own node may be unavailable.
+const NODE_PATIENCE_MS: u64 = 60_000;
 
 /// What a peer is made of.
 #[derive(Debug)]
@@ -152,6 +155,21 @@ impl Session {
         Fut: Future<Output = Result<T, ApiFailure>>,
     {
         patiently(&self.parts.events, self.parts.settings.give_up_after_ms, doing, call).await
+    }
+
+    /// Repeats a call to the node while it is unavailable. For calls that change nothing when repeated: all but `pay`.
+    pub(super) async fn ask_node<T, F, Fut>(&self, mut call: F) -> Result<T, LnError>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, LnError>>,
+    {
+        let watch = Stopwatch::start();
+        loop {
+            match call().await {
+                Err(LnError::Unavailable(_)) if watch.elapsed_ms() < NODE_PATIENCE_MS => self.pause().await,
+                other => return other,
+            }
+        }
     }
 
     /// Waits for a hint from the node, at most for the polling time.

@@ -1,7 +1,7 @@
 //! Makes sure that the peer can be paid: its node is known to the coordinator, and a channel is usable.
 
 use crate::clock::Stopwatch;
-use crate::ln::{ChannelState, LnError, NodeInfo};
+use crate::ln::{ChannelState, NodeInfo};
 use crate::protocol::api::{ChannelOffer, LightningView};
 use crate::protocol::statements::PeerRegistration;
 
@@ -17,7 +17,7 @@ impl Session {
     pub(super) async fn ready_to_be_paid(&self, lightning: &LightningView) -> Result<NodeInfo, PeerError> {
         let watch = Stopwatch::start();
         let mut hints = self.parts.ln.events();
-        let info = self.node_info().await?;
+        let info = self.ask_node(|| self.parts.ln.info()).await?;
         if info.network != lightning.network {
             return Err(PeerError::Terms(format!(
                 "its Lightning network is {}, this node's is {}",
@@ -35,7 +35,7 @@ impl Session {
         let mut reminded_ms = None;
         loop {
             if self.can_be_paid(&lightning.node_id).await? {
-                let info = self.node_info().await?;
+                let info = self.ask_node(|| self.parts.ln.info()).await?;
                 self.emit(&PeerEvent::Registered {
                     run: self.run,
                     peer: self.parts.key.id(),
@@ -67,24 +67,11 @@ impl Session {
 
     /// Is there a channel with the coordinator, or any other with room to receive?
     pub(super) async fn can_be_paid(&self, coordinator_node: &str) -> Result<bool, PeerError> {
-        match self.parts.ln.channel_state(coordinator_node).await {
-            Ok(ChannelState::Usable) => return Ok(true),
-            Ok(ChannelState::None | ChannelState::Pending) | Err(LnError::Unavailable(_)) => {}
-            Err(error) => return Err(error.into()),
+        let state = self.ask_node(|| self.parts.ln.channel_state(coordinator_node)).await?;
+        if state == ChannelState::Usable {
+            return Ok(true);
         }
-        let info = self.node_info().await?;
+        let info = self.ask_node(|| self.parts.ln.info()).await?;
         Ok(info.usable_channels > 0 && info.inbound_msat > crate::protocol::amount::Msat::ZERO)
-    }
-
-    async fn node_info(&self) -> Result<NodeInfo, PeerError> {
-        let watch = Stopwatch::start();
-        loop {
-            match self.parts.ln.info().await {
-                Err(LnError::Unavailable(_)) if watch.elapsed_ms() < self.parts.settings.channel_wait_ms => {
-                    self.pause().await;
-                }
-                other => return Ok(other?),
-            }
-        }
     }
 }
