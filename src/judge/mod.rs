@@ -4,9 +4,13 @@
 //! every machine. No libtorch, no libm and no BLAS call may be made from here, and nothing is read or written.
 
 mod clip;
+#[cfg(test)]
+mod fixtures;
 mod forward;
 mod held_out;
 mod outer;
+mod overlap;
+mod round;
 mod self_test;
 
 pub use clip::clip_digest;
@@ -14,7 +18,10 @@ pub use forward::Scorer;
 pub use held_out::HeldOutBatch;
 pub use l402t_kernels::{Isa, Pool};
 pub use outer::{ClippedUpdate, outer_step};
+pub use round::{Progress, RoundInput, RoundJudgement, Submission, judge_round};
 pub use self_test::self_test;
+
+use crate::protocol::codec::UnsupportedParams;
 
 /// The version of the rules (the `df32_version` of a manifest) that this judge follows.
 pub const DF32_VERSION: u32 = 1;
@@ -27,6 +34,9 @@ pub enum JudgeError {
         "the run asks for version {0} of the judge's arithmetic, this program has version {DF32_VERSION}: update it"
     )]
     UnknownRules(u32),
+    /// The manifest asks for another codec, or one that the model's shapes don't fit.
+    #[error("the run's codec can't be used: {0}")]
+    Codec(#[from] UnsupportedParams),
     /// A held-out window can't be scored on.
     #[error("held-out window {window}: {problem}")]
     Window {

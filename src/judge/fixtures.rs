@@ -1,0 +1,160 @@
+//! What the judge's tests share: a tiny model, a held-out batch, and updates that help or harm.
+
+use l402t_kernels::Pool;
+
+use super::{HeldOutBatch, RoundInput, RoundJudgement, Scorer, Submission, judge_round};
+use crate::model::{Checkpoint, LlamaConfig};
+use crate::protocol::amount::{Msat, Ppm};
+use crate::protocol::codec::{SparseTensor, SparseUpdate, encode, kept, tiles};
+use crate::protocol::ids::ContributionId;
+use crate::protocol::manifest::{CodecParams, JudgeParams, RewardParams};
+
+/// Everything of a round but its contributions.
+pub(super) struct Fixture {
+    pub(super) start: Checkpoint,
+    pub(super) codec: CodecParams,
+    pub(super) judge: JudgeParams,
+    pub(super) reward: RewardParams,
+    pub(super) held_out: HeldOutBatch,
+}
+
+pub(super) fn config() -> LlamaConfig {
+    LlamaConfig {
+        vocab_size: 29,
+        hidden_size: 24,
+        intermediate_size: 40,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 12,
+        max_position_embeddings: 32,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: true,
+    }
+}
+
+/// A contribution's id.
+pub(super) fn id(n: u8) -> ContributionId {
+    ContributionId::from_bytes([n; 32])
+}
+
+/// The update that undoes another.
+pub(super) fn negated(update: &SparseUpdate) -> SparseUpdate {
+    let mut update = update.clone();
+    for tensor in &mut update.tensors {
+        tensor.levels.reverse();
+        for level in &mut tensor.levels {
+            *level ^= 1 << 31;
+        }
+        for code in &mut tensor.codes {
+            *code = 3 - *code;
+        }
+    }
+    update
+}
+
+/// Deterministic bytes for a place.
+fn random(seed: u64, place: u64) -> u64 {
+    let hash = blake3::keyed_hash(&[9; 32], &[seed.to_le_bytes(), place.to_le_bytes()].concat());
+    u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("32 bytes"))
+}
+
+impl Fixture {
+    pub(super) fn new() -> Self {
+        let start = Checkpoint::init(config(), [3; 32]);
+        // A text with a habit, so that there is something to gain.
+        let window = |w: u32| (0..20).map(|t| (t * t + w) % 7).collect();
+        let held_out = HeldOutBatch::new(&start.config, (0..6).map(window).collect()).expect("valid windows");
+        Self {
+            start,
+            codec: CodecParams { version: 1, tile: 8, k: 12 },
+            judge: JudgeParams {
+                df32_version: 1,
+                min_gain_per_token: 1,
+                copy_overlap_ppm: Ppm::new(400_000).expect("valid"),
+                outer_lr_ppm: Ppm::new(700_000).expect("valid"),
+            },
+            reward: RewardParams {
+                pool_msat: Msat::new(24_000_000),
+                max_share_ppm: Ppm::new(700_000).expect("valid"),
+                tranches: 3,
+                fee_msat: Msat::new(1_000),
+                hold_blocks: 144,
+            },
+            held_out,
+        }
+    }
+
+    /// A well-formed update whose tensors depend on the seed: every code occurs in every tensor.
+    pub(super) fn any_update(&self, seed: u64) -> SparseUpdate {
+        let mut place = 0;
+        let mut next = || {
+            place += 1;
+            random(seed, place)
+        };
+        let tensor = |shape| {
+            let mut tensor = SparseTensor {
+                levels: [0xbc80_0000, 0xbb80_0000, 0x3b80_0000, 0x3c80_0000],
+                ..SparseTensor::default()
+            };
+            for tile in tiles(shape, &self.codec) {
+                let mut positions: Vec<u32> = (0..tile.numel()).collect();
+                positions.sort_by_cached_key(|_| next());
+                positions.truncate(kept(&self.codec, tile.numel()) as usize);
+                positions.sort_unstable();
+                tensor.indices.extend(positions.iter().map(|position| tile.flat(*position)));
+            }
+            let codes = tensor.indices.iter().enumerate().map(|(i, _)| if i < 4 { i as u8 } else { next() as u8 & 3 });
+            tensor.codes = codes.collect();
+            tensor
+        };
+        SparseUpdate { tensors: self.start.layout.shapes().into_iter().map(tensor).collect() }
+    }
+
+    /// A well-formed update that lowers the loss.
+    pub(super) fn helpful_update(&self, seed: u64) -> SparseUpdate {
+        let mut scorer = Scorer::new(&self.start.config, self.held_out.predicted_per_window(), Pool::all_cores());
+        let before = scorer.loss(&self.start.weights, &self.held_out).expect("finite");
+        for attempt in 0..20 {
+            let update = self.any_update(seed * 1_000 + attempt);
+            for update in [negated(&update), update] {
+                let judged = self.judge(&[Some(self.encode(&update))]);
+                if judged.verdicts[0].gain.is_some_and(|gain| gain.0 > before.0 / 20_000) {
+                    return update;
+                }
+            }
+        }
+        panic!("no update with seed {seed} helps");
+    }
+
+    pub(super) fn encode(&self, update: &SparseUpdate) -> Vec<u8> {
+        encode(&self.codec, &self.start.layout.shapes(), update).expect("well-formed")
+    }
+
+    pub(super) fn input<'a>(&'a self, submissions: &'a [Submission<'a>]) -> RoundInput<'a> {
+        RoundInput {
+            start: &self.start,
+            codec: &self.codec,
+            judge: &self.judge,
+            reward: &self.reward,
+            held_out: &self.held_out,
+            submissions,
+        }
+    }
+
+    /// Judges payloads whose ids are their places.
+    pub(super) fn judge(&self, payloads: &[Option<Vec<u8>>]) -> RoundJudgement {
+        let submissions: Vec<_> =
+            payloads.iter().enumerate().map(|(place, payload)| (id(place as u8), payload.clone())).collect();
+        self.judge_with_ids(&submissions)
+    }
+
+    pub(super) fn judge_with_ids(&self, submissions: &[(ContributionId, Option<Vec<u8>>)]) -> RoundJudgement {
+        let submissions: Vec<Submission<'_>> = submissions
+            .iter()
+            .map(|(contribution, payload)| Submission { contribution: *contribution, payload: payload.as_deref() })
+            .collect();
+        judge_round(&self.input(&submissions), Pool::all_cores(), &mut |_| {}).expect("a round that can be judged")
+    }
+}

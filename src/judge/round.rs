@@ -1,0 +1,377 @@
+//! A round's verdicts and its next checkpoint.
+//!
+//! The rules, in this order: a contribution without a payload is `not_uploaded`; one that doesn't decode (into finite levels:
+//! that is part of the format) is `malformed`; one that shares too many indices with an earlier decodable one is a `copy`; what is left is clipped
+//! to the median norm and scored, each alone on the round's checkpoint: `not_finite`, `gain_too_small` or accepted. Accepted
+//! ones share the pool by gain, and their mean makes the next checkpoint.
+
+use l402t_kernels::Pool;
+
+use super::clip::{clip_digest, clip_factors};
+use super::outer::{ClippedUpdate, Finite, apply_one, outer_step};
+use super::overlap::IndexSet;
+use super::{DF32_VERSION, HeldOutBatch, JudgeError, Scorer};
+use crate::model::Checkpoint;
+use crate::protocol::codec::{self, SparseUpdate, TensorShape};
+use crate::protocol::ids::{Blake3Hash, ContributionId};
+use crate::protocol::manifest::{CodecParams, JudgeParams, RewardParams};
+use crate::protocol::reward;
+use crate::protocol::verdict::{Outcome, Rejection, Score, VerdictRecord};
+
+/// One contribution, as far as the judge is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Submission<'a> {
+    /// Which.
+    pub contribution: ContributionId,
+    /// What was uploaded in time; `None` if nothing was.
+    pub payload: Option<&'a [u8]>,
+}
+
+/// Everything that decides a round.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundInput<'a> {
+    /// The checkpoint that everyone started from.
+    pub start: &'a Checkpoint,
+    /// From the manifest.
+    pub codec: &'a CodecParams,
+    /// From the manifest.
+    pub judge: &'a JudgeParams,
+    /// From the manifest.
+    pub reward: &'a RewardParams,
+    /// The round's held-out batch.
+    pub held_out: &'a HeldOutBatch,
+    /// In the order of commitments.
+    pub submissions: &'a [Submission<'a>],
+}
+
+/// How far the judge is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The loss of the round's checkpoint is known.
+    Baseline,
+    /// That many of the contributions have their score.
+    Scored {
+        /// Judged so far.
+        done: usize,
+        /// All that get a score.
+        of: usize,
+    },
+    /// The next checkpoint and its loss are known.
+    Stepped,
+}
+
+/// What the judge found.
+#[derive(Clone, Debug)]
+pub struct RoundJudgement {
+    /// The loss of the round's checkpoint.
+    pub loss_before: Score,
+    /// The loss of the next one.
+    pub loss_after: Score,
+    /// In the order of commitments.
+    pub verdicts: Vec<VerdictRecord>,
+    /// The next round's checkpoint: the round's own if nothing was accepted.
+    pub next: Checkpoint,
+}
+
+/// Where a contribution stands while the rules are applied.
+enum Standing {
+    Rejected(Rejection),
+    /// Its place among the scored ones.
+    Candidate(usize),
+}
+
+/// A contribution that is clipped and scored.
+struct Candidate {
+    contribution: ContributionId,
+    update: SparseUpdate,
+    clip: Vec<f32>,
+    clip_digest: Blake3Hash,
+    loss_after: Option<Score>,
+}
+
+/// Judges a round. Blocks for as long as it takes: one forward pass of the batch a contribution, and two more.
+pub fn judge_round(
+    input: &RoundInput<'_>,
+    pool: Pool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<RoundJudgement, JudgeError> {
+    if input.judge.df32_version != DF32_VERSION {
+        return Err(JudgeError::UnknownRules(input.judge.df32_version));
+    }
+    let start = input.start;
+    codec::check_params(input.codec, &start.layout.shapes())?;
+    let mut scorer = Scorer::new(&start.config, input.held_out.predicted_per_window(), pool);
+    let loss_before = scorer.loss(&start.weights, input.held_out).ok_or(JudgeError::CheckpointNotFinite)?;
+    progress(Progress::Baseline);
+
+    let (standings, mut candidates) = admit(input);
+    clip(&pool, &mut candidates);
+    score(input, &mut scorer, &mut candidates, progress);
+    let outcomes = outcomes(input, loss_before, &candidates);
+    let (next, loss_after) = step(input, &mut scorer, loss_before, &candidates, &outcomes);
+    progress(Progress::Stepped);
+
+    let submitted = input.submissions.iter().zip(standings);
+    let verdicts = submitted
+        .map(|(submission, standing)| match standing {
+            Standing::Rejected(rejection) => VerdictRecord {
+                contribution: submission.contribution,
+                loss_after: None,
+                gain: None,
+                clip: None,
+                outcome: Outcome::Rejected { rejection },
+            },
+            Standing::Candidate(place) => VerdictRecord {
+                contribution: submission.contribution,
+                loss_after: candidates[place].loss_after,
+                gain: candidates[place].loss_after.map(|after| gain(loss_before, after)),
+                clip: Some(candidates[place].clip_digest),
+                outcome: outcomes[place].clone(),
+            },
+        })
+        .collect();
+    Ok(RoundJudgement { loss_before, loss_after, verdicts, next })
+}
+
+/// Neither loss is negative, so the difference fits.
+fn gain(before: Score, after: Score) -> Score {
+    Score(before.0 - after.0)
+}
+
+/// Decodes every payload and sorts out copies.
+fn admit(input: &RoundInput<'_>) -> (Vec<Standing>, Vec<Candidate>) {
+    let shapes = input.start.layout.shapes();
+    let mut standings = Vec::with_capacity(input.submissions.len());
+    let mut candidates = Vec::new();
+    let mut earlier: Vec<(ContributionId, IndexSet)> = Vec::new();
+    for submission in input.submissions {
+        let standing = match decode(input.codec, &shapes, submission.payload) {
+            Err(rejection) => Standing::Rejected(rejection),
+            Ok(update) => {
+                let indices = IndexSet::new(&update);
+                let copied = find_copy(input.judge, &earlier, &indices);
+                earlier.push((submission.contribution, indices));
+                match copied {
+                    Some(rejection) => Standing::Rejected(rejection),
+                    None => {
+                        candidates.push(Candidate {
+                            contribution: submission.contribution,
+                            update,
+                            clip: Vec::new(),
+                            clip_digest: clip_digest(&[]),
+                            loss_after: None,
+                        });
+                        Standing::Candidate(candidates.len() - 1)
+                    }
+                }
+            }
+        };
+        standings.push(standing);
+    }
+    (standings, candidates)
+}
+
+fn decode(codec: &CodecParams, shapes: &[TensorShape], payload: Option<&[u8]>) -> Result<SparseUpdate, Rejection> {
+    let payload = payload.ok_or(Rejection::NotUploaded)?;
+    codec::decode(codec, shapes, payload).map_err(|error| Rejection::Malformed { code: error.code().into() })
+}
+
+fn find_copy(judge: &JudgeParams, earlier: &[(ContributionId, IndexSet)], indices: &IndexSet) -> Option<Rejection> {
+    earlier.iter().find_map(|(of, other)| {
+        let overlap_ppm = indices.overlap(other);
+        (overlap_ppm >= judge.copy_overlap_ppm).then_some(Rejection::Copy { of: *of, overlap_ppm })
+    })
+}
+
+fn clip(pool: &Pool, candidates: &mut [Candidate]) {
+    let updates: Vec<&SparseUpdate> = candidates.iter().map(|candidate| &candidate.update).collect();
+    let factors = clip_factors(pool, &updates);
+    for (candidate, factors) in candidates.iter_mut().zip(factors) {
+        candidate.clip_digest = clip_digest(&factors);
+        candidate.clip = factors;
+    }
+}
+
+fn score(
+    input: &RoundInput<'_>,
+    scorer: &mut Scorer,
+    candidates: &mut [Candidate],
+    progress: &mut dyn FnMut(Progress),
+) {
+    let start = input.start;
+    let mut weights = Vec::with_capacity(start.weights.len());
+    let (pool, of) = (scorer.pool(), candidates.len());
+    for (place, candidate) in candidates.iter_mut().enumerate() {
+        let update = ClippedUpdate { update: &candidate.update, clip: &candidate.clip };
+        let finite = apply_one(&pool, &start.layout, &start.weights, input.judge.outer_lr_ppm, update, &mut weights);
+        candidate.loss_after = match finite {
+            Finite::Yes => scorer.loss(&weights, input.held_out),
+            Finite::No => None,
+        };
+        progress(Progress::Scored { done: place + 1, of });
+    }
+}
+
+/// One outcome a candidate.
+fn outcomes(input: &RoundInput<'_>, loss_before: Score, candidates: &[Candidate]) -> Vec<Outcome> {
+    let min_gain = reward::min_gain(input.judge, input.held_out.predicted_tokens());
+    // A gain of nothing is never paid, whatever the threshold.
+    let enough = |gain: &Score| *gain >= min_gain && gain.0 > 0;
+    let gains: Vec<Option<Score>> =
+        candidates.iter().map(|candidate| candidate.loss_after.map(|after| gain(loss_before, after))).collect();
+    let accepted: Vec<Score> = gains.iter().flatten().filter(|gain| enough(gain)).copied().collect();
+    let mut shares = reward::shares(input.reward, &accepted).into_iter();
+    let rejected = |rejection| Outcome::Rejected { rejection };
+    gains
+        .iter()
+        .map(|gain| match gain {
+            None => rejected(Rejection::NotFinite),
+            Some(gain) if !enough(gain) => rejected(Rejection::GainTooSmall),
+            Some(_) => {
+                let share_ppm = shares.next().unwrap_or_default();
+                let (tranches_paid, reward_msat) = reward::tranches_for(input.reward, share_ppm);
+                Outcome::Accepted { share_ppm, reward_msat, tranches_paid }
+            }
+        })
+        .collect()
+}
+
+/// The next checkpoint and its loss. A step whose loss isn't finite is not taken.
+fn step(
+    input: &RoundInput<'_>,
+    scorer: &mut Scorer,
+    loss_before: Score,
+    candidates: &[Candidate],
+    outcomes: &[Outcome],
+) -> (Checkpoint, Score) {
+    let mut accepted: Vec<&Candidate> = candidates
+        .iter()
+        .zip(outcomes)
+        .filter(|(_, outcome)| matches!(outcome, Outcome::Accepted { .. }))
+        .map(|(candidate, _)| candidate)
+        .collect();
+    if accepted.is_empty() {
+        return (input.start.clone(), loss_before);
+    }
+    accepted.sort_by_key(|candidate| candidate.contribution);
+    let updates: Vec<ClippedUpdate<'_>> =
+        accepted.iter().map(|c| ClippedUpdate { update: &c.update, clip: &c.clip }).collect();
+    let next = outer_step(&scorer.pool(), input.start, input.judge.outer_lr_ppm, &updates);
+    match scorer.loss(&next.weights, input.held_out) {
+        Some(loss_after) => (next, loss_after),
+        None => (input.start.clone(), loss_before),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::fixtures::{Fixture, id, negated};
+    use crate::protocol::amount::Ppm;
+    use crate::protocol::codec::encode;
+
+    fn rejection(verdict: &VerdictRecord) -> &Rejection {
+        match &verdict.outcome {
+            Outcome::Rejected { rejection } => rejection,
+            Outcome::Accepted { .. } => panic!("accepted: {verdict:?}"),
+        }
+    }
+
+    #[test]
+    fn each_rule_gives_its_verdict_and_the_good_ones_share_the_pool() {
+        let fixture = Fixture::new();
+        let (good, other) = (fixture.helpful_update(1), fixture.helpful_update(2));
+        let payloads = [
+            Some(fixture.encode(&good)),
+            Some(fixture.encode(&good)),
+            Some(b"L4SU but not really".to_vec()),
+            None,
+            Some(fixture.encode(&negated(&other))),
+            Some(fixture.encode(&fixture.helpful_update(3))),
+        ];
+        let judged = fixture.judge(&payloads);
+        let verdicts = &judged.verdicts;
+        assert!(matches!(verdicts[0].outcome, Outcome::Accepted { tranches_paid, .. } if tranches_paid > 0));
+        assert_eq!(rejection(&verdicts[1]), &Rejection::Copy { of: id(0), overlap_ppm: Ppm::ONE });
+        assert!(matches!(rejection(&verdicts[2]), Rejection::Malformed { code } if !code.is_empty()));
+        assert_eq!(rejection(&verdicts[3]), &Rejection::NotUploaded);
+        assert_eq!(rejection(&verdicts[4]), &Rejection::GainTooSmall);
+        assert!(verdicts[4].gain.is_some_and(|gain| gain.0 < 0) && verdicts[4].loss_after.is_some());
+        assert!(matches!(verdicts[5].outcome, Outcome::Accepted { .. }));
+        for place in 1..4 {
+            let verdict = &verdicts[place];
+            assert_eq!((verdict.loss_after, verdict.gain, verdict.clip), (None, None, None));
+        }
+        assert!(judged.loss_after < judged.loss_before);
+        assert!(judged.next.hash() != fixture.start.hash());
+    }
+
+    #[test]
+    fn a_round_without_a_good_contribution_keeps_its_checkpoint() {
+        let fixture = Fixture::new();
+        let judged = fixture.judge(&[None, Some(vec![]), Some(fixture.encode(&negated(&fixture.helpful_update(1))))]);
+        assert_eq!(judged.next.hash(), fixture.start.hash());
+        assert_eq!(judged.loss_after, judged.loss_before);
+        assert_eq!(fixture.judge(&[]).loss_after, judged.loss_before);
+    }
+
+    #[test]
+    fn an_update_that_ruins_the_model_is_rejected_with_its_loss_or_without_one() {
+        let fixture = Fixture::new();
+        let mut ruinous = fixture.helpful_update(1);
+        for tensor in &mut ruinous.tensors {
+            tensor.levels = [0xfe00_0000, 0xfd00_0000, 0x7d00_0000, 0x7e00_0000];
+        }
+        let judged = fixture.judge(&[Some(fixture.encode(&ruinous))]);
+        assert_eq!(rejection(&judged.verdicts[0]), &Rejection::NotFinite);
+        assert_eq!(judged.verdicts[0].gain, None);
+        assert!(judged.verdicts[0].clip.is_some());
+    }
+
+    #[test]
+    fn inflating_the_norm_a_hundredfold_gains_nothing_over_the_median() {
+        let fixture = Fixture::new();
+        let inflated = |update: &SparseUpdate| {
+            let mut update = update.clone();
+            for level in update.tensors.iter_mut().flat_map(|tensor| &mut tensor.levels) {
+                // 128 times, exactly.
+                *level += 7 << 23;
+            }
+            update
+        };
+        let honest = [fixture.helpful_update(1), fixture.helpful_update(2), fixture.helpful_update(3)];
+        let plain: Vec<_> = honest.iter().map(|update| Some(fixture.encode(update))).collect();
+        let mut greedy = plain.clone();
+        greedy[2] = Some(fixture.encode(&inflated(&honest[2])));
+        let (plain, greedy) = (fixture.judge(&plain), fixture.judge(&greedy));
+        let gain = |judged: &RoundJudgement| judged.verdicts[2].gain.expect("scored").0;
+        assert!(gain(&greedy) < 2 * gain(&plain), "{} against {}", gain(&greedy), gain(&plain));
+        assert!(gain(&greedy) > 0);
+    }
+
+    #[test]
+    fn the_order_of_commitments_decides_who_is_the_copy_and_nothing_else() {
+        let fixture = Fixture::new();
+        let [a, b] = [1, 2].map(|seed| fixture.encode(&fixture.helpful_update(seed)));
+        let submissions = |order: [(u8, &Vec<u8>); 2]| order.map(|(n, payload)| (id(n), Some(payload.clone())));
+        let forwards = fixture.judge_with_ids(&submissions([(0, &a), (1, &b)]));
+        let backwards = fixture.judge_with_ids(&submissions([(1, &b), (0, &a)]));
+        assert_eq!(forwards.verdicts[0], backwards.verdicts[1]);
+        assert_eq!(forwards.verdicts[1], backwards.verdicts[0]);
+        assert_eq!(forwards.next.hash(), backwards.next.hash());
+    }
+
+    #[test]
+    fn settings_of_another_version_are_refused() {
+        let mut fixture = Fixture::new();
+        fixture.judge.df32_version = 2;
+        let input = fixture.input(&[]);
+        let refused = judge_round(&input, Pool::all_cores(), &mut |_| {}).expect_err("another version");
+        assert_eq!(refused, JudgeError::UnknownRules(2));
+        let mut fixture = Fixture::new();
+        fixture.codec.version = 9;
+        let refused = judge_round(&fixture.input(&[]), Pool::all_cores(), &mut |_| {}).expect_err("another version");
+        assert!(matches!(refused, JudgeError::Codec(_)));
+        assert!(encode(&fixture.codec, &fixture.start.layout.shapes(), &fixture.any_update(1)).is_err());
+    }
+}
