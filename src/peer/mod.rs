@@ -21,3 +21,6 @@ mod training;
 mod wallet;
 
 pub use checks::Limits;
+
+#[cfg(test)]
+mod tests;
