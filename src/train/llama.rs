@@ -1,0 +1,198 @@
+//! The model in libtorch: the same function of the same weights as the judge's, up to rounding.
+//!
+//! RMSNorm, rotary embedding (rotate-half), grouped-query attention, SwiGLU, tied or untied head. Every operation is
+//! the fallible one: libtorch's exceptions become errors.
+
+use tch::{Device, Kind, Reduction, Tensor};
+
+use super::TrainError;
+use super::inner::Precision;
+use crate::model::{Layout, LlamaConfig};
+use crate::protocol::codec::TensorShape;
+
+/// One block's parameters: indices into [`Llama::parameters`].
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    input_norm: usize,
+    query: usize,
+    key: usize,
+    value: usize,
+    output: usize,
+    mlp_norm: usize,
+    gate: usize,
+    up: usize,
+    down: usize,
+}
+
+/// The model over an arena of weights.
+#[derive(Debug)]
+pub(super) struct Llama {
+    config: LlamaConfig,
+    precision: Precision,
+    /// Leaves that share the arena's memory, in layout order.
+    parameters: Vec<Tensor>,
+    embedding: usize,
+    head: usize,
+    final_norm: usize,
+    blocks: Vec<Block>,
+}
+
+/// Cosines and sines of the rotary embedding.
+#[derive(Debug)]
+pub(super) struct Rope {
+    /// (positions, head_dim / 2)
+    cos: Tensor,
+    /// (positions, head_dim / 2)
+    sin: Tensor,
+}
+
+impl Rope {
+    /// Tables for positions `0 .. positions`: f64 rounded to f32.
+    pub(super) fn new(config: &LlamaConfig, positions: usize, device: Device) -> Result<Self, TrainError> {
+        let half = config.head_dim / 2;
+        let angles: Vec<f64> = (0..positions)
+            .flat_map(|position| {
+                (0..half).map(move |pair| {
+                    position as f64 * config.rope_theta.powf(-2.0 * pair as f64 / config.head_dim as f64)
+                })
+            })
+            .collect();
+        let table = |f: fn(f64) -> f64| -> Result<Tensor, TrainError> {
+            let values: Vec<f32> = angles.iter().map(|angle| f(*angle) as f32).collect();
+            let table = Tensor::f_from_slice(&values)?.f_view([positions as i64, half as i64])?;
+            Ok(table.f_to_device(device)?)
+        };
+        Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
+    }
+
+    /// Turns x: (B, heads, T, head_dim).
+    fn turn(&self, x: &Tensor, precision: Precision) -> Result<Tensor, TrainError> {
+        let positions = x.size()[2];
+        let (cos, sin) = (self.cos.f_narrow(0, 0, positions)?, self.sin.f_narrow(0, 0, positions)?);
+        let halves = x.f_to_kind(Kind::Float)?.f_chunk(2, -1)?;
+        let (low, high) = (&halves[0], &halves[1]);
+        let turned_low = low.f_mul(&cos)?.f_sub(&high.f_mul(&sin)?)?;
+        let turned_high = high.f_mul(&cos)?.f_add(&low.f_mul(&sin)?)?;
+        let turned = Tensor::f_cat(&[turned_low, turned_high], -1)?;
+        Ok(turned.f_to_kind(precision.kind())?)
+    }
+}
+
+impl Llama {
+    /// The model over `arena`: (layout.numel) f32 values in layout order. Writing to the arena changes the model.
+    pub(super) fn new(
+        config: &LlamaConfig,
+        layout: &Layout,
+        arena: &Tensor,
+        precision: Precision,
+    ) -> Result<Self, TrainError> {
+        let mut parameters = Vec::with_capacity(layout.tensors.len());
+        for spec in &layout.tensors {
+            let shape = match spec.shape {
+                TensorShape::Vector { len } => vec![i64::from(len)],
+                TensorShape::Matrix { rows, cols } => vec![i64::from(rows), i64::from(cols)],
+            };
+            let values = arena.f_narrow(0, spec.offset as i64, spec.numel() as i64)?;
+            parameters.push(values.f_reshape(shape)?.f_detach()?.f_set_requires_grad(true)?);
+        }
+        let place = |name: &str| {
+            layout
+                .tensors
+                .iter()
+                .position(|spec| spec.name == name)
+                .ok_or_else(|| TrainError::Settings(format!("the model's layout lacks {name}")))
+        };
+        let blocks = (0..config.num_hidden_layers)
+            .map(|layer| {
+                let of = |part: &str| place(&format!("model.layers.{layer}.{part}.weight"));
+                Ok(Block {
+                    input_norm: of("input_layernorm")?,
+                    query: of("self_attn.q_proj")?,
+                    key: of("self_attn.k_proj")?,
+                    value: of("self_attn.v_proj")?,
+                    output: of("self_attn.o_proj")?,
+                    mlp_norm: of("post_attention_layernorm")?,
+                    gate: of("mlp.gate_proj")?,
+                    up: of("mlp.up_proj")?,
+                    down: of("mlp.down_proj")?,
+                })
+            })
+            .collect::<Result<_, TrainError>>()?;
+        let embedding = place("model.embed_tokens.weight")?;
+        let head = if config.tie_word_embeddings { embedding } else { place("lm_head.weight")? };
+        let final_norm = place("model.norm.weight")?;
+        Ok(Self { config: config.clone(), precision, parameters, embedding, head, final_norm, blocks })
+    }
+
+    /// The leaves to differentiate by, in layout order.
+    pub(super) fn parameters(&self) -> &[Tensor] {
+        &self.parameters
+    }
+
+    /// Mean cross-entropy in nats of predicting each token's successor. sequences: (B, T + 1) of i64; the rope covers
+    /// T positions.
+    pub(super) fn loss(&self, sequences: &Tensor, rope: &Rope) -> Result<Tensor, TrainError> {
+        let targets = sequences.size()[1] - 1;
+        let read = sequences.f_narrow(1, 0, targets)?.f_contiguous()?;
+        let expected = sequences.f_narrow(1, 1, targets)?.f_reshape([-1])?;
+        let logits = self.logits(&read, rope)?.f_reshape([-1, self.config.vocab_size as i64])?;
+        Ok(logits.f_cross_entropy_loss::<&Tensor>(&expected, None, Reduction::Mean, -100, 0.0)?)
+    }
+
+    /// tokens: (B, T) → logits: (B, T, V), f32
+    fn logits(&self, tokens: &Tensor, rope: &Rope) -> Result<Tensor, TrainError> {
+        let mut stream = Tensor::f_embedding(&self.parameters[self.embedding], tokens, -1, false, false)?;
+        for block in &self.blocks {
+            let attended = self.attention(block, &self.norm(&stream, block.input_norm)?, rope)?;
+            stream = stream.f_add(&attended)?;
+            let fed = self.mlp(block, &self.norm(&stream, block.mlp_norm)?)?;
+            stream = stream.f_add(&fed)?;
+        }
+        let logits = self.linear(&self.norm(&stream, self.final_norm)?, self.head)?;
+        Ok(logits.f_to_kind(Kind::Float)?)
+    }
+
+    fn norm(&self, x: &Tensor, weight: usize) -> Result<Tensor, TrainError> {
+        let epsilon = f64::from(self.config.rms_norm_eps);
+        Ok(x.f_rms_norm([self.config.hidden_size as i64], Some(&self.parameters[weight]), epsilon)?)
+    }
+
+    /// In the chosen precision; autocast does nothing on the CPU, so the casts are explicit.
+    fn linear(&self, x: &Tensor, weight: usize) -> Result<Tensor, TrainError> {
+        let kind = self.precision.kind();
+        let weight = self.parameters[weight].f_to_kind(kind)?;
+        Ok(x.f_to_kind(kind)?.f_linear::<&Tensor>(&weight, None)?)
+    }
+
+    /// x: (B, T, D) → (B, T, D), f32
+    fn attention(&self, block: &Block, x: &Tensor, rope: &Rope) -> Result<Tensor, TrainError> {
+        let (batch, length) = (x.size()[0], x.size()[1]);
+        let (heads, shared) = (self.config.num_attention_heads as i64, self.config.num_key_value_heads as i64);
+        let width = self.config.head_dim as i64;
+        let split = |projected: Tensor, heads: i64| -> Result<Tensor, TrainError> {
+            Ok(projected.f_view([batch, length, heads, width])?.f_transpose(1, 2)?)
+        };
+        // Query heads h·(heads/shared) .. share key and value head h.
+        let spread = |x: Tensor| -> Result<Tensor, TrainError> {
+            if heads == shared {
+                return Ok(x);
+            }
+            let grouped = x.f_unsqueeze(2)?.f_expand([batch, shared, heads / shared, length, width], false)?;
+            Ok(grouped.f_reshape([batch, heads, length, width])?)
+        };
+        let query = rope.turn(&split(self.linear(x, block.query)?, heads)?, self.precision)?;
+        let key = spread(rope.turn(&split(self.linear(x, block.key)?, shared)?, self.precision)?)?;
+        let value = spread(split(self.linear(x, block.value)?, shared)?)?;
+        let attended =
+            Tensor::f_scaled_dot_product_attention::<&Tensor>(&query, &key, &value, None, 0.0, true, None, false)?;
+        let joined = attended.f_transpose(1, 2)?.f_reshape([batch, length, heads * width])?;
+        Ok(self.linear(&joined, block.output)?.f_to_kind(Kind::Float)?)
+    }
+
+    /// x: (B, T, D) → (B, T, D), f32
+    fn mlp(&self, block: &Block, x: &Tensor) -> Result<Tensor, TrainError> {
+        let gate = self.linear(x, block.gate)?.f_silu()?;
+        let up = self.linear(x, block.up)?;
+        Ok(self.linear(&gate.f_mul(&up)?, block.down)?.f_to_kind(Kind::Float)?)
+    }
+}
