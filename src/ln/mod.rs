@@ -4,7 +4,11 @@
 //! a crash: a second call must find what the first one did, never do it twice.
 
 pub mod bolt11;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 mod limits;
+#[cfg(feature = "embedded")]
+pub mod regtest;
 pub mod simulated;
 
 use async_trait::async_trait;

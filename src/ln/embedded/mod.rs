@@ -1,0 +1,301 @@
+//! A Lightning node inside this process: LDK, with real channels and real hold HTLCs.
+//!
+//! A folder holds everything it owns: the seed (readable by its owner only), one SQLite database and a lock. Calls into
+//! LDK block, so they run on threads of their own. It must never run twice on one folder, nor start on another seed.
+//!
+//! A hold invoice and an ordinary one are the same thing here: for the ordinary one the node has the preimage already
+//! and claims at once. LDK's own automatic claiming is not used.
+
+mod channels;
+mod error;
+mod events;
+mod htlcs;
+mod invoice;
+mod keeper;
+mod node;
+mod pool;
+mod records;
+mod seed;
+mod settings;
+mod start;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use channels::Channels;
+pub use error::EmbeddedError;
+use htlcs::Htlcs;
+use keeper::Keeper;
+use pool::Pool;
+use records::Records;
+pub use settings::{ChainNetwork, ChainSource, Settings};
+use start::Started;
+use tokio::sync::{broadcast, watch};
+
+use crate::ln::LnError;
+use crate::ln::regtest::client;
+
+/// Events that a slow listener may fall behind by.
+const EVENT_BUFFER: usize = 1_024;
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// For calls that wait for the other node or for blocks.
+const LONG_CALL_LIMIT: Duration = Duration::from_secs(60);
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+const CLAIM_PAUSE: Duration = Duration::from_secs(1);
+/// How many of the first claim rounds after a start also repeat what was canceled before it.
+const CANCELLATION_REPEATS: u32 = 10;
+/// Polls of the chain until the faucet's coins are there, and the pause between them.
+const FAUCET_POLLS: u32 = 200;
+const FAUCET_PAUSE: Duration = Duration::from_millis(50);
+
+/// An LDK node.
+pub struct EmbeddedNode {
+    /// `None` only while being dropped.
+    parts: Option<Arc<Parts>>,
+    pool: Pool,
+    running: Mutex<Option<Running>>,
+}
+
+/// What the node's threads share.
+struct Parts {
+    htlcs: Arc<Htlcs>,
+    channels: Channels,
+    settings: Settings,
+    address: String,
+    lock: File,
+}
+
+/// The threads to stop.
+struct Running {
+    events: (watch::Sender<()>, JoinHandle<()>),
+    keepers: Vec<Keeper>,
+}
+
+impl std::fmt::Debug for EmbeddedNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedNode").field("node_id", &self.node_id()).finish_non_exhaustive()
+    }
+}
+
+impl EmbeddedNode {
+    /// Starts the node in `dir`, which is made on the first start. It must be stopped before the process exits.
+    ///
+    /// # Errors
+    /// The folder, another process on it, a missing seed, a setting, an unreachable chain source or a port in use.
+    pub async fn start(settings: &Settings, dir: &Path) -> Result<Self, EmbeddedError> {
+        let (settings, dir) = (settings.clone(), dir.to_path_buf());
+        let (sender, started) = tokio::sync::oneshot::channel();
+        let start = move || drop(sender.send(start_blocking(settings, &dir)));
+        let broke_off = || EmbeddedError::Node { action: "start", reason: "its thread broke off; see the log".into() };
+        std::thread::Builder::new().name("lightning-start".into()).spawn(start).map_err(|_| broke_off())?;
+        started.await.map_err(|_| broke_off())?
+    }
+
+    fn parts(&self) -> &Arc<Parts> {
+        self.parts.as_ref().expect("only taken by drop")
+    }
+
+    /// Compressed public key, 66 hex digits.
+    pub fn node_id(&self) -> String {
+        self.parts().htlcs.node.node_id().to_string()
+    }
+
+    /// Runs a call into LDK on the pool.
+    async fn call<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        call: impl FnOnce(&Parts) -> Result<T, LnError> + Send + 'static,
+    ) -> Result<T, LnError> {
+        let parts = Arc::clone(self.parts());
+        self.pool
+            .run(limit, move || {
+                parts.htlcs.check_store()?;
+                call(&parts)
+            })
+            .await
+    }
+
+    /// Connects to a node and remembers it: while there is a channel with it, it is connected to again and again.
+    ///
+    /// # Errors
+    /// When it can't be reached now.
+    pub async fn connect(&self, node_id: &str, address: &str) -> Result<(), LnError> {
+        let (peer, text) = (channels::node_id(node_id)?, address.to_string());
+        self.call(CALL_LIMIT, move |parts| {
+            let address = text.parse().map_err(|_| LnError::Refused(format!("{text:?} is not host:port")))?;
+            let connected = parts.htlcs.node.connect(peer, address, true);
+            connected.map_err(|_| LnError::Unavailable(format!("can't reach node {peer} at {text}")))
+        })
+        .await
+    }
+
+    /// An address of the on-chain wallet.
+    ///
+    /// # Errors
+    /// When the wallet can't be written.
+    pub async fn on_chain_address(&self) -> Result<String, LnError> {
+        self.call(CALL_LIMIT, |parts| {
+            let address = parts.htlcs.node.onchain_payment().new_address();
+            address.map(|address| address.to_string()).map_err(|error| htlcs::ldk_error("make an address", error))
+        })
+        .await
+    }
+
+    /// What the on-chain wallet can spend, in sat.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn on_chain_balance_sat(&self) -> Result<u64, LnError> {
+        self.call(CALL_LIMIT, |parts| Ok(parts.htlcs.node.list_balances().spendable_onchain_balance_sats)).await
+    }
+
+    /// Reads the chain now instead of at the next poll.
+    ///
+    /// # Errors
+    /// When the chain source does not answer.
+    pub async fn sync(&self) -> Result<(), LnError> {
+        self.call(LONG_CALL_LIMIT, |parts| {
+            parts.htlcs.node.sync_wallets().map_err(|error| htlcs::ldk_error("read the chain", error))
+        })
+        .await
+    }
+
+    /// Has the faucet of the in-process regtest chain pay this node, unless it has that much already, and waits for the
+    /// block. Somebody must be mining.
+    ///
+    /// # Errors
+    /// On any other chain; when the faucet refuses or no block comes within ten seconds.
+    pub async fn fund_from_regtest_faucet(&self, amount_sat: u64) -> Result<(), LnError> {
+        let address = match &self.parts().settings.chain {
+            ChainSource::RegtestRpc { address } => address.clone(),
+            ChainSource::BitcoindRpc { .. } | ChainSource::Esplora { .. } | ChainSource::Electrum { .. } => {
+                return Err(LnError::Refused("only the in-process regtest chain has a faucet".into()));
+            }
+        };
+        self.call(LONG_CALL_LIMIT, move |parts| fund(&parts.htlcs.node, &address, amount_sat)).await
+    }
+
+    async fn stop_and_wait(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(running) = running else { return };
+        let parts = Arc::clone(self.parts());
+        let (sender, stopped) = tokio::sync::oneshot::channel();
+        let stop = move || {
+            stop_blocking(running, &parts);
+            drop(parts);
+            sender.send(()).ok();
+        };
+        if std::thread::Builder::new().name("lightning-stop".into()).spawn(stop).is_ok() {
+            stopped.await.ok();
+        }
+    }
+}
+
+impl Drop for EmbeddedNode {
+    /// LDK's own runtime can't be dropped on a thread of another one.
+    fn drop(&mut self) {
+        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(parts) = self.parts.take() else { return };
+        let end = move || {
+            if let Some(running) = running {
+                stop_blocking(running, &parts);
+            }
+        };
+        std::thread::Builder::new().name("lightning-drop".into()).spawn(end).ok();
+    }
+}
+
+fn start_blocking(settings: Settings, dir: &Path) -> Result<EmbeddedNode, EmbeddedError> {
+    let threads = |source| EmbeddedError::Disk { action: "start the threads for", path: dir.to_path_buf(), source };
+    let prepare = |node: &ldk_node::Node, store: &Arc<store::Store>| {
+        let reconciled = htlcs::reconcile(node, &Records::new(Arc::clone(store)));
+        reconciled.map_err(|error| EmbeddedError::Store { path: store_path(dir), reason: error.to_string() })
+    };
+    let Started { node, store, seed, lock, listen } = start::start(&settings, dir, prepare)?;
+    // Derived for regtest or mainnet alike: the network only changes how a key would be written.
+    let secret = seed::node_secret(&seed, settings.network())?;
+    let htlcs = Arc::new(Htlcs {
+        node,
+        records: Records::new(Arc::clone(&store)),
+        store,
+        network: settings.network(),
+        secret,
+        events: broadcast::channel(EVENT_BUFFER).0,
+        turn: Mutex::default(),
+    });
+    let channels = Channels::new(settings.max_dust_exposure_sat);
+    channels.raise_all_dust_limits(&htlcs.node);
+    let address = settings.advertise.clone().unwrap_or_else(|| listen.to_string());
+    let parts = Arc::new(Parts { htlcs, channels, settings, address, lock });
+    let running = start_threads(&parts).map_err(threads)?;
+    let pool = Pool::start().map_err(threads)?;
+    Ok(EmbeddedNode { parts: Some(parts), pool, running: Mutex::new(Some(running)) })
+}
+
+fn store_path(dir: &Path) -> PathBuf {
+    dir.join(store::FILE_NAME)
+}
+
+fn start_threads(parts: &Arc<Parts>) -> std::io::Result<Running> {
+    let (stop_events, stopped) = watch::channel(());
+    let shared = Arc::clone(parts);
+    let take_events = move || events::run(&shared.htlcs, &shared.channels, stopped);
+    let events = std::thread::Builder::new().name("lightning-events".into()).spawn(take_events)?;
+    let reconnect = Keeper::start("lightning-peers", RECONNECT_PAUSE, Arc::clone(parts), |parts| {
+        channels::reconnect(&parts.htlcs.node)
+    })?;
+    let cancellations = AtomicU32::new(CANCELLATION_REPEATS);
+    let claim = Keeper::start("lightning-claims", CLAIM_PAUSE, Arc::clone(parts), move |parts| {
+        let htlcs = &parts.htlcs;
+        let mut looked_after = htlcs.look_after_accepted().and_then(|()| htlcs.resolve_interrupted());
+        let repeat = cancellations.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if repeat.is_ok() {
+            looked_after = looked_after.and_then(|()| htlcs.repeat_cancellations());
+        }
+        if let Err(error) = looked_after {
+            tracing::warn!(%error, "claims are repeated later");
+        }
+    })?;
+    Ok(Running { events: (stop_events, events), keepers: vec![reconnect, claim] })
+}
+
+fn stop_blocking(running: Running, parts: &Parts) {
+    let Running { events: (stop_events, events), keepers } = running;
+    stop_events.send(()).ok();
+    keepers.into_iter().for_each(Keeper::stop);
+    events.join().ok();
+    if let Err(error) = parts.htlcs.node.stop() {
+        tracing::warn!(%error, "the Lightning node did not stop cleanly");
+    }
+    parts.lock.unlock().ok();
+}
+
+fn fund(node: &ldk_node::Node, faucet: &str, amount_sat: u64) -> Result<(), LnError> {
+    let enough = || node.list_balances().spendable_onchain_balance_sats >= amount_sat;
+    let sync = || node.sync_wallets().map_err(|error| htlcs::ldk_error("read the chain", error));
+    if enough() {
+        return Ok(());
+    }
+    sync()?;
+    if enough() {
+        return Ok(());
+    }
+    let address = node.onchain_payment().new_address().map_err(|error| htlcs::ldk_error("make an address", error))?;
+    client::faucet(faucet, &address.to_string(), amount_sat)
+        .map_err(|error| LnError::Unavailable(error.to_string()))?;
+    for _ in 0..FAUCET_POLLS {
+        sync()?;
+        if enough() {
+            return Ok(());
+        }
+        std::thread::sleep(FAUCET_PAUSE);
+    }
+    Err(LnError::Unavailable("no block with the faucet's coins came within ten seconds".into()))
+}
