@@ -175,7 +175,9 @@ fn wait(mut pip: Child, wheels: &Path) -> bool {
             Err(_) => return false,
         }
         if told.elapsed() >= PROGRESS_EVERY && !std::io::stderr().is_terminal() {
-            eprintln!("x: libtorch: {} of {DOWNLOAD_MB} MB", size_bytes(wheels) / 1_000_000);
+            // pip copies each finished wheel, so for a moment there is more.
+            let arrived_mb = (size_bytes(wheels) / 1_000_000).min(DOWNLOAD_MB);
+            eprintln!("x: libtorch: {arrived_mb} of {DOWNLOAD_MB} MB");
             told = Instant::now();
         }
     }
