@@ -1,3 +1,23 @@
 //! The coordinator: rounds, settlement, reconciliation and the service that drives them.
+//!
+//! What is legal is decided by `protocol::round`; here events are stored before anything is done about them, so that a
+//! coordinator killed at any moment goes on where it was. It must never reveal a preimage before the transaction that
+//! holds the receipt is on disk, and never pay a hash whose fate is unknown.
 
+mod closing;
+mod core;
+pub mod engine;
+mod error;
 pub mod handle;
+mod invoices;
+pub mod judging;
+mod payments;
+pub mod run;
+mod secrets;
+mod service;
+pub mod settings;
+pub mod status;
+mod tickets;
+
+pub use engine::{Coordinator, Options, RunEvent};
+pub use error::CoordinatorError;

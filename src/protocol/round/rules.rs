@@ -133,6 +133,7 @@ impl Step<'_> {
             return Err(Illegal::WrongTrancheState { contribution: *id, tranche, state });
         }
         self.round.contributions[place].tranches[tranche as usize].state = TrancheState::Sending;
+        self.effects.push(Effect::Dequeue { contribution: *id, tranche });
         let amount = self.amount(tranche);
         self.post(Account::Wallet, Account::Locked, amount);
         Ok(())
@@ -186,7 +187,7 @@ impl Step<'_> {
             match entry.state {
                 TrancheState::Queued => {
                     entry.state = TrancheState::Dropped;
-                    self.effects.push(Effect::Unpay { contribution: id, tranche: tranche as u32 });
+                    self.effects.push(Effect::Dequeue { contribution: id, tranche: tranche as u32 });
                 }
                 TrancheState::Offered => entry.state = TrancheState::Dropped,
                 TrancheState::Sending

@@ -319,8 +319,8 @@ pub enum Effect {
         /// Which tranche.
         tranche: u32,
     },
-    /// Take a payment out of the outbox: it was never sent.
-    Unpay {
+    /// Take a payment out of the outbox: it is being sent, or never will be.
+    Dequeue {
         /// Of which contribution.
         contribution: ContributionId,
         /// Which tranche.

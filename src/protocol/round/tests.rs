@@ -100,7 +100,7 @@ fn a_lost_tranche_before_the_upload_ends_the_contribution_and_sends_nothing_more
     let round = after(open(), 1, &[ticket(1), invoices(1), started(1, 0)]);
     let (round, effects) = transition(&round, &failed(1, 0), UnixMs(2), &rules()).expect("legal");
     assert_eq!(round.contributions[0].progress, Progress::Lapsed(Lapse::NotLocked));
-    assert_eq!(effects[1..], [Effect::Unpay { contribution: id(1), tranche: 1 }]);
+    assert_eq!(effects[1..], [Effect::Dequeue { contribution: id(1), tranche: 1 }]);
     assert!(matches!(refused(&round, 2, &started(1, 1)), Illegal::WrongTrancheState { .. }));
     assert_eq!(refused(&round, 2, &upload(1)), Illegal::NotLocked(id(1)));
 }

@@ -88,6 +88,15 @@ pub fn save_round(
     Ok(())
 }
 
+/// Writes where a round stands.
+pub fn save_state(db: &Connection, state: &Round) -> Result<(), StoreError> {
+    db.execute(
+        "UPDATE rounds SET state = ?2, ended = ?3 WHERE round = ?1",
+        params![state.number.0, to_json(state)?, state.has_ended()],
+    )?;
+    Ok(())
+}
+
 /// Notes a round's results.
 pub fn set_closed(
     db: &Connection,

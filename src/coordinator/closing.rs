@@ -1,0 +1,120 @@
+//! The end of a round: the held-out draw, the judge's request, and the transaction that makes the verdicts final.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::error::CoordinatorError;
+use super::judging::{self, JudgeRequest, Judgement};
+use super::tickets::MAX_PAYLOAD_BYTES;
+use crate::protocol::held_out;
+use crate::protocol::ids::{ContributionId, RoundNumber};
+use crate::protocol::round::Event;
+use crate::protocol::sign::Statement;
+use crate::protocol::statements::Receipt;
+use crate::protocol::transcript::{ContributionRecord, Transcript};
+use crate::store::StoreError;
+use crate::store::blobs::write_synced;
+use crate::store::coordinator::{self as tables, RoundRow};
+
+/// Largest checkpoint that is read into memory.
+const MAX_CHECKPOINT_BYTES: u64 = 64 << 30;
+
+impl Core {
+    fn row(&self, number: RoundNumber) -> Result<RoundRow, CoordinatorError> {
+        Ok(self.round_row(number)?.ok_or(StoreError::Corrupt { what: "round" })?)
+    }
+
+    /// The places of the round's held-out windows: fixed by the secret and every commitment.
+    fn draw(&self, row: &RoundRow) -> Vec<u32> {
+        let ids: Vec<ContributionId> = row.state.contributions.iter().map(|c| c.id).collect();
+        let params = &self.run.manifest.body.held_out;
+        held_out::draw(params, &self.run.id, row.state.number, &row.secret, &ids)
+    }
+
+    /// Everything that decides a round. The same after a crash.
+    pub(super) fn judge_request(&mut self, number: RoundNumber) -> Result<JudgeRequest, CoordinatorError> {
+        let row = self.row(number)?;
+        let window = |index| self.run.pool.tokens(index).cloned().ok_or(StoreError::Corrupt { what: "held-out pool" });
+        let mut submissions = Vec::with_capacity(row.state.contributions.len());
+        for (entry, documents) in row.state.contributions.iter().zip(tables::contributions(self.db.read(), number)?) {
+            let payload = match entry.uploaded_ms {
+                Some(_) => Some(self.blobs.get(&documents.commitment.body.payload, MAX_PAYLOAD_BYTES)?),
+                None => None,
+            };
+            submissions.push((entry.id, payload));
+        }
+        Ok(JudgeRequest {
+            manifest: Arc::new(self.run.manifest.body.clone()),
+            model_config: Arc::clone(&self.run.model_config),
+            start: self.blobs.get(&row.opening.body.checkpoint, MAX_CHECKPOINT_BYTES)?,
+            held_out: self.draw(&row).into_iter().map(window).collect::<Result<_, _>>()?,
+            submissions,
+        })
+    }
+
+    /// Makes the verdicts final: receipts with the earned preimages, transcript, next checkpoint. Blobs and transcript
+    /// are on disk before the transaction that refers to them, and the receipts can't be seen before it.
+    pub(super) fn close(
+        &mut self,
+        number: RoundNumber,
+        request: &JudgeRequest,
+        judgement: &Judgement,
+    ) -> Result<(), CoordinatorError> {
+        let doubt = |problem| CoordinatorError::Judge { round: number.0, problem };
+        let tranches_paid = judging::check(request, judgement).map_err(doubt)?;
+        let row = self.row(number)?;
+        let run = Arc::clone(&self.run);
+        let next_checkpoint = self.blobs.put(&judgement.next_checkpoint)?;
+
+        let mut contributions = Vec::with_capacity(judgement.verdicts.len());
+        let documents = tables::contributions(self.db.read(), number)?;
+        let results = judgement.verdicts.iter().zip(&tranches_paid);
+        for ((entry, documents), (verdict, paid)) in row.state.contributions.iter().zip(documents).zip(results) {
+            let preimage = |tranche: u32| {
+                let earned = paid >> tranche & 1 == 1;
+                earned.then(|| run.secret.preimage(&run.id, number, &entry.id, tranche))
+            };
+            let receipt = run.key.sign(Receipt {
+                contribution: entry.id,
+                verdict: verdict.digest(),
+                preimages: (0..entry.tranches.len() as u32).map(preimage).collect(),
+            });
+            contributions.push(ContributionRecord {
+                commitment: documents.commitment,
+                terms: documents.terms,
+                invoices: documents.invoices,
+                uploaded: entry.uploaded_ms.is_some(),
+                verdict: verdict.clone(),
+                receipt,
+            });
+        }
+        let reveal = |index| run.pool.reveal(index, &run.secret).ok_or(StoreError::Corrupt { what: "held-out pool" });
+        let transcript = run.key.sign(Transcript {
+            version: 1,
+            run: run.id,
+            round: number,
+            secret: row.secret,
+            contributions,
+            held_out: self.draw(&row).into_iter().map(reveal).collect::<Result<_, _>>()?,
+            loss_before: judgement.loss_before,
+            loss_after: judgement.loss_after,
+            next_checkpoint,
+            opening: row.opening,
+        });
+        let path = self.transcript_path(number);
+        write_synced(&path, &path.with_extension("part"), &transcript.to_bytes())?;
+
+        self.apply(number, &Event::Judged { tranches_paid }, |t, _| {
+            let body = &transcript.body;
+            tables::set_closed(t, number, &body.digest(), &next_checkpoint, (body.loss_before, body.loss_after))?;
+            tables::publish(t, &next_checkpoint)?;
+            for record in &body.contributions {
+                tables::set_receipt(t, &record.verdict, &record.receipt)?;
+                if record.uploaded {
+                    tables::publish(t, &record.commitment.body.payload)?;
+                }
+            }
+            Ok(())
+        })
+    }
+}

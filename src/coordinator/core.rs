@@ -1,0 +1,197 @@
+//! The coordinator's state, on disk and in memory, and the one way to change it.
+//!
+//! Synchronous: callers go through [`super::engine::Shared::with`], off the async threads.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Transaction;
+use serde::Serialize;
+
+use super::error::CoordinatorError;
+use super::run::Run;
+use crate::clock::Clock;
+use crate::protocol::api::Phase;
+use crate::protocol::held_out;
+use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, PeerId, RoundNumber, UnixMs};
+use crate::protocol::round::{self, Effect, Event, Round};
+use crate::protocol::sign::Signed;
+use crate::protocol::statements::RoundOpening;
+use crate::store::blobs::Blobs;
+use crate::store::coordinator as tables;
+use crate::store::database::Database;
+use crate::store::{StoreError, events, ledger};
+
+/// What the event log holds.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "record")]
+pub(super) enum Record<'a> {
+    RunStarted {
+        run: &'a str,
+    },
+    RoundOpened {
+        opening: &'a RoundOpening,
+    },
+    Round {
+        round: RoundNumber,
+        #[serde(flatten)]
+        event: &'a Event,
+    },
+    FeeReceived {
+        round: RoundNumber,
+        contribution: ContributionId,
+        payment_hash: PaymentHash,
+    },
+    PeerRegistered {
+        peer: PeerId,
+        node_id: &'a str,
+    },
+}
+
+impl Record<'_> {
+    pub(super) fn append(&self, db: &rusqlite::Connection, now: UnixMs) -> Result<events::EventSequence, StoreError> {
+        let body = serde_json::to_string(self).map_err(|_| StoreError::Corrupt { what: "event that is not JSON" })?;
+        events::append(db, now, &body)
+    }
+}
+
+/// The coordinator's state.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) db: Database,
+    pub(super) blobs: Arc<Blobs>,
+    pub(super) run: Arc<Run>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Every round that is open or has money locked.
+    pub(super) rounds: BTreeMap<RoundNumber, Round>,
+    folder: PathBuf,
+}
+
+impl Core {
+    pub(super) fn new(
+        db: Database,
+        blobs: Arc<Blobs>,
+        run: Arc<Run>,
+        clock: Arc<dyn Clock>,
+        folder: &Path,
+    ) -> Result<Self, CoordinatorError> {
+        let rounds = tables::unended_rounds(db.read())?.into_iter().map(|row| (row.state.number, row.state)).collect();
+        let transcripts = folder.join("transcripts");
+        std::fs::create_dir_all(&transcripts).map_err(|source| StoreError::Io {
+            action: "make the folder",
+            path: transcripts,
+            source,
+        })?;
+        Ok(Self { db, blobs, run, clock, rounds, folder: folder.to_owned() })
+    }
+
+    /// Where a round's transcript is kept.
+    pub(super) fn transcript_path(&self, round: RoundNumber) -> PathBuf {
+        self.folder.join("transcripts").join(format!("{round}.json"))
+    }
+
+    /// The round that isn't closed, if there is one.
+    pub(super) fn open_round(&self) -> Option<&Round> {
+        self.rounds.values().rev().find(|round| round.phase != Phase::Closed)
+    }
+
+    /// A round, whether it has ended or not.
+    pub(super) fn round_row(&self, number: RoundNumber) -> Result<Option<tables::RoundRow>, StoreError> {
+        tables::round(self.db.read(), number)
+    }
+
+    /// Would this event be legal now?
+    pub(super) fn preview(&self, number: RoundNumber, event: &Event) -> Result<(), CoordinatorError> {
+        let round = self.live(number, event)?;
+        round::transition(round, event, self.clock.now(), &self.run.rules)?;
+        Ok(())
+    }
+
+    fn live(&self, number: RoundNumber, event: &Event) -> Result<&Round, CoordinatorError> {
+        // A round that has ended is no longer in memory. What may still be asked of it is answered as it would have been.
+        self.rounds.get(&number).ok_or_else(|| {
+            tracing::debug!(%number, ?event, "an event for a round that has ended");
+            CoordinatorError::Illegal(round::Illegal::UploadLate { round: number, deadline: UnixMs(0) })
+        })
+    }
+
+    /// Stores an event with all that follows from it, in one transaction. `documents` adds what else belongs to it.
+    pub(super) fn apply(
+        &mut self,
+        number: RoundNumber,
+        event: &Event,
+        documents: impl FnOnce(&Transaction<'_>, &Round) -> Result<(), StoreError>,
+    ) -> Result<(), CoordinatorError> {
+        let now = self.clock.now();
+        let state = self.live(number, event)?;
+        let (next, effects) = round::transition(state, event, now, &self.run.rules)?;
+        if next == *state && effects.is_empty() {
+            return Ok(());
+        }
+        self.db.write(|t| {
+            let sequence = Record::Round { round: number, event }.append(t, now)?;
+            tables::save_state(t, &next)?;
+            documents(t, &next)?;
+            for effect in &effects {
+                match effect {
+                    Effect::Pay { contribution, tranche } => tables::outbox_add(t, contribution, *tranche)?,
+                    Effect::Dequeue { contribution, tranche } => tables::outbox_remove(t, contribution, *tranche)?,
+                    Effect::Post { from, to, amount } => ledger::post(t, sequence, number, (*from, *to), *amount)?,
+                    // The phase says so.
+                    Effect::Judge => {}
+                }
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        tracing::info!(round = number.0, ?event, "stored");
+        if next.has_ended() {
+            self.rounds.remove(&number);
+        } else {
+            self.rounds.insert(number, next);
+        }
+        Ok(())
+    }
+
+    /// An event that needs no further documents.
+    pub(super) fn apply_event(&mut self, number: RoundNumber, event: &Event) -> Result<(), CoordinatorError> {
+        self.apply(number, event, |_, _| Ok(()))
+    }
+
+    /// Opens a round, or opens it again with new deadlines where nobody came. Its secret is on disk before its
+    /// commitment can be seen.
+    pub(super) fn open(
+        &mut self,
+        number: RoundNumber,
+        previous_transcript: Option<Blake3Hash>,
+        checkpoint: Blake3Hash,
+    ) -> Result<Signed<RoundOpening>, CoordinatorError> {
+        let now = self.clock.now();
+        let timing = &self.run.manifest.body.timing;
+        let (commit, upload) = (now.plus_ms(timing.commit_ms), now.plus_ms(timing.upload_ms));
+        let secret = self.run.secret.of_round(number, now);
+        let opening = self.run.key.sign(RoundOpening {
+            run: self.run.id,
+            round: number,
+            previous_transcript,
+            checkpoint,
+            secret_commitment: held_out::secret_commitment(&secret),
+            opened_ms: now,
+            commit_deadline_ms: commit,
+            upload_deadline_ms: upload,
+        });
+        let state = match self.rounds.get(&number) {
+            Some(empty) => {
+                let again = Event::Reopened { commit_deadline_ms: commit, upload_deadline_ms: upload };
+                round::transition(empty, &again, now, &self.run.rules)?.0
+            }
+            None => Round::open(number, now, commit, upload),
+        };
+        self.db.write(|t| {
+            Record::RoundOpened { opening: &opening.body }.append(t, now)?;
+            tables::save_round(t, &opening, &secret, &state)
+        })?;
+        self.rounds.insert(number, state);
+        Ok(opening)
+    }
+}

@@ -1,0 +1,448 @@
+//! The engine: looks at what there is to do, does it, and waits for the next thing.
+//!
+//! Every step may be repeated. Whatever it finds, it finds again after a crash.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast};
+use tokio::task::JoinHandle;
+
+use super::core::Core;
+use super::error::CoordinatorError;
+use super::handle::CoordinatorHandle;
+use super::judging::{Judge, JudgeRequest, Judgement};
+use super::run::{self, DataFolder, Run};
+use super::settings::{ChannelSettings, RunSettings};
+use super::status::{self, ContributionStatus};
+use crate::clock::Clock;
+use crate::ln::bolt11::Network;
+use crate::ln::{Lightning, LnError, LnEvent};
+use crate::protocol::api::Phase;
+use crate::protocol::ids::{Blake3Hash, RoundNumber, UnixMs};
+use crate::protocol::round::Event;
+use crate::protocol::verdict::Score;
+use crate::store::StoreError;
+use crate::store::coordinator as tables;
+use crate::store::database::{CommitObserver, Unwatched};
+
+/// How long the engine waits for news before it looks by itself: events may be lost.
+const LOOK_MS: u64 = 1_000;
+/// Events come in crowds: so much time is left between two looks.
+const BREATHER_MS: u64 = 20;
+/// How long it waits after something failed.
+const FAILURE_MS: u64 = 2_000;
+/// Events kept for a listener that is slow.
+const EVENT_BACKLOG: usize = 256;
+
+/// What may change from one start to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Channels to peers.
+    pub channels: ChannelSettings,
+    /// The run ends after this many rounds, if the held-out pool lasts so long.
+    pub max_rounds: Option<u32>,
+    /// Where peers on this machine find the in-process regtest chain.
+    pub regtest_rpc: Option<String>,
+}
+
+/// Something that people want to hear of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum RunEvent {
+    /// A round is open.
+    RoundOpened {
+        /// Which.
+        round: RoundNumber,
+        /// What it starts from.
+        checkpoint: Blake3Hash,
+        /// When.
+        opened_ms: UnixMs,
+        /// Until when tickets are sold.
+        commit_deadline_ms: UnixMs,
+        /// Until when payloads are taken.
+        upload_deadline_ms: UnixMs,
+    },
+    /// The judge is at work.
+    RoundJudging {
+        /// Which.
+        round: RoundNumber,
+        /// Payloads to judge.
+        uploads: u32,
+    },
+    /// A round's transcript is out.
+    RoundClosed {
+        /// Which.
+        round: RoundNumber,
+        /// Summed over the held-out batch.
+        loss_before: Score,
+        /// Summed over the held-out batch.
+        loss_after: Score,
+        /// Tokens that the losses are summed over.
+        predicted_tokens: u64,
+        /// Digest of its body.
+        transcript: Blake3Hash,
+        /// The next round's.
+        next_checkpoint: Blake3Hash,
+        /// In the order of commitments.
+        contributions: Vec<ContributionStatus>,
+    },
+    /// No round is left, and no money is locked.
+    RunFinished {
+        /// Rounds closed.
+        rounds: u32,
+    },
+}
+
+/// What requests and the engine share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    core: Arc<Mutex<Core>>,
+    pub(super) run: Arc<Run>,
+    pub(super) ln: Arc<dyn Lightning>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) options: Options,
+    pub(super) network: Network,
+    /// Held while it is decided whether to open a channel, so that no peer gets two.
+    pub(super) channel_gate: tokio::sync::Mutex<()>,
+    wake: Notify,
+    events: broadcast::Sender<RunEvent>,
+}
+
+impl Shared {
+    /// Runs something on the state, off the async threads.
+    pub(super) async fn with<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Core) -> Result<T, CoordinatorError> + Send + 'static,
+    ) -> Result<T, CoordinatorError> {
+        let core = Arc::clone(&self.core);
+        // What a panic left is whole: memory follows the disk, which follows a finished transaction.
+        let task = tokio::task::spawn_blocking(move || act(&mut core.lock().unwrap_or_else(PoisonError::into_inner)));
+        task.await.unwrap_or(Err(CoordinatorError::Panicked))
+    }
+
+    /// Has the engine look at once.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Rounds of the run in all.
+    pub(super) fn last_rounds(&self) -> u32 {
+        let pool = self.run.manifest.body.held_out.rounds();
+        self.options.max_rounds.map_or(pool, |most| most.min(pool))
+    }
+
+    fn tell(&self, event: RunEvent) {
+        // Nobody need listen.
+        let _ = self.events.send(event);
+    }
+}
+
+/// A round being judged.
+#[derive(Debug)]
+struct Judging {
+    round: RoundNumber,
+    task: JoinHandle<Result<(JudgeRequest, Judgement), String>>,
+}
+
+/// A coordinator: the engine and its service.
+#[derive(Debug)]
+pub struct Coordinator {
+    shared: Arc<Shared>,
+    judge: Arc<dyn Judge>,
+    judging: Option<Judging>,
+    ln_events: broadcast::Receiver<LnEvent>,
+    finished: bool,
+}
+
+impl Coordinator {
+    /// Opens a data folder, starting a run if it has none. Serve requests only after [`Coordinator::reconcile`].
+    pub async fn open(
+        folder: &Path,
+        settings: &RunSettings,
+        options: Options,
+        ln: Arc<dyn Lightning>,
+        judge: Arc<dyn Judge>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, CoordinatorError> {
+        Self::open_watched(folder, settings, options, (ln, judge, clock), Arc::new(Unwatched)).await
+    }
+
+    /// [`Coordinator::open`], with someone to be told of every commit: tests that stop everything at the n-th one.
+    pub async fn open_watched(
+        folder: &Path,
+        settings: &RunSettings,
+        options: Options,
+        (ln, judge, clock): (Arc<dyn Lightning>, Arc<dyn Judge>, Arc<dyn Clock>),
+        observer: Arc<dyn CommitObserver>,
+    ) -> Result<Self, CoordinatorError> {
+        let (path, settings, time) = (folder.to_owned(), settings.clone(), Arc::clone(&clock));
+        let open = move || {
+            let mut data = DataFolder::open(&path, observer)?;
+            let run = Arc::new(run::open_or_start(&mut data, &path, &settings, &*time)?);
+            let core = Core::new(data.db, Arc::new(data.blobs), Arc::clone(&run), time, &path)?;
+            Ok::<_, CoordinatorError>((run, core))
+        };
+        let (run, core) = tokio::task::spawn_blocking(open).await.unwrap_or(Err(CoordinatorError::Panicked))?;
+        let ln_events = ln.events();
+        let network = ln.info().await?.network;
+        let network = network
+            .parse()
+            .map_err(|_| LnError::Refused(format!("it is on the network {network}, which BOLT 11 doesn't know")))?;
+        let shared = Arc::new(Shared {
+            core: Arc::new(Mutex::new(core)),
+            run,
+            ln,
+            clock,
+            options,
+            network,
+            channel_gate: tokio::sync::Mutex::new(()),
+            wake: Notify::new(),
+            events: broadcast::channel(EVENT_BACKLOG).0,
+        });
+        Ok(Self { shared, judge, judging: None, ln_events, finished: false })
+    }
+
+    /// The run.
+    pub fn run_info(&self) -> &Run {
+        &self.shared.run
+    }
+
+    /// What the HTTP server talks to.
+    pub fn handle(&self) -> Arc<dyn CoordinatorHandle> {
+        Arc::clone(&self.shared) as Arc<dyn CoordinatorHandle>
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<RunEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// Has the last round closed, and no money is locked any more?
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Brings fees and payments up to date with the node, after whatever happened while nobody looked.
+    pub async fn reconcile(&mut self) -> Result<(), CoordinatorError> {
+        self.shared.watch_fees().await?;
+        self.shared.move_payments().await
+    }
+
+    /// Does what there is to do now.
+    pub async fn step(&mut self) -> Result<(), CoordinatorError> {
+        self.open_round().await?;
+        self.shared.watch_fees().await?;
+        self.tick().await?;
+        self.shared.move_payments().await?;
+        self.judge().await?;
+        self.open_round().await
+    }
+
+    /// Runs until dropped. Ends by itself only to report an error that no repetition can mend.
+    pub async fn run(&mut self) -> Result<(), CoordinatorError> {
+        loop {
+            let wait_ms = match self.step().await {
+                Ok(()) => self.wait_ms().await?,
+                Err(error) => {
+                    if !is_passing(&error) {
+                        return Err(error);
+                    }
+                    tracing::error!("{error}");
+                    FAILURE_MS
+                }
+            };
+            tokio::time::sleep(Duration::from_millis(BREATHER_MS)).await;
+            self.wait(Duration::from_millis(wait_ms)).await;
+        }
+    }
+
+    async fn wait_ms(&self) -> Result<u64, CoordinatorError> {
+        let now = self.shared.clock.now();
+        let next =
+            |core: &mut Core| Ok(core.rounds.values().filter_map(crate::protocol::round::Round::next_deadline).min());
+        let deadline = self.shared.with(next).await?;
+        // A deadline is over one millisecond after it.
+        Ok(deadline.map_or(LOOK_MS, |deadline| (deadline.0 + 1).saturating_sub(now.0)).clamp(1, LOOK_MS))
+    }
+
+    async fn wait(&mut self, at_most: Duration) {
+        let judged = async {
+            match &mut self.judging {
+                Some(judging) => {
+                    while !judging.task.is_finished() {
+                        tokio::time::sleep(Duration::from_millis(BREATHER_MS)).await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(at_most) => {}
+            () = self.shared.wake.notified() => {}
+            () = judged => {}
+            event = self.ln_events.recv() => if event == Err(RecvError::Closed) {
+                // The node has stopped: nothing more will be heard from it, so wait instead of spinning.
+                tokio::time::sleep(at_most).await;
+            }
+        }
+    }
+
+    /// Opens the next round once the last one has closed, or the same again if nobody came.
+    async fn open_round(&mut self) -> Result<(), CoordinatorError> {
+        let most = self.shared.last_rounds();
+        let initial = self.shared.run.manifest.body.initial_checkpoint;
+        let opened = self.shared.with(move |core| core.open_next(most, initial)).await?;
+        match opened {
+            Next::Opened(event) => self.shared.tell(event),
+            Next::Finished { rounds } if !self.finished => {
+                self.finished = true;
+                self.shared.tell(RunEvent::RunFinished { rounds });
+            }
+            Next::Finished { .. } | Next::Nothing => {}
+        }
+        Ok(())
+    }
+
+    async fn tick(&mut self) -> Result<(), CoordinatorError> {
+        self.shared
+            .with(|core| {
+                let Some(round) = core.open_round() else { return Ok(()) };
+                let number = round.number;
+                let selling = round.phase == Phase::Committing && core.clock.now() <= round.commit_deadline_ms;
+                let open_challenges =
+                    if selling { tables::count_open_challenges(core.db.read(), number, None)? } else { 0 };
+                core.apply_event(number, &Event::Tick { open_challenges })
+            })
+            .await
+    }
+
+    /// Starts to judge, or takes the judge's answer.
+    async fn judge(&mut self) -> Result<(), CoordinatorError> {
+        match self.judging.take() {
+            Some(judging) if judging.task.is_finished() => self.judged(judging).await,
+            Some(judging) => {
+                self.judging = Some(judging);
+                Ok(())
+            }
+            None => self.start_judging().await,
+        }
+    }
+
+    async fn start_judging(&mut self) -> Result<(), CoordinatorError> {
+        let request = |core: &mut Core| {
+            let due = core.open_round().filter(|round| round.phase == Phase::Judging);
+            let due = due.map(|round| (round.number, round.uploads()));
+            due.map(|(number, uploads)| Ok((number, uploads, core.judge_request(number)?))).transpose()
+        };
+        let Some((round, uploads, request)) = self.shared.with(request).await? else { return Ok(()) };
+        self.shared.tell(RunEvent::RoundJudging { round, uploads });
+        let judge = Arc::clone(&self.judge);
+        let task = tokio::task::spawn_blocking(move || judge.judge(&request).map(|judgement| (request, judgement)));
+        self.judging = Some(Judging { round, task });
+        Ok(())
+    }
+
+    async fn judged(&mut self, judging: Judging) -> Result<(), CoordinatorError> {
+        let round = judging.round;
+        let answer = judging.task.await.map_err(|_| CoordinatorError::Panicked)?;
+        let (request, judgement) = answer.map_err(|problem| CoordinatorError::Judge { round: round.0, problem })?;
+        let manifest = &self.shared.run.manifest.body;
+        let predicted_tokens = status::predicted_tokens(manifest);
+        let closed = move |core: &mut Core| {
+            core.close(round, &request, &judgement)?;
+            let row = core.round_row(round)?.ok_or(StoreError::Corrupt { what: "round" })?;
+            let documents = tables::contributions(core.db.read(), round)?;
+            let (Some(transcript), Some(next_checkpoint)) = (row.transcript, row.next_checkpoint) else {
+                return Err(StoreError::Corrupt { what: "round" }.into());
+            };
+            Ok(RunEvent::RoundClosed {
+                round,
+                loss_before: judgement.loss_before,
+                loss_after: judgement.loss_after,
+                predicted_tokens,
+                transcript,
+                next_checkpoint,
+                contributions: status::contributions(&row.state, &documents),
+            })
+        };
+        let event = self.shared.with(closed).await?;
+        self.shared.tell(event);
+        Ok(())
+    }
+}
+
+/// May the same step succeed if it is tried again?
+fn is_passing(error: &CoordinatorError) -> bool {
+    match error {
+        CoordinatorError::Lightning(_) | CoordinatorError::Refused(_) | CoordinatorError::Illegal(_) => true,
+        CoordinatorError::Store(StoreError::Full(_) | StoreError::Io { .. } | StoreError::Sqlite(_)) => true,
+        CoordinatorError::Store(
+            StoreError::InUse(_)
+            | StoreError::NewerSchema { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::NoBlob(_)
+            | StoreError::DamagedBlob(_)
+            | StoreError::LargeBlob { .. }
+            | StoreError::Halted,
+        ) => false,
+        CoordinatorError::Judge { .. }
+        | CoordinatorError::MissingSetting { .. }
+        | CoordinatorError::BadSetting { .. }
+        | CoordinatorError::ChangedSetting { .. }
+        | CoordinatorError::Unreadable { .. }
+        | CoordinatorError::Model(_)
+        | CoordinatorError::Tokens(_)
+        | CoordinatorError::Panicked => false,
+    }
+}
+
+/// What came of looking for the next round.
+enum Next {
+    Opened(RunEvent),
+    Finished { rounds: u32 },
+    Nothing,
+}
+
+impl Core {
+    fn open_next(&mut self, most: u32, initial: Blake3Hash) -> Result<Next, CoordinatorError> {
+        let now = self.clock.now();
+        let (number, previous, checkpoint) = match self.open_round() {
+            Some(round) if round.contributions.is_empty() && now > round.commit_deadline_ms => {
+                let number = round.number;
+                let row = self.round_row(number)?.ok_or(StoreError::Corrupt { what: "round" })?;
+                (number, row.opening.body.previous_transcript, row.opening.body.checkpoint)
+            }
+            Some(_) => return Ok(Next::Nothing),
+            None => match tables::last_round(self.db.read())? {
+                None => (RoundNumber(0), None, initial),
+                Some(last) if last.state.number.next().0 >= most => {
+                    let ended = self.rounds.is_empty();
+                    return Ok(if ended {
+                        Next::Finished { rounds: last.state.number.next().0 }
+                    } else {
+                        Next::Nothing
+                    });
+                }
+                Some(last) => {
+                    let checkpoint = last.next_checkpoint.ok_or(StoreError::Corrupt { what: "round" })?;
+                    (last.state.number.next(), last.transcript, checkpoint)
+                }
+            },
+        };
+        if number.0 >= most {
+            return Ok(Next::Nothing);
+        }
+        let opening = self.open(number, previous, checkpoint)?.body;
+        Ok(Next::Opened(RunEvent::RoundOpened {
+            round: number,
+            checkpoint,
+            opened_ms: opening.opened_ms,
+            commit_deadline_ms: opening.commit_deadline_ms,
+            upload_deadline_ms: opening.upload_deadline_ms,
+        }))
+    }
+}

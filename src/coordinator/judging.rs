@@ -1,0 +1,83 @@
+//! What the coordinator asks of a judge, and the answer checked before anything is paid for it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::protocol::ids::ContributionId;
+use crate::protocol::manifest::RunManifest;
+use crate::protocol::reward;
+use crate::protocol::verdict::{Outcome, Rejection, Score, VerdictRecord};
+
+/// Everything that decides a round.
+#[derive(Clone, Debug)]
+pub struct JudgeRequest {
+    /// The rules.
+    pub manifest: Arc<RunManifest>,
+    /// The model's config.json.
+    pub model_config: Arc<[u8]>,
+    /// The round's checkpoint, safetensors.
+    pub start: Vec<u8>,
+    /// The held-out batch, in the order in which it was drawn.
+    pub held_out: Vec<Vec<u32>>,
+    /// In the order of commitments; `None` where nothing was uploaded in time.
+    pub submissions: Vec<(ContributionId, Option<Vec<u8>>)>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// Of the round's checkpoint.
+    pub loss_before: Score,
+    /// Of the next one.
+    pub loss_after: Score,
+    /// In the order of commitments.
+    pub verdicts: Vec<VerdictRecord>,
+    /// Safetensors.
+    pub next_checkpoint: Vec<u8>,
+}
+
+/// Judges rounds. Must be deterministic: after a crash a round is judged again.
+pub trait Judge: Send + Sync + fmt::Debug {
+    /// Judges a round. Takes as long as it takes: called off the async threads.
+    ///
+    /// # Errors
+    /// Says for people why the round can't be judged; none of it is a contribution's doing.
+    fn judge(&self, request: &JudgeRequest) -> Result<Judgement, String>;
+}
+
+/// The masks of the tranches to pay, once every rule about money has been seen to hold.
+pub(super) fn check(request: &JudgeRequest, judgement: &Judgement) -> Result<Vec<u32>, String> {
+    if judgement.verdicts.len() != request.submissions.len() {
+        let (verdicts, contributions) = (judgement.verdicts.len(), request.submissions.len());
+        return Err(format!("{verdicts} verdicts on {contributions} contributions"));
+    }
+    let params = &request.manifest.reward;
+    let amounts = reward::tranche_amounts(params);
+    let mut paid = Vec::with_capacity(judgement.verdicts.len());
+    let mut total_msat = 0u64;
+    for (verdict, (contribution, payload)) in judgement.verdicts.iter().zip(&request.submissions) {
+        if verdict.contribution != *contribution {
+            return Err(format!("the verdict on {contribution} is about {}", verdict.contribution));
+        }
+        let missing = Outcome::Rejected { rejection: Rejection::NotUploaded };
+        if payload.is_none() && verdict.outcome != missing {
+            return Err(format!("a verdict on {contribution}, which was not uploaded"));
+        }
+        let mask = match &verdict.outcome {
+            Outcome::Rejected { .. } => 0,
+            Outcome::Accepted { share_ppm, reward_msat, tranches_paid } => {
+                if reward::tranches_for(params, *share_ppm) != (*tranches_paid, *reward_msat) {
+                    return Err(format!("the tranches of {contribution} don't follow from its share"));
+                }
+                *tranches_paid
+            }
+        };
+        let tranches = amounts.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1);
+        total_msat = tranches.fold(total_msat, |sum, (_, amount)| sum.saturating_add(amount.msat()));
+        paid.push(mask);
+    }
+    if total_msat > params.pool_msat.msat() {
+        return Err(format!("{total_msat} msat are more than the round's pool"));
+    }
+    Ok(paid)
+}

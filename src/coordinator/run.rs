@@ -1,0 +1,333 @@
+//! A run: made once from settings, model and corpus, and read back at every start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::core::Record;
+use super::error::CoordinatorError;
+use super::secrets::RunSecret;
+use super::settings::RunSettings;
+use crate::clock::Clock;
+use crate::model::tokens::{Tokens, split_held_out};
+use crate::model::{Checkpoint, LlamaConfig};
+use crate::protocol::held_out::{MerkleTree, leaf, tokens_to_hex};
+use crate::protocol::ids::{Blake3Hash, RunId};
+use crate::protocol::manifest::{HeldOutParams, RunManifest};
+use crate::protocol::reward::MAX_TRANCHES;
+use crate::protocol::round::RoundRules;
+use crate::protocol::sign::{IdentityKey, Signed};
+use crate::protocol::transcript::RevealedWindow;
+use crate::store::StoreError;
+use crate::store::blobs::{self, Blobs};
+use crate::store::coordinator::{self as tables, meta, set_meta};
+use crate::store::database::{CommitObserver, Database};
+
+/// The manifest as a file, for auditors who read the folder.
+pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// Largest model config.json.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+/// Largest held-out pool.
+const MAX_POOL_BYTES: u64 = 4 << 30;
+/// Longest name.
+const MAX_NAME_BYTES: usize = 64;
+
+const META_SETTINGS: &str = "settings";
+const META_MANIFEST: &str = "manifest";
+const META_IDENTITY: &str = "identity_secret";
+const META_SECRET: &str = "run_secret";
+const META_POOL: &str = "held_out_pool";
+
+/// A run that has started.
+#[derive(Debug)]
+pub struct Run {
+    /// Signed by the coordinator.
+    pub manifest: Signed<RunManifest>,
+    /// The digest of the manifest.
+    pub id: RunId,
+    /// The model's config.json.
+    pub model_config: Arc<[u8]>,
+    pub(super) key: IdentityKey,
+    pub(super) secret: RunSecret,
+    pub(super) rules: RoundRules,
+    pub(super) pool: Pool,
+}
+
+/// The held-out pool.
+#[derive(Debug)]
+pub(super) struct Pool {
+    windows: Vec<Vec<u32>>,
+    tree: MerkleTree,
+}
+
+impl Pool {
+    fn new(windows: Vec<Vec<u32>>, secret: &RunSecret) -> Option<Self> {
+        let leaves = windows.iter().enumerate().map(|(i, tokens)| leaf(i as u32, &secret.salt(i as u32), tokens));
+        let tree = MerkleTree::new(leaves.collect())?;
+        Some(Self { windows, tree })
+    }
+
+    /// A window's tokens.
+    pub(super) fn tokens(&self, index: u32) -> Option<&Vec<u32>> {
+        self.windows.get(index as usize)
+    }
+
+    /// A window as the transcript reveals it.
+    pub(super) fn reveal(&self, index: u32, secret: &RunSecret) -> Option<RevealedWindow> {
+        Some(RevealedWindow {
+            index,
+            salt: secret.salt(index),
+            tokens_hex: tokens_to_hex(self.tokens(index)?),
+            proof: self.tree.proof(index)?,
+        })
+    }
+}
+
+/// What is in an open data folder.
+#[derive(Debug)]
+pub struct DataFolder {
+    pub(super) db: Database,
+    pub(super) blobs: Blobs,
+    private: Blobs,
+}
+
+impl DataFolder {
+    /// Opens a data folder, keeping every other process out of it.
+    pub fn open(folder: &Path, observer: Arc<dyn CommitObserver>) -> Result<Self, StoreError> {
+        let db = tables::open(folder, observer)?;
+        Ok(Self { db, blobs: Blobs::open(&folder.join("blobs"))?, private: Blobs::open(&folder.join("private"))? })
+    }
+}
+
+/// Reads the folder's run back, or starts one if there is none.
+///
+/// # Errors
+/// [`CoordinatorError::ChangedSetting`] if the folder's run was started with other settings.
+pub fn open_or_start(
+    data: &mut DataFolder,
+    folder: &Path,
+    settings: &RunSettings,
+    clock: &dyn Clock,
+) -> Result<Run, CoordinatorError> {
+    let run = match meta(data.db.read(), META_SETTINGS)? {
+        Some(before) => {
+            refuse_changes(&before, settings)?;
+            read(data)?
+        }
+        None => start(data, settings, clock)?,
+    };
+    blobs::write_synced(&folder.join(MANIFEST_FILE), &folder.join("manifest.part"), &run.manifest.to_bytes())?;
+    Ok(run)
+}
+
+fn refuse_changes(before: &[u8], now: &RunSettings) -> Result<(), CoordinatorError> {
+    let corrupt = |_| StoreError::Corrupt { what: "copy of the run's settings" };
+    let before: serde_json::Value = serde_json::from_slice(before).map_err(corrupt)?;
+    let now = serde_json::to_value(now).map_err(corrupt)?;
+    match first_difference("", &before, &now) {
+        Some((key, before, now)) => Err(CoordinatorError::ChangedSetting { key, before, now }),
+        None => Ok(()),
+    }
+}
+
+fn first_difference(key: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<(String, String, String)> {
+    match (a, b) {
+        (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
+            let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            names.into_iter().find_map(|name| {
+                let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                let null = serde_json::Value::Null;
+                first_difference(&path, a.get(name).unwrap_or(&null), b.get(name).unwrap_or(&null))
+            })
+        }
+        (a, b) if a == b => None,
+        (a, b) => Some((key.to_owned(), a.to_string(), b.to_string())),
+    }
+}
+
+fn read(data: &DataFolder) -> Result<Run, CoordinatorError> {
+    let db = data.db.read();
+    let corrupt = |what| move || StoreError::Corrupt { what };
+    let manifest = meta(db, META_MANIFEST)?.ok_or_else(corrupt("run"))?;
+    let manifest = Signed::<RunManifest>::from_bytes(&manifest).map_err(|_| corrupt("manifest")())?;
+    let secret = secret_bytes(db, META_SECRET)?;
+    let pool: [u8; 32] = secret_bytes(db, META_POOL)?;
+    let params = manifest.body.held_out;
+    let file = data.private.get(&Blake3Hash::from_bytes(pool), MAX_POOL_BYTES)?;
+    let tokens = Tokens::from_token_file(&file, u32::MAX)?;
+    let windows = tokens.as_slice().chunks(params.window_tokens.max(1) as usize).map(<[u32]>::to_vec).collect();
+    let secret = RunSecret::from_bytes(secret);
+    let pool = Pool::new(windows, &secret).filter(|pool| pool.tree.root() == params.root);
+    let key = IdentityKey::from_secret_bytes(&secret_bytes(db, META_IDENTITY)?);
+    let config = data.blobs.get(&manifest.body.model_config, MAX_CONFIG_BYTES)?;
+    Ok(Run {
+        id: manifest.body.run_id(),
+        rules: RoundRules::of(&manifest.body),
+        model_config: config.into(),
+        key: key.ok_or_else(corrupt("identity key"))?,
+        pool: pool.ok_or_else(corrupt("held-out pool"))?,
+        secret,
+        manifest,
+    })
+}
+
+fn secret_bytes(db: &rusqlite::Connection, name: &str) -> Result<[u8; 32], StoreError> {
+    let bytes = meta(db, name)?.and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or(StoreError::Corrupt { what: "secret of the run" })
+}
+
+fn random() -> Result<[u8; 32], CoordinatorError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| CoordinatorError::Unreadable {
+        path: "the system's random source".into(),
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    Ok(bytes)
+}
+
+fn start(data: &mut DataFolder, settings: &RunSettings, clock: &dyn Clock) -> Result<Run, CoordinatorError> {
+    check(settings)?;
+    let config = read_file("model", settings.model.as_deref())?;
+    let corpus = read_file("corpus", settings.corpus.as_deref())?;
+    let model = LlamaConfig::from_json(&config)?;
+    check_lengths(settings, &model)?;
+    let identity = random()?;
+    let key = IdentityKey::from_secret_bytes(&identity).ok_or(CoordinatorError::Panicked)?;
+    let secret_key = random()?;
+    let secret = RunSecret::from_bytes(secret_key);
+
+    let vocabulary = u32::try_from(model.vocab_size).unwrap_or(u32::MAX);
+    let held_out = &settings.held_out;
+    let windows = held_out.rounds.saturating_mul(held_out.block_windows);
+    let tokens = Tokens::read(&corpus, vocabulary)?;
+    let split = split_held_out(&tokens, held_out.window_tokens, windows, &secret.split_seed())?;
+    let pool_file = Tokens::new(split.held_out.concat(), vocabulary)?.to_token_file();
+    let bad_pool = || CoordinatorError::BadSetting {
+        key: "held_out.rounds",
+        value: held_out.rounds.to_string(),
+        problem: "a run needs at least one round with windows".into(),
+    };
+    let pool = Pool::new(split.held_out, &secret).ok_or_else(bad_pool)?;
+    let seed = blake3::derive_key("l402t initial checkpoint seed v1", &settings.seed.to_le_bytes());
+    let checkpoint = Checkpoint::init(model, seed);
+
+    let pool_blob = data.private.put(&pool_file)?;
+    let manifest = key.sign(RunManifest {
+        version: 1,
+        name: settings.name.clone(),
+        coordinator: key.id(),
+        created_ms: clock.now(),
+        model_config: data.blobs.put(&config)?,
+        initial_checkpoint: data.blobs.put(&checkpoint.to_safetensors())?,
+        training_data: data.blobs.put(&split.training.to_token_file())?,
+        held_out: HeldOutParams {
+            root: pool.tree.root(),
+            windows,
+            block_windows: held_out.block_windows,
+            windows_per_round: held_out.windows_per_round,
+            window_tokens: held_out.window_tokens,
+        },
+        training: settings.training,
+        codec: settings.codec,
+        judge: settings.judge,
+        reward: settings.reward,
+        timing: settings.timing,
+    });
+    let run = Run {
+        id: manifest.body.run_id(),
+        rules: RoundRules::of(&manifest.body),
+        model_config: config.into(),
+        key,
+        secret,
+        pool,
+        manifest,
+    };
+    let settings = serde_json::to_vec(settings).map_err(|_| StoreError::Corrupt { what: "setting" })?;
+    data.db.write(|t| {
+        Record::RunStarted { run: &run.id.to_string() }.append(t, clock.now())?;
+        set_meta(t, META_IDENTITY, &identity)?;
+        set_meta(t, META_SECRET, &secret_key)?;
+        set_meta(t, META_POOL, pool_blob.as_bytes())?;
+        set_meta(t, META_MANIFEST, &run.manifest.to_bytes())?;
+        set_meta(t, META_SETTINGS, &settings)?;
+        let body = &run.manifest.body;
+        for blob in [body.model_config, body.initial_checkpoint, body.training_data] {
+            tables::publish(t, &blob)?;
+        }
+        Ok::<_, StoreError>(())
+    })?;
+    Ok(run)
+}
+
+fn read_file(key: &'static str, path: Option<&Path>) -> Result<Vec<u8>, CoordinatorError> {
+    let path = path.ok_or(CoordinatorError::MissingSetting { key })?;
+    std::fs::read(path).map_err(|source| CoordinatorError::Unreadable { path: path.display().to_string(), source })
+}
+
+fn check(settings: &RunSettings) -> Result<(), CoordinatorError> {
+    let bad = |key, value: &dyn ToString, problem: &str| {
+        Err(CoordinatorError::BadSetting { key, value: value.to_string(), problem: problem.into() })
+    };
+    let (held_out, timing, reward) = (&settings.held_out, &settings.timing, &settings.reward);
+    if settings.name.is_empty() || settings.name.len() > MAX_NAME_BYTES {
+        return bad("name", &settings.name, "a name has 1 to 64 bytes");
+    }
+    if held_out.windows_per_round == 0 || held_out.windows_per_round > held_out.block_windows {
+        return bad("held_out.windows_per_round", &held_out.windows_per_round, "1 ..= held_out.block_windows");
+    }
+    if held_out.window_tokens < 2 {
+        return bad("held_out.window_tokens", &held_out.window_tokens, "a window needs two tokens at least");
+    }
+    if held_out.rounds.checked_mul(held_out.block_windows).is_none_or(|windows| windows == 0) {
+        return bad("held_out.rounds", &held_out.rounds, "at least 1, and no more than 2³² windows in all");
+    }
+    if timing.commit_ms == 0 || timing.upload_ms <= timing.commit_ms {
+        return bad("timing.upload_ms", &timing.upload_ms, "it must be later than timing.commit_ms, which can't be 0");
+    }
+    if timing.max_contributions == 0 {
+        return bad("timing.max_contributions", &timing.max_contributions, "a round needs at least one");
+    }
+    if !(1..=MAX_TRANCHES).contains(&reward.tranches) {
+        return bad("reward.tranches", &reward.tranches, "1 ..= 10");
+    }
+    let cltv = crate::ln::MIN_FINAL_CLTV_BLOCKS..=crate::ln::MAX_HOLD_CLTV_BLOCKS;
+    if !cltv.contains(&reward.hold_blocks) {
+        return bad("reward.hold_blocks", &reward.hold_blocks, "42 ..= 1000");
+    }
+    let unit = crate::protocol::reward::tranche_amounts(reward).first().map_or(0, |unit| unit.msat());
+    if unit < 1_000 {
+        return bad("reward.pool_msat", &reward.pool_msat.msat(), "the smallest tranche must be 1 sat at least");
+    }
+    Ok(())
+}
+
+fn check_lengths(settings: &RunSettings, model: &LlamaConfig) -> Result<(), CoordinatorError> {
+    let longest = model.max_position_embeddings as u64;
+    let lengths = [
+        ("held_out.window_tokens", settings.held_out.window_tokens - 1),
+        ("training.sequence_tokens", settings.training.sequence_tokens),
+    ];
+    for (key, tokens) in lengths {
+        if u64::from(tokens) > longest {
+            let problem = format!("the model takes {longest} tokens");
+            return Err(CoordinatorError::BadSetting { key, value: tokens.to_string(), problem });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_setting_is_named() {
+        let before = RunSettings::default();
+        let bytes = serde_json::to_vec(&before).expect("JSON");
+        assert!(refuse_changes(&bytes, &before).is_ok());
+        let mut now = before;
+        now.timing.upload_ms += 1;
+        let error = refuse_changes(&bytes, &now).expect_err("refused").to_string();
+        assert!(error.contains("timing.upload_ms") && error.contains("720001"), "{error}");
+    }
+}
