@@ -83,6 +83,8 @@ pub enum RunEvent {
         loss_after: Score,
         /// Tokens that the losses are summed over.
         predicted_tokens: u64,
+        /// When.
+        closed_ms: UnixMs,
         /// Digest of its body.
         transcript: Blake3Hash,
         /// The next round's.
@@ -364,6 +366,7 @@ impl Coordinator {
                 loss_before: judgement.loss_before,
                 loss_after: judgement.loss_after,
                 predicted_tokens,
+                closed_ms: row.state.closed_ms.unwrap_or_default(),
                 transcript,
                 next_checkpoint,
                 contributions: status::contributions(&row.state, &documents),

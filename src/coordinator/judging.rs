@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::judge::{HeldOutBatch, Pool, RoundInput, Submission, judge_round};
+use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::ids::ContributionId;
 use crate::protocol::manifest::RunManifest;
 use crate::protocol::reward;
@@ -80,4 +82,47 @@ pub(super) fn check(request: &JudgeRequest, judgement: &Judgement) -> Result<Vec
         return Err(format!("{total_msat} msat are more than the round's pool"));
     }
     Ok(paid)
+}
+
+/// The judge in DF32: the same bits on every machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Df32Judge {
+    pool: Pool,
+}
+
+impl Df32Judge {
+    /// Judges on `pool`. Run the judge's self-test first.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+}
+
+impl Judge for Df32Judge {
+    fn judge(&self, request: &JudgeRequest) -> Result<Judgement, String> {
+        let text = |error: &dyn fmt::Display| error.to_string();
+        let config = LlamaConfig::from_json(&request.model_config).map_err(|e| text(&e))?;
+        let start = Checkpoint::from_safetensors(config.clone(), &request.start).map_err(|e| text(&e))?;
+        let held_out = HeldOutBatch::new(&config, request.held_out.clone()).map_err(|e| text(&e))?;
+        let submissions = request.submissions.iter();
+        let submissions =
+            submissions.map(|(id, payload)| Submission { contribution: *id, payload: payload.as_deref() });
+        let submissions: Vec<Submission<'_>> = submissions.collect();
+        let manifest = &request.manifest;
+        let input = RoundInput {
+            start: &start,
+            codec: &manifest.codec,
+            judge: &manifest.judge,
+            reward: &manifest.reward,
+            held_out: &held_out,
+            submissions: &submissions,
+        };
+        let judged = judge_round(&input, self.pool, &mut |progress| tracing::info!(?progress, "judging"));
+        let judged = judged.map_err(|e| text(&e))?;
+        Ok(Judgement {
+            loss_before: judged.loss_before,
+            loss_after: judged.loss_after,
+            verdicts: judged.verdicts,
+            next_checkpoint: judged.next.to_safetensors(),
+        })
+    }
 }
