@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::Transaction;
 use serde::Serialize;
 
 use super::error::CoordinatorError;
@@ -20,7 +19,7 @@ use crate::protocol::sign::Signed;
 use crate::protocol::statements::RoundOpening;
 use crate::store::blobs::Blobs;
 use crate::store::coordinator as tables;
-use crate::store::database::Database;
+use crate::store::database::{Connection, Database, Transaction};
 use crate::store::{StoreError, events, ledger};
 
 /// What the event log holds.
@@ -50,7 +49,7 @@ pub(super) enum Record<'a> {
 }
 
 impl Record<'_> {
-    pub(super) fn append(&self, db: &rusqlite::Connection, now: UnixMs) -> Result<events::EventSequence, StoreError> {
+    pub(super) fn append(&self, db: &Connection, now: UnixMs) -> Result<events::EventSequence, StoreError> {
         let body = serde_json::to_string(self).map_err(|_| StoreError::Corrupt { what: "event that is not JSON" })?;
         events::append(db, now, &body)
     }

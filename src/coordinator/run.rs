@@ -20,7 +20,7 @@ use crate::protocol::transcript::RevealedWindow;
 use crate::store::StoreError;
 use crate::store::blobs::{self, Blobs};
 use crate::store::coordinator::{self as tables, meta, set_meta};
-use crate::store::database::{CommitObserver, Database};
+use crate::store::database::{CommitObserver, Connection, Database};
 
 /// The manifest as a file, for auditors who read the folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -171,7 +171,7 @@ fn read(data: &DataFolder) -> Result<Run, CoordinatorError> {
     })
 }
 
-fn secret_bytes(db: &rusqlite::Connection, name: &str) -> Result<[u8; 32], StoreError> {
+fn secret_bytes(db: &Connection, name: &str) -> Result<[u8; 32], StoreError> {
     let bytes = meta(db, name)?.and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or(StoreError::Corrupt { what: "secret of the run" })
 }
