@@ -1,5 +1,6 @@
 //! HTTP: the coordinator's server and the client. Logic lives elsewhere.
 
+pub mod client;
 pub mod server;
 
 #[cfg(test)]
