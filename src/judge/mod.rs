@@ -10,6 +10,7 @@ mod forward;
 mod held_out;
 mod outer;
 mod overlap;
+pub mod replay;
 mod round;
 mod self_test;
 

@@ -298,8 +298,7 @@ mod tests {
         assert_eq!(rejection(&verdicts[4]), &Rejection::GainTooSmall);
         assert!(verdicts[4].gain.is_some_and(|gain| gain.0 < 0) && verdicts[4].loss_after.is_some());
         assert!(matches!(verdicts[5].outcome, Outcome::Accepted { .. }));
-        for place in 1..4 {
-            let verdict = &verdicts[place];
+        for verdict in &verdicts[1..4] {
             assert_eq!((verdict.loss_after, verdict.gain, verdict.clip), (None, None, None));
         }
         assert!(judged.loss_after < judged.loss_before);

@@ -100,7 +100,7 @@ pub(super) fn sample_update(layout: &Layout, seed: u64) -> SparseUpdate {
     let tensor = |spec: &crate::model::TensorSpec| {
         let mut level = || ((random(&mut state) >> 40) as i32 - (1 << 23)) as f32 / (1u32 << 29) as f32;
         let levels = [level(), level(), level(), level()].map(f32::to_bits);
-        let indices: Vec<u32> = (0..spec.numel() as u32).filter(|_| random(&mut state) % 4 == 0).collect();
+        let indices: Vec<u32> = (0..spec.numel() as u32).filter(|_| random(&mut state).is_multiple_of(4)).collect();
         let codes = indices.iter().map(|_| (random(&mut state) % 4) as u8).collect();
         SparseTensor { levels, indices, codes }
     };
