@@ -1,12 +1,10 @@
 //! Configuration: defaults < file < `L402T_*` < flag. The only place that reads the environment.
 //!
-//! Unknown keys are errors. Secrets are never in the file itself: a key that needs one holds a [`SecretRef`].
+//! Unknown keys are errors. Secrets are never in the file itself: a key that needs one names the file that holds it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 const PREFIX: &str = "L402T_";
@@ -140,14 +138,6 @@ pub enum ConfigError {
     Variable {
         /// Which.
         name: String,
-        /// What is wrong.
-        detail: String,
-    },
-    /// A secret reference that leads nowhere.
-    #[error("the secret {reference} can't be read: {detail}")]
-    Secret {
-        /// The reference, which is no secret itself.
-        reference: String,
         /// What is wrong.
         detail: String,
     },
@@ -289,54 +279,6 @@ fn insert(table: &mut toml::Table, path: &[String], value: toml::Value) {
     }
 }
 
-/// Where a secret is: `env:NAME` or `file:PATH`. Never the secret itself.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SecretRef(String);
-
-impl TryFrom<String> for SecretRef {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text.starts_with("env:") || text.starts_with("file:") {
-            Ok(Self(text))
-        } else {
-            // The text is not repeated: it may be the secret.
-            Err("a secret is given as env:NAME or file:PATH, never in the configuration itself".to_owned())
-        }
-    }
-}
-
-impl From<SecretRef> for String {
-    fn from(reference: SecretRef) -> String {
-        reference.0
-    }
-}
-
-impl fmt::Debug for SecretRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl SecretRef {
-    /// Reads the secret; a file's trailing line break is left out.
-    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    pub fn resolve(&self) -> Result<SecretString, ConfigError> {
-        let refused = |detail: String| ConfigError::Secret { reference: self.0.clone(), detail };
-        let text = match (self.0.strip_prefix("env:"), self.0.strip_prefix("file:")) {
-            (Some(name), _) => std::env::var(name).map_err(|error| refused(error.to_string()))?,
-            (None, Some(path)) => std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?,
-            (None, None) => return Err(refused("it is neither env:NAME nor file:PATH".to_owned())),
-        };
-        let text = text.trim_end_matches(['\r', '\n']);
-        if text.is_empty() {
-            return Err(refused("it is empty".to_owned()));
-        }
-        Ok(SecretString::from(text.to_owned()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -390,23 +332,5 @@ mod tests {
     fn a_text_setting_may_look_like_a_number() {
         let config = load("", &[("L402T_PEER_COORDINATOR", "8402")]).expect("valid");
         assert_eq!(config.peer.coordinator.as_deref(), Some("8402"));
-    }
-
-    #[test]
-    fn a_secret_in_the_configuration_is_refused_without_repeating_it() {
-        let error = SecretRef::try_from("hunter2".to_owned()).expect_err("refused");
-        assert!(!error.contains("hunter2"));
-    }
-
-    #[test]
-    fn a_secret_file_loses_its_line_break_only() {
-        use secrecy::ExposeSecret;
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("secret");
-        std::fs::write(&path, " a b \n").expect("written");
-        let reference = SecretRef::try_from(format!("file:{}", path.display())).expect("a reference");
-        assert_eq!(reference.resolve().expect("read").expose_secret(), " a b ");
-        std::fs::write(&path, "\n").expect("written");
-        assert!(reference.resolve().is_err());
     }
 }

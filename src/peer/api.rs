@@ -50,8 +50,8 @@ pub enum TicketOffer {
     PaymentRequired(ChallengeParams),
 }
 
-/// Told how a download goes: bytes so far, bytes in all if known.
-pub type DownloadProgress<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
+/// Told how a download goes: bytes so far, bytes in all.
+pub type DownloadProgress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
 /// The coordinator's API.
 #[async_trait]
@@ -76,18 +76,12 @@ pub trait CoordinatorApi: Send + Sync + std::fmt::Debug {
     async fn submit_invoices(&self, submission: &Signed<InvoiceSubmission>) -> Result<ContributionView, ApiFailure>;
 
     /// Hands in the payload.
-    async fn upload(&self, contribution: ContributionId, payload: Vec<u8>) -> Result<ContributionView, ApiFailure>;
+    async fn upload(&self, contribution: ContributionId, payload: &[u8]) -> Result<ContributionView, ApiFailure>;
 
     /// A contribution.
     async fn contribution(&self, contribution: ContributionId) -> Result<ContributionView, ApiFailure>;
 
-    /// Downloads a blob to `path`, going on where an earlier attempt stopped. The file is there only once its digest is
-    /// right.
-    async fn download(
-        &self,
-        blob: Blake3Hash,
-        path: &Path,
-        max_bytes: u64,
-        progress: DownloadProgress<'_>,
-    ) -> Result<(), ApiFailure>;
+    /// Downloads a blob to `path` unless it is there, going on where an earlier attempt stopped. The file is there only
+    /// once its digest is right.
+    async fn download(&self, blob: Blake3Hash, path: &Path, progress: DownloadProgress<'_>) -> Result<(), ApiFailure>;
 }

@@ -244,7 +244,7 @@ impl Session {
         if !self.all_locked(&offer).await? {
             return self.give_up_unless_uploaded(entry, offer, "the reward is not locked any more", opening).await;
         }
-        match self.patiently(doing, || self.parts.api.upload(entry.contribution, payload.clone())).await {
+        match self.patiently(doing, || self.parts.api.upload(entry.contribution, &payload)).await {
             Ok(_) => {
                 let bytes = entry.commitment.body.payload_bytes;
                 self.emit(&PeerEvent::Uploaded {

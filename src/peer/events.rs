@@ -37,8 +37,8 @@ pub enum PeerEvent {
         doing: &'static str,
         /// So far.
         bytes: u64,
-        /// In all, where known.
-        total_bytes: Option<u64>,
+        /// In all.
+        total_bytes: u64,
     },
     /// Work on a round begins.
     RoundStarted {

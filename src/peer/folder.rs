@@ -62,26 +62,32 @@ impl DataFolder {
         outbox_in(&self.root, round)
     }
 
-    /// The trainer's state after the last decided contribution to a run.
-    pub fn state(&self, run: &RunId) -> PathBuf {
-        self.root.join("state").join(run.to_string())
+    /// Where trainers keep their state.
+    pub fn states(&self) -> PathBuf {
+        self.root.join("state")
     }
 
-    /// The trainer's state as it will be if the contribution to this round is accepted.
-    pub fn staged_state(&self, run: &RunId, round: RoundNumber) -> PathBuf {
-        self.root.join("state").join(format!("{run}.after-{round}"))
+    /// Keeps of a run's states only those that `keep` wants; other runs' stay. Each state may be several files.
+    pub fn keep_states(&self, run: &RunId, keep: impl Fn(StateName) -> bool) -> Result<(), PeerError> {
+        for (name, path) in list(&self.states())? {
+            let parsed = name.strip_prefix(&run.to_string()).and_then(StateName::parse);
+            if parsed.is_some_and(|state| !keep(state)) {
+                remove_if_there(&path)?;
+            }
+        }
+        Ok(())
     }
 
-    /// Every staged state.
-    pub fn staged_states(&self) -> Result<Vec<(RunId, RoundNumber, PathBuf)>, PeerError> {
-        let files = list(&self.root.join("state"))?;
-        Ok(files
-            .into_iter()
-            .filter_map(|(name, path)| {
-                let (run, round) = name.split_once(".after-")?;
-                Some((run.parse().ok()?, RoundNumber(round.parse().ok()?), path))
-            })
-            .collect())
+    /// Keeps only these payloads, and what is published of this round.
+    pub fn keep_payloads(&self, payloads: &[Blake3Hash], published: RoundNumber) -> Result<(), PeerError> {
+        let mut keep: Vec<PathBuf> = payloads.iter().map(|payload| self.payload(payload)).collect();
+        keep.push(self.outbox(published));
+        for (_, path) in list(&self.root.join("outbox"))? {
+            if !keep.contains(&path) {
+                remove_if_there(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the blobs that are not needed any more; downloads under way are kept with what they become.
@@ -94,10 +100,36 @@ impl DataFolder {
         }
         Ok(())
     }
+}
 
-    /// The trainer's unfinished work on a round.
-    pub fn partial_state(&self, run: &RunId, round: RoundNumber) -> PathBuf {
-        self.root.join("state").join(format!("{run}.within-{round}"))
+/// A trainer's state, by what it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateName {
+    /// As it will be if the contribution to this round is accepted, and as it is from then on.
+    After(RoundNumber),
+    /// Of unfinished work on this round.
+    Within(RoundNumber),
+}
+
+impl StateName {
+    /// The name in the folder of states.
+    pub fn of(self, run: &RunId) -> String {
+        match self {
+            StateName::After(round) => format!("{run}.after-{round}"),
+            StateName::Within(round) => format!("{run}.within-{round}"),
+        }
+    }
+
+    /// From what follows the run in a file's name.
+    fn parse(rest: &str) -> Option<Self> {
+        let mut parts = rest.strip_prefix('.')?.split('.');
+        let (kind, round) = parts.next()?.split_once('-')?;
+        let round = RoundNumber(round.parse().ok()?);
+        match kind {
+            "after" => Some(StateName::After(round)),
+            "within" => Some(StateName::Within(round)),
+            _ => None,
+        }
     }
 }
 

@@ -208,6 +208,17 @@ impl Journal {
             .collect())
     }
 
+    /// The latest round of a run with an accepted contribution.
+    pub fn last_accepted(&self, run: RunId) -> Result<Option<RoundNumber>, JournalError> {
+        let round: Option<u32> = self.connection().query_row(
+            "SELECT MAX(round) FROM contribution
+             WHERE run = ?1 AND json_type(entry, '$.stage.closed.accepted') IS NOT NULL",
+            [run.to_string()],
+            |row| row.get(0),
+        )?;
+        Ok(round.map(RoundNumber))
+    }
+
     /// Every contribution, oldest first.
     pub fn entries(&self) -> Result<Vec<Entry>, JournalError> {
         let connection = self.connection();

@@ -4,11 +4,14 @@
 
 pub mod api;
 pub mod behaviour;
+pub mod cheats;
 mod checks;
 mod contribution;
 pub mod error;
 pub mod events;
 pub mod folder;
+#[cfg(feature = "torch")]
+pub mod honest;
 pub mod identity;
 pub mod journal;
 mod payments;

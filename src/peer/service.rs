@@ -29,7 +29,6 @@ impl Session {
     pub async fn serve(&self, trainer: &TrainerSlot, contributions: Option<u32>) -> Result<Summary, PeerError> {
         let before = self.journal.totals()?;
         let mut tally = Tally::default();
-        self.tidy()?;
         let view = self.run_view().await?;
         self.finish_old(view.current_round, &mut tally).await?;
         let mut done_with = None;
@@ -99,7 +98,7 @@ impl Session {
     fn close(&self, progress: Progress) -> Result<RoundEnd, PeerError> {
         match progress {
             Progress::Ended(entry, ending) => {
-                self.settle_files(&entry, &ending)?;
+                self.tidy(entry.round())?;
                 match &ending {
                     Ending::Accepted { .. } | Ending::Rejected { .. } => {}
                     Ending::Missed { reason } | Ending::NoTicket { reason } => self.tell_missed(entry.round(), reason),

@@ -18,8 +18,6 @@ pub struct PeerSettings {
     pub receipt_wait_ms: u64,
     /// Time between two looks at something that changes without a hint, in ms.
     pub poll_ms: u64,
-    /// The most bytes that a blob may have.
-    pub max_blob_bytes: u64,
 }
 
 impl Default for PeerSettings {
@@ -34,7 +32,6 @@ impl Default for PeerSettings {
             channel_wait_ms: 120_000,
             receipt_wait_ms: 600_000,
             poll_ms: 200,
-            max_blob_bytes: 64 << 30,
         }
     }
 }

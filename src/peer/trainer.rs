@@ -22,12 +22,14 @@ pub struct RoundWork {
     pub checkpoint: PathBuf,
     /// The training tokens.
     pub training_data: PathBuf,
-    /// The state after the last accepted contribution; not there on a fresh start. Only read.
-    pub state: PathBuf,
-    /// Where the state goes that holds if this contribution is accepted. Complete and synced before the work is returned.
-    pub staged_state: PathBuf,
-    /// Where unfinished work on this round may be kept, to go on with after an interruption.
-    pub partial_state: PathBuf,
+    /// Where states are; a state's files have its name and an extension.
+    pub state_folder: PathBuf,
+    /// The state after the last accepted contribution; `None` before the first. Only read.
+    pub state: Option<String>,
+    /// The state that holds if this contribution is accepted. Complete and synced before the work is returned.
+    pub staged_state: String,
+    /// Unfinished work on this round, to go on with after an interruption.
+    pub partial_state: String,
 }
 
 /// An inner step is done.

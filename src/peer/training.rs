@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::PeerError;
 use super::events::{EventSink, PeerEvent};
-use super::folder;
+use super::folder::{self, StateName};
 use super::session::{CoordinatorClock, Session};
-use super::stage::{Ending, Entry, Stage};
+use super::stage::{Entry, Stage};
 use super::trainer::{LocalUpdate, Onlooker, RoundWork, StepReport, TrainerSlot};
 use crate::clock::Stopwatch;
 use crate::protocol::api::RoundView;
@@ -60,7 +60,6 @@ impl Session {
             stage: Stage::Trained,
         };
         self.save(&entry, &[])?;
-        folder::remove_if_there(&self.parts.folder.partial_state(&self.run, opening.round))?;
         Ok(Some(entry))
     }
 
@@ -68,6 +67,7 @@ impl Session {
     async fn prepare(&self, opening: &RoundOpening) -> Result<RoundWork, PeerError> {
         let folder = &self.parts.folder;
         let (run, round) = (&self.run, opening.round);
+        self.tidy(round)?;
         let work = RoundWork {
             manifest: self.manifest.clone(),
             round,
@@ -75,24 +75,21 @@ impl Session {
             model_config: self.blob("download the model's configuration", self.manifest.model_config).await?,
             training_data: self.blob("download the training data", self.manifest.training_data).await?,
             checkpoint: self.blob("download the checkpoint", opening.checkpoint).await?,
-            state: folder.state(run),
-            staged_state: folder.staged_state(run, round),
-            partial_state: folder.partial_state(run, round),
+            state_folder: folder.states(),
+            state: self.journal.last_accepted(*run)?.map(|accepted| StateName::After(accepted).of(run)),
+            staged_state: StateName::After(round).of(run),
+            partial_state: StateName::Within(round).of(run),
         };
         folder.keep_blobs(&[self.manifest.model_config, self.manifest.training_data, opening.checkpoint])?;
         Ok(work)
     }
 
-    /// A blob's file, downloaded once. A file under a blob's name was verified when it was put there.
+    /// A blob's file, downloaded once.
     async fn blob(&self, doing: &'static str, hash: Blake3Hash) -> Result<PathBuf, PeerError> {
         let path = self.parts.folder.blob(&hash);
-        if path.exists() {
-            return Ok(path);
-        }
         let events = self.parts.events.clone();
         let progress = move |bytes, total_bytes| events.emit(&PeerEvent::Download { doing, bytes, total_bytes });
-        let max_bytes = self.parts.settings.max_blob_bytes;
-        let done = self.patiently(doing, || self.parts.api.download(hash, &path, max_bytes, &progress)).await;
+        let done = self.patiently(doing, || self.parts.api.download(hash, &path, &progress)).await;
         done.map_err(|failure| self.failed(doing, failure))?;
         Ok(path)
     }
@@ -118,47 +115,23 @@ impl Session {
         trained.unwrap_or_else(|error| Err(PeerError::Training(error.to_string())))
     }
 
-    /// Once a contribution has ended: the trainer's state becomes what the verdict says, and the payload goes.
-    pub(super) fn settle_files(&self, entry: &Entry, ending: &Ending) -> Result<(), PeerError> {
-        let files = &self.parts.folder;
-        let staged = files.staged_state(&entry.run(), entry.round());
-        match ending {
-            // Not over the state of a later round, which may have been decided first.
-            Ending::Accepted { .. } if staged.exists() && !self.accepted_after(entry)? => {
-                folder::rename_durably(&staged, &files.state(&entry.run()))?;
-            }
-            // An update that is not in the next checkpoint was never sent, as far as error feedback goes.
-            Ending::Accepted { .. }
-            | Ending::Rejected { .. }
-            | Ending::FeeUnpaid { .. }
-            | Ending::NoTicket { .. }
-            | Ending::Missed { .. } => folder::remove_if_there(&staged)?,
-        }
-        folder::remove_if_there(&files.payload(&entry.commitment.body.payload))?;
-        folder::remove_if_there(&files.outbox(entry.round()))
-    }
-
-    fn accepted_after(&self, entry: &Entry) -> Result<bool, PeerError> {
-        Ok(self.journal.entries()?.iter().any(|other| {
-            other.run() == entry.run()
-                && other.round() > entry.round()
-                && matches!(other.stage, Stage::Closed(Ending::Accepted { .. }))
-        }))
-    }
-
-    /// On start: files of contributions that ended just before a crash, and of training that never came to a commitment.
-    pub(super) fn tidy(&self) -> Result<(), PeerError> {
-        for entry in self.journal.entries()? {
-            if let Stage::Closed(ending) = &entry.stage {
-                self.settle_files(&entry, ending)?;
-            }
-        }
-        for (run, round, path) in self.parts.folder.staged_states()? {
-            if run == self.run && self.journal.entry(run, round)?.is_none() {
-                folder::remove_if_there(&path)?;
-            }
-        }
-        Ok(())
+    /// Removes what no contribution needs any more. `current` is the round that is being worked on.
+    ///
+    /// The state after a round is kept while its contribution is undecided, and then if it is the latest accepted one: an
+    /// update that is not in the next checkpoint was never sent, as far as error feedback goes.
+    pub(super) fn tidy(&self, current: RoundNumber) -> Result<(), PeerError> {
+        let folder = &self.parts.folder;
+        let unfinished = self.journal.unfinished(None)?;
+        let payloads: Vec<Blake3Hash> = unfinished.iter().map(|entry| entry.commitment.body.payload).collect();
+        folder.keep_payloads(&payloads, current)?;
+        let accepted = self.journal.last_accepted(self.run)?;
+        let undecided: Vec<RoundNumber> =
+            unfinished.iter().filter(|entry| entry.run() == self.run).map(Entry::round).collect();
+        let committed = self.journal.entry(self.run, current)?.is_some();
+        folder.keep_states(&self.run, |state| match state {
+            StateName::After(round) => Some(round) == accepted || undecided.contains(&round),
+            StateName::Within(round) => round == current && !committed,
+        })
     }
 }
 

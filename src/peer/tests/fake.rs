@@ -385,13 +385,13 @@ impl CoordinatorApi for FakeCoordinator {
         self.view(id)
     }
 
-    async fn upload(&self, id: ContributionId, payload: Vec<u8>) -> Result<ContributionView, ApiFailure> {
+    async fn upload(&self, id: ContributionId, payload: &[u8]) -> Result<ContributionView, ApiFailure> {
         let view = self.view(id)?;
         if view.state == ContributionState::Settling {
             return Err(refused("already_uploaded"));
         }
         assert_eq!(view.state, ContributionState::Locked, "no payload before the reward is locked");
-        assert_eq!(Blake3Hash::of(&payload), self.known()[&id].commitment.body.payload);
+        assert_eq!(Blake3Hash::of(payload), self.known()[&id].commitment.body.payload);
         self.judge(id);
         self.next_round(view.round);
         self.view(id)
@@ -405,7 +405,6 @@ impl CoordinatorApi for FakeCoordinator {
         &self,
         _blob: Blake3Hash,
         path: &Path,
-        _max_bytes: u64,
         _progress: DownloadProgress<'_>,
     ) -> Result<(), ApiFailure> {
         std::fs::write(path, b"blob").map_err(|source| ApiFailure::Disk { path: path.to_path_buf(), source })

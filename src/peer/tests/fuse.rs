@@ -144,7 +144,7 @@ impl CoordinatorApi for Fused<dyn CoordinatorApi> {
         fused!(self, self.inner.submit_invoices(submission))
     }
 
-    async fn upload(&self, contribution: ContributionId, payload: Vec<u8>) -> Result<ContributionView, ApiFailure> {
+    async fn upload(&self, contribution: ContributionId, payload: &[u8]) -> Result<ContributionView, ApiFailure> {
         fused!(self, self.inner.upload(contribution, payload))
     }
 
@@ -152,13 +152,7 @@ impl CoordinatorApi for Fused<dyn CoordinatorApi> {
         fused!(self, self.inner.contribution(contribution))
     }
 
-    async fn download(
-        &self,
-        blob: Blake3Hash,
-        path: &Path,
-        max_bytes: u64,
-        progress: DownloadProgress<'_>,
-    ) -> Result<(), ApiFailure> {
-        fused!(self, self.inner.download(blob, path, max_bytes, progress))
+    async fn download(&self, blob: Blake3Hash, path: &Path, progress: DownloadProgress<'_>) -> Result<(), ApiFailure> {
+        fused!(self, self.inner.download(blob, path, progress))
     }
 }

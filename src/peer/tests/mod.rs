@@ -32,7 +32,8 @@ struct NoTraining;
 
 impl LocalTrainer for NoTraining {
     fn contribute(&mut self, work: &RoundWork, _: &mut dyn Onlooker) -> Result<Option<LocalUpdate>, PeerError> {
-        super::folder::write_durably(&work.staged_state, format!("after {}", work.round).as_bytes())?;
+        let staged = work.state_folder.join(format!("{}.0", work.staged_state));
+        super::folder::write_durably(&staged, format!("after {}", work.round).as_bytes())?;
         Ok(Some(LocalUpdate { payload: format!("update {}", work.round).into_bytes(), dense_bytes: 4_096 }))
     }
 }
@@ -114,8 +115,9 @@ impl Stage {
     }
 }
 
-fn outbox_is_empty(data: &Path) -> bool {
-    std::fs::read_dir(data.join("outbox")).expect("there").next().is_none()
+fn files_in(folder: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(folder).expect("there");
+    files.map(|file| file.expect("read").file_name().into_string().expect("text")).collect()
 }
 
 #[tokio::test]
@@ -129,7 +131,7 @@ async fn accepted_work_is_paid_in_part_and_rejected_work_is_not() {
     assert_eq!(summary.fee_msat, Msat::new(3 * FEE.msat()));
     stage.check_the_books().await;
     assert_eq!(stage.state().as_deref(), Some("after 2"));
-    assert!(outbox_is_empty(stage.data.path()));
+    assert_eq!(files_in(&stage.data.path().join("outbox")), ["round-2.update"]);
     let locked = events.iter().position(|event| matches!(event, PeerEvent::Locked { .. })).expect("locked");
     let uploaded = events.iter().position(|event| matches!(event, PeerEvent::Uploaded { .. })).expect("uploaded");
     assert!(locked < uploaded);

@@ -1,0 +1,160 @@
+//! Peers that want to be paid for nothing, for the demo and the tests: real participants with worthless updates.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::PeerError;
+use super::folder;
+use super::trainer::{LocalTrainer, LocalUpdate, Onlooker, RoundWork};
+use crate::model::LlamaConfig;
+use crate::protocol::codec::{self, SparseTensor, SparseUpdate, TensorShape, kept, tiles};
+
+/// How often the copycat looks whether its victim has committed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// −2⁻⁸, −2⁻⁹, 2⁻⁹, 2⁻⁸: about what an honest update has.
+const LEVELS: codec::Levels = [0xbb80_0000, 0xbb00_0000, 0x3b00_0000, 0x3b80_0000];
+
+const RANDOM: &str = "l402t demo garbage update v1";
+
+/// So many pairs of values does a copy exchange.
+const ALTERED_PAIRS: usize = 8;
+
+fn failed(error: impl std::fmt::Display) -> PeerError {
+    PeerError::Training(error.to_string())
+}
+
+fn shapes_of(work: &RoundWork) -> Result<Vec<TensorShape>, PeerError> {
+    let bytes = std::fs::read(&work.model_config);
+    let bytes = bytes.map_err(|error| PeerError::io("read", &work.model_config, error))?;
+    Ok(LlamaConfig::from_json(&bytes).map_err(failed)?.layout().shapes())
+}
+
+fn encoded(work: &RoundWork, shapes: &[TensorShape], update: &SparseUpdate) -> Result<LocalUpdate, PeerError> {
+    let payload = codec::encode(&work.manifest.codec, shapes, update).map_err(failed)?;
+    let dense_bytes = shapes.iter().map(|shape| 4 * shape.numel()).sum();
+    Ok(LocalUpdate { payload, dense_bytes })
+}
+
+/// Contributes random values in random places, in the right format.
+#[derive(Clone, Copy, Debug)]
+pub struct Garbage;
+
+impl LocalTrainer for Garbage {
+    fn contribute(&mut self, work: &RoundWork, _: &mut dyn Onlooker) -> Result<Option<LocalUpdate>, PeerError> {
+        let shapes = shapes_of(work)?;
+        let mut seed = work.peer.as_bytes().to_vec();
+        seed.extend_from_slice(&work.round.0.to_le_bytes());
+        let mut dice = Dice(blake3::Hasher::new_derive_key(RANDOM).update(&seed).finalize_xof());
+        let tensors = shapes.iter().map(|shape| random_tensor(work, *shape, &mut dice)).collect();
+        encoded(work, &shapes, &SparseUpdate { tensors }).map(Some)
+    }
+}
+
+fn random_tensor(work: &RoundWork, shape: TensorShape, dice: &mut Dice) -> SparseTensor {
+    let mut tensor = SparseTensor::default();
+    for tile in tiles(shape, &work.manifest.codec) {
+        let count = kept(&work.manifest.codec, tile.numel());
+        tensor.indices.extend(dice.choose(count, tile.numel()).into_iter().map(|position| tile.flat(position)));
+        tensor.codes.extend((0..count).map(|_| dice.below(4) as u8));
+    }
+    for (code, level) in LEVELS.into_iter().enumerate() {
+        // A code that doesn't occur has level 0.
+        let occurs = tensor.codes.iter().any(|found| usize::from(*found) == code);
+        tensor.levels[code] = if occurs { level } else { 0 };
+    }
+    tensor
+}
+
+/// A seeded stream of numbers.
+struct Dice(blake3::OutputReader);
+
+impl Dice {
+    /// 0 .. `bound`, which is small enough for the remainder's bias not to matter here.
+    fn below(&mut self, bound: u32) -> u32 {
+        let mut bytes = [0; 4];
+        self.0.fill(&mut bytes);
+        u32::from_le_bytes(bytes) % bound.max(1)
+    }
+
+    /// `count` of the numbers 0 .. `bound`, ascending.
+    fn choose(&mut self, count: u32, bound: u32) -> Vec<u32> {
+        let mut numbers: Vec<u32> = (0..bound).collect();
+        for at in 0..count.min(bound) {
+            let other = at + self.below(bound - at);
+            numbers.swap(at as usize, other as usize);
+        }
+        numbers.truncate(count as usize);
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+/// Waits until another peer on this machine has committed, and contributes nearly the same.
+#[derive(Clone, Debug)]
+pub struct Copycat {
+    victim: PathBuf,
+}
+
+impl Copycat {
+    /// Copies the peer with this data folder.
+    pub fn of(victim: PathBuf) -> Self {
+        Self { victim }
+    }
+}
+
+impl LocalTrainer for Copycat {
+    fn contribute(&mut self, work: &RoundWork, onlooker: &mut dyn Onlooker) -> Result<Option<LocalUpdate>, PeerError> {
+        let path = folder::outbox_in(&self.victim, work.round);
+        let payload = loop {
+            match std::fs::read(&path) {
+                Ok(payload) => break payload,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(PeerError::io("read", &path, error)),
+            }
+            if onlooker.should_stop() {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        };
+        let shapes = shapes_of(work)?;
+        let mut update = codec::decode(&work.manifest.codec, &shapes, &payload).map_err(failed)?;
+        alter(&mut update);
+        encoded(work, &shapes, &update).map(Some)
+    }
+}
+
+/// Exchanges a few values, so that the bytes differ and the same codes still occur.
+fn alter(update: &mut SparseUpdate) {
+    for tensor in update.tensors.iter_mut().rev().take(ALTERED_PAIRS) {
+        let first = tensor.codes.first().copied();
+        if let Some(other) = tensor.codes.iter().position(|code| Some(*code) != first) {
+            tensor.codes.swap(0, other);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chosen_positions_are_distinct_and_ascend() {
+        let mut dice = Dice(blake3::Hasher::new_derive_key(RANDOM).finalize_xof());
+        for count in [0, 1, 64, 4_096] {
+            let chosen = dice.choose(count, 4_096);
+            assert_eq!(chosen.len(), count as usize);
+            assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]) && chosen.iter().all(|number| *number < 4_096));
+        }
+    }
+
+    #[test]
+    fn an_altered_copy_has_other_bytes_but_the_same_places() {
+        let tensor = SparseTensor { levels: LEVELS, indices: vec![1, 2, 3, 4], codes: vec![0, 1, 2, 3] };
+        let original = SparseUpdate { tensors: vec![tensor] };
+        let mut copy = original.clone();
+        alter(&mut copy);
+        assert_ne!(copy, original);
+        assert_eq!(copy.tensors[0].indices, original.tensors[0].indices);
+    }
+}
