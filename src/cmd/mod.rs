@@ -2,6 +2,7 @@
 
 mod context;
 mod failure;
+mod judge_pool;
 mod logging;
 mod stop;
 
