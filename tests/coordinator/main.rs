@@ -5,5 +5,6 @@ mod crash;
 mod fuse;
 mod judge;
 mod peer;
+mod refusals;
 mod rounds;
 mod world;
