@@ -15,7 +15,6 @@ pub mod honest;
 pub mod identity;
 pub mod journal;
 mod payments;
-mod remote;
 mod service;
 pub mod session;
 pub mod settings;
@@ -24,7 +23,7 @@ pub mod trainer;
 mod training;
 mod wallet;
 
-pub use checks::{Limits, check_run};
+pub use checks::Limits;
 
 #[cfg(test)]
 mod tests;

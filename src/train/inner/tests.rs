@@ -1,4 +1,5 @@
 use super::*;
+use crate::judge::{HeldOutBatch, Pool, Scorer};
 use crate::model::tokens::Tokens;
 use crate::protocol::ids::{PeerId, RoundNumber, RunId};
 use crate::train::state::StateFile;
@@ -130,6 +131,22 @@ fn the_loss_is_that_of_the_model_written_out_in_f64() {
 }
 
 #[test]
+fn libtorch_and_the_judge_agree_on_what_the_model_is() {
+    for tied in [true, false] {
+        let start = start(LlamaConfig { tie_word_embeddings: tied, ..config() });
+        let windows: Vec<Vec<u32>> = (0..6).map(|row| data().sequence(&assignment(3), 0, row).to_vec()).collect();
+        let batch = HeldOutBatch::new(&start.config, windows.clone()).expect("a batch");
+        let mut scorer = Scorer::new(&start.config, batch.predicted_per_window(), Pool::all_cores());
+        let score = scorer.loss(&start.weights, &batch).expect("finite");
+        let judged = score.0 as f64 / 2_f64.powi(32) / batch.predicted_tokens() as f64;
+        let mut trainer =
+            Trainer::new(start.config.clone(), start.layout.clone(), params(), options()).expect("a trainer");
+        let trained = trainer.mean_loss_nats(&start.weights, &windows).expect("a loss");
+        assert!((judged - trained).abs() < 1e-5 * judged, "tied {tied}: judge {judged}, libtorch {trained}");
+    }
+}
+
+#[test]
 fn the_first_step_is_the_one_of_the_paper() {
     // With moments of zero AdamW's first step is lr · sign(g), after the decay of matrices, when |g| ≫ ε.
     let mut setting = Setting::new();
@@ -213,12 +230,10 @@ struct Interrupt<'a> {
     after_steps: u32,
     cancel: &'a AtomicBool,
     file: StateFile<Snapshot>,
-    losses: Vec<f64>,
 }
 
 impl Observer for Interrupt<'_> {
     fn step(&mut self, report: &StepReport) {
-        self.losses.push(report.loss_nats);
         if report.finished_steps == self.after_steps {
             self.cancel.store(true, Ordering::Relaxed);
         }
@@ -236,7 +251,7 @@ fn a_round_resumed_from_disk_ends_with_the_bits_of_one_that_was_never_interrupte
     for after_steps in [1, 5, 7, 11] {
         let folder = tempfile::tempdir().expect("folder");
         let (file, _) = StateFile::open(folder.path(), "round").expect("opened");
-        let mut interrupt = Interrupt { after_steps, cancel: &setting.cancel, file, losses: Vec::new() };
+        let mut interrupt = Interrupt { after_steps, cancel: &setting.cancel, file };
         let stopped = setting.trainer().train(&setting.job(), setting.fresh(), &mut interrupt);
         assert!(matches!(stopped, Err(TrainError::Cancelled { next_step }) if next_step == after_steps));
         setting.cancel.store(false, Ordering::Relaxed);
