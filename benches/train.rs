@@ -1,11 +1,14 @@
-//! The inner loop on the demo's model and corpus: time a step, and predicted tokens a second, on one thread.
+//! The inner loop in libtorch.
+//!
+//! `cargo bench --bench train`. The items counted are predicted tokens.
 
-use std::num::NonZeroI32;
+mod model;
+
 use std::sync::atomic::AtomicBool;
 
+use divan::Bencher;
 use divan::counter::ItemsCount;
-use l402t::model::tokens::{BYTE_VOCAB, Tokens};
-use l402t::model::{Checkpoint, LlamaConfig};
+use l402t::model::tokens::Tokens;
 use l402t::protocol::amount::Ppm;
 use l402t::protocol::ids::{PeerId, RoundNumber, RunId};
 use l402t::protocol::manifest::TrainingParams;
@@ -13,53 +16,55 @@ use l402t::train::data::{Assignment, TrainingData};
 use l402t::train::inner::{Begin, InnerLoop, Precision, Trainer, TrainerOptions};
 use l402t::train::state::OptimiserState;
 
-const MODEL: &[u8] = include_bytes!("../examples/models/tiny.json");
-const TEXT: &[u8] = include_bytes!("../examples/corpus/king-james-bible.txt");
+const STEPS: u32 = 2;
+const BATCH: u32 = 8;
+/// Predicted tokens of a sequence.
+const SEQUENCE_TOKENS: u32 = 128;
+const CORPUS: &[u8] = include_bytes!("../examples/corpus/king-james-bible.txt");
 
 fn main() {
     divan::main();
 }
 
-/// One optimiser step of 16 sequences of 128 tokens.
-fn one_step() -> TrainingParams {
+fn params() -> TrainingParams {
+    let ppm = |value| Ppm::new(value).expect("at most one");
     TrainingParams {
-        inner_steps: 1,
-        micro_batch: 16,
+        inner_steps: STEPS,
+        micro_batch: BATCH,
         gradient_accumulation: 1,
-        sequence_tokens: 128,
-        learning_rate_nano: 3_000_000,
+        sequence_tokens: SEQUENCE_TOKENS,
+        learning_rate_nano: 1_000_000,
         warmup_steps: 0,
-        beta1_ppm: Ppm::new(900_000).expect("in range"),
-        beta2_ppm: Ppm::new(950_000).expect("in range"),
-        weight_decay_ppm: Ppm::new(100_000).expect("in range"),
+        beta1_ppm: ppm(900_000),
+        beta2_ppm: ppm(950_000),
+        weight_decay_ppm: ppm(100_000),
         clip_norm_micro: 1_000_000,
-        error_feedback_decay_ppm: Ppm::new(950_000).expect("in range"),
+        error_feedback_decay_ppm: ppm(950_000),
     }
 }
 
-#[divan::bench(args = [Precision::F32, Precision::Bf16], sample_count = 20)]
-fn inner_step(bencher: divan::Bencher<'_, '_>, precision: Precision) {
-    let params = one_step();
-    let tokens = Tokens::from_text(TEXT, BYTE_VOCAB).expect("the corpus is text");
-    let data = TrainingData::new(tokens, params.sequence_tokens).expect("the corpus is long enough");
-    let start = Checkpoint::init(LlamaConfig::from_json(MODEL).expect("the demo's model"), [1; 32]);
-    let options = TrainerOptions { precision, threads: NonZeroI32::new(1), ..TrainerOptions::default() };
-    let mut trainer =
-        Trainer::new(start.config.clone(), start.layout.clone(), params, options).expect("settings that train");
+fn steps(bencher: Bencher, precision: Precision) {
+    let start = model::checkpoint(1);
+    let data = TrainingData::new(Tokens::from_text(CORPUS, 256).expect("text"), SEQUENCE_TOKENS).expect("enough");
+    let options = TrainerOptions { precision, ..TrainerOptions::default() };
+    let mut trainer = Trainer::new(start.config.clone(), start.layout.clone(), params(), options).expect("a trainer");
+    let assignment =
+        Assignment { run: RunId::from_bytes([1; 32]), round: RoundNumber(0), peer: PeerId::from_bytes([2; 32]) };
     let cancel = AtomicBool::new(false);
-    let job = InnerLoop {
-        assignment: Assignment {
-            run: RunId::from_bytes([0; 32]),
-            round: RoundNumber(0),
-            peer: PeerId::from_bytes([0; 32]),
-        },
-        start: &start,
-        data: &data,
-        snapshot_every_steps: None,
-        cancel: &cancel,
-    };
+    let job = InnerLoop { assignment, start: &start, data: &data, snapshot_every_steps: None, cancel: &cancel };
+    let tokens = ItemsCount::new(u64::from(STEPS * BATCH * SEQUENCE_TOKENS));
     bencher
-        .counter(ItemsCount::new(params.micro_batch * params.sequence_tokens))
+        .counter(tokens)
         .with_inputs(|| Begin::Fresh(OptimiserState::new(start.layout.numel)))
-        .bench_local_values(|begin| trainer.train(&job, begin, &mut ()).expect("trains"));
+        .bench_local_values(|begin| trainer.train(&job, begin, &mut ()).expect("trained"));
+}
+
+#[divan::bench(sample_count = 10)]
+fn two_inner_steps_in_fp32(bencher: Bencher) {
+    steps(bencher, Precision::F32);
+}
+
+#[divan::bench(sample_count = 10)]
+fn two_inner_steps_in_bf16(bencher: Bencher) {
+    steps(bencher, Precision::Bf16);
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::coordinator::settings::{ChannelSettings, RunSettings};
+
 const PREFIX: &str = "L402T_";
 
 /// Variables that stand for a global flag, not for a key of the file.
@@ -20,6 +22,10 @@ pub struct Config {
     pub log: LogConfig,
     /// `l402t coordinate`.
     pub coordinator: CoordinatorConfig,
+    /// The run that `l402t coordinate` starts. Fixed once it has started.
+    pub run: RunSettings,
+    /// The Lightning node of `l402t coordinate` and `l402t peer`.
+    pub lightning: LightningConfig,
     /// `l402t peer`.
     pub peer: PeerConfig,
 }
@@ -58,11 +64,99 @@ pub struct CoordinatorConfig {
     pub listen: String,
     /// Threads for the judge; 0 takes one a core.
     pub threads: u32,
+    /// Channels to peers.
+    pub channels: ChannelSettings,
+}
+
+/// The Lightning node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LightningConfig {
+    /// Where blocks come from. None: a coordinator runs a regtest chain of its own, and a peer uses that one.
+    pub chain: Option<ChainConfig>,
+    /// Where other nodes may connect.
+    pub listen: String,
+    /// What others are told to connect to, if not `listen`.
+    pub advertise: Option<String>,
+    /// Nodes whose channels are used before their funding confirms.
+    pub trusted_peers_0conf: Vec<String>,
+    /// Kept on chain for each channel, in sat.
+    pub anchor_reserve_sat: Option<u64>,
+    /// Most that may be locked in HTLCs too small to be enforced on chain, per channel, in sat.
+    pub max_dust_exposure_sat: u64,
+    /// Port of the regtest chain that a coordinator runs; 0 picks a free one.
+    pub regtest_port: u16,
+}
+
+impl Default for LightningConfig {
+    fn default() -> Self {
+        Self {
+            chain: None,
+            listen: "127.0.0.1:0".to_owned(),
+            advertise: None,
+            trusted_peers_0conf: Vec::new(),
+            anchor_reserve_sat: None,
+            max_dust_exposure_sat: 5_000_000,
+            regtest_port: 0,
+        }
+    }
+}
+
+/// Where blocks come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ChainConfig {
+    /// A regtest chain that another l402t on this machine serves.
+    RegtestRpc {
+        /// `host:port`.
+        address: String,
+    },
+    /// A Bitcoin Core node.
+    BitcoindRpc {
+        /// Which network it is on.
+        network: NetworkName,
+        /// Its host.
+        host: String,
+        /// Its RPC port.
+        port: u16,
+        /// The RPC user.
+        user: String,
+        /// A file that holds the RPC password, and nothing else.
+        password_file: PathBuf,
+    },
+    /// An Esplora server.
+    Esplora {
+        /// Which network it is on.
+        network: NetworkName,
+        /// Its URL.
+        url: String,
+    },
+    /// An Electrum server.
+    Electrum {
+        /// Which network it is on.
+        network: NetworkName,
+        /// Its URL.
+        url: String,
+    },
+}
+
+/// A network of coins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkName {
+    /// Worth nothing, on this machine.
+    Regtest,
+    /// Worth nothing, public.
+    Signet,
+    /// Worth nothing, public.
+    Testnet,
+    /// Real money.
+    Bitcoin,
 }
 
 impl Default for CoordinatorConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8402".to_owned(), threads: 0 }
+        Self { listen: "127.0.0.1:8402".to_owned(), threads: 0, channels: ChannelSettings::default() }
     }
 }
 
@@ -302,7 +396,14 @@ mod tests {
         let parsed: toml::Table = example.parse().expect("the example is TOML");
         let defaults = toml::Table::try_from(Config::default()).expect("the defaults are TOML");
         assert_eq!(parsed, defaults);
-        for optional in ["# coordinator = "] {
+        for optional in [
+            "# coordinator = ",
+            "# model = ",
+            "# corpus = ",
+            "# advertise = ",
+            "# anchor_reserve_sat = ",
+            "# [lightning.chain]",
+        ] {
             assert!(example.contains(optional), "the example must mention {optional}");
         }
     }

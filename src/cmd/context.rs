@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::stop::Stop;
-use super::{Failure, bug, logging};
+use super::{Failure, bug, interrupted, logging};
 use crate::cli::GlobalArgs;
 use crate::config::{Config, Environment};
 use crate::ui::Ui;
@@ -55,12 +55,15 @@ impl Context {
         logging::start(&self.config.log, &self.ui, None)
     }
 
-    /// Runs CPU work or blocking IO off the async threads.
+    /// Runs CPU work or blocking IO off the async threads. A stop does not wait for it, so it must leave nothing half done.
     pub async fn blocking<T, F>(&self, work: F) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: FnOnce() -> Result<T, Failure> + Send + 'static,
     {
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(bug()))
+        tokio::select! {
+            result = tokio::task::spawn_blocking(work) => result.unwrap_or_else(|_| Err(bug())),
+            () = self.stop.requested() => Err(interrupted()),
+        }
     }
 }

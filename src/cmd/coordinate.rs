@@ -1,10 +1,168 @@
 //! `l402t coordinate`: the regtest chain where there is no other, the node, the rounds and the API.
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use super::judge_pool::{checked_pool, nats_per_token};
+use super::node::Node;
 use super::{Context, ExitCode, Failure};
 use crate::cli::CoordinateArgs;
+use crate::clock::SystemClock;
+use crate::coordinator::judging::Df32Judge;
+use crate::coordinator::{Coordinator, CoordinatorError, Options, RunEvent};
+use crate::http::server::{Limits, ServeError, Server};
+use crate::protocol::amount::Msat;
+use crate::protocol::ids::RunId;
+use crate::store::StoreError;
+
+/// With `--json`, the first line.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+enum ServiceEvent<'a> {
+    /// Requests are served.
+    Listening {
+        /// The coordinator's URL.
+        url: String,
+        /// The run.
+        run: RunId,
+        /// The coordinator's Lightning node.
+        node_id: String,
+        /// `regtest`, `signet`, `testnet`, `bitcoin`.
+        network: String,
+        /// What the node is, for people.
+        lightning: String,
+        /// The data folder.
+        data: &'a Path,
+    },
+    /// The last line.
+    Stopped,
+}
 
 /// Runs the command.
 pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Failure> {
-    context.log_to_stderr()?;
-    Err(Failure::bug(format_args!("not wired yet: {args:?}")))
+    let data = context.open_data("coordinator")?;
+    let config = &context.config;
+    let listen = args.listen.as_ref().unwrap_or(&config.coordinator.listen);
+    let listen: SocketAddr = listen.parse().map_err(|_| {
+        Failure::usage("listen", format!("{listen:?} is not an address and port"), "Write it as 127.0.0.1:8402")
+    })?;
+    let threads = args.threads.unwrap_or(config.coordinator.threads);
+    let pool = context.blocking(move || checked_pool(Some(threads))).await?;
+    let channels = config.coordinator.channels;
+    let node = Node::of_coordinator(&config.lightning, &data, channels.max_channels, channels.capacity_sat).await?;
+    let options = Options { channels, max_rounds: args.rounds, regtest_rpc: node.regtest_rpc.clone() };
+    let judge = Arc::new(Df32Judge::new(pool));
+    let opened = Coordinator::open(&data, &config.run, options, node.ln.clone(), judge, Arc::new(SystemClock)).await;
+    let ended = match opened {
+        Ok(coordinator) => serve(coordinator, &node, listen, &data, &context).await,
+        Err(error) => Err(error.into()),
+    };
+    // Whatever happened, the node's state is flushed.
+    node.stop().await;
+    context.ui.json(&ServiceEvent::Stopped);
+    ended
+}
+
+async fn serve(
+    mut coordinator: Coordinator,
+    node: &Node,
+    listen: SocketAddr,
+    data: &Path,
+    context: &Context,
+) -> Result<ExitCode, Failure> {
+    let mut events = coordinator.events();
+    coordinator.reconcile().await?;
+    let info = node.ln.info().await.map_err(CoordinatorError::from)?;
+    let server = Server::start(listen, coordinator.handle(), Limits::default()).await?;
+    let url = format!("http://{}", server.address());
+    context.ui.say(format!("{} on {}; serving {url}", info.implementation, info.network));
+    context.ui.json(&ServiceEvent::Listening {
+        url,
+        run: coordinator.run_info().id,
+        node_id: info.node_id,
+        network: info.network,
+        lightning: info.implementation,
+        data,
+    });
+    let ended = loop {
+        tokio::select! {
+            ended = coordinator.run() => break ended,
+            event = events.recv() => tell(context, event),
+            () = context.stop.requested() => break Ok(()),
+        }
+    };
+    // What was told just before the end.
+    while let Ok(event) = events.try_recv() {
+        tell(context, Ok(event));
+    }
+    if ended.is_ok() && coordinator.is_finished() && !context.stop.is_requested() {
+        context.ui.say("the run is over; serving its transcripts until stopped");
+        context.stop.requested().await;
+    }
+    server.stop().await;
+    ended?;
+    if coordinator.is_finished() { Ok(ExitCode::Ok) } else { Ok(ExitCode::Interrupted) }
+}
+
+fn tell(context: &Context, event: Result<RunEvent, broadcast::error::RecvError>) {
+    let event = match event {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::warn!(%error, "events were missed");
+            return;
+        }
+    };
+    context.ui.json(&event);
+    match &event {
+        RunEvent::RoundOpened { round, .. } => context.ui.say(format!("round {round} is open")),
+        RunEvent::RoundJudging { round, uploads } => {
+            context.ui.say(format!("round {round}: judging {uploads} updates"))
+        }
+        RunEvent::RoundClosed { round, loss_before, loss_after, predicted_tokens, contributions, .. } => {
+            let accepted = contributions.iter().filter(|one| one.outcome == Some("accepted")).count();
+            let paid = Msat::checked_sum(contributions.iter().map(|one| one.reward_msat));
+            context.ui.say(format!(
+                "round {round} closed: held-out loss {:.4} -> {:.4} nats a token, {accepted} of {} contributions accepted, {} paid",
+                nats_per_token(*loss_before, *predicted_tokens),
+                nats_per_token(*loss_after, *predicted_tokens),
+                contributions.len(),
+                paid.unwrap_or(Msat::MAX_MONEY),
+            ));
+        }
+        RunEvent::RunFinished { rounds } => context.ui.say(format!("the run has ended after {rounds} rounds")),
+    }
+}
+
+impl From<CoordinatorError> for Failure {
+    fn from(error: CoordinatorError) -> Self {
+        let again = "Mend what the message names, then start again: nothing is lost";
+        match &error {
+            CoordinatorError::MissingSetting { .. }
+            | CoordinatorError::BadSetting { .. }
+            | CoordinatorError::ChangedSetting { .. }
+            | CoordinatorError::Unreadable { .. }
+            | CoordinatorError::Model(_)
+            | CoordinatorError::Tokens(_) => Failure::usage("run_settings", &error, "See [run] in config.example.toml"),
+            CoordinatorError::Store(StoreError::InUse(_)) => {
+                Failure::usage("data_in_use", &error, "Stop the other one, or choose another --data folder")
+            }
+            CoordinatorError::Store(_) => Failure::usage("store", &error, again),
+            CoordinatorError::Lightning(_) => Failure::payment("lightning", &error, again),
+            CoordinatorError::Illegal(_)
+            | CoordinatorError::Judge { .. }
+            | CoordinatorError::Refused(_)
+            | CoordinatorError::Panicked => Failure::bug(&error),
+        }
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        let fix = "Choose another address with --listen; port 0 takes a free one";
+        Failure::usage("listen", error, fix)
+    }
 }

@@ -2,7 +2,14 @@
 
 mod context;
 mod failure;
+mod judge_pool;
 mod logging;
+#[cfg(not(feature = "embedded"))]
+#[path = "no_node.rs"]
+mod node;
+#[cfg(feature = "embedded")]
+mod node;
+mod peer_view;
 mod stop;
 
 pub mod coordinate;
@@ -93,7 +100,7 @@ fn parse_and_run(ui: &Ui, arguments: Vec<OsString>) -> Result<ExitCode, Failure>
         }
     });
     runtime.shutdown_background();
-    if stop.is_requested() && result.is_ok() { Ok(ExitCode::Interrupted) } else { result }
+    result
 }
 
 /// What a command returns once it has stopped because it was told to.

@@ -1,10 +1,197 @@
 //! `l402t peer`: identity, wallet, and round after round.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::node::Node;
+use super::peer_view::PeerView;
 use super::{Context, ExitCode, Failure};
 use crate::cli::PeerArgs;
+use crate::clock::SystemClock;
+use crate::config::{Device, PeerConfig};
+use crate::http::client::{ClientError, CoordinatorClient, Policy};
+use crate::peer::behaviour::Behaviour;
+use crate::peer::cheats::{Copycat, Garbage};
+use crate::peer::error::{Blame, PeerError};
+use crate::peer::events::{EventSink, Summary};
+use crate::peer::folder::DataFolder;
+use crate::peer::session::{PeerParts, Session, patiently};
+use crate::peer::settings::PeerSettings;
+use crate::peer::trainer::{LocalTrainer, TrainerSlot};
+use crate::peer::{Limits, check_run, identity};
+use crate::protocol::amount::Msat;
+use crate::protocol::api::RunView;
+
+/// The client's own tries: short ones, because the peer has its own patience on top and tells of it.
+const CLIENT_TRIES: u32 = 2;
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub async fn run(args: PeerArgs, context: Context) -> Result<ExitCode, Failure> {
-    context.log_to_stderr()?;
-    Err(Failure::bug(format_args!("not wired yet: {args:?}")))
+    let data = context.open_data("peer")?;
+    let config = merged(&context.config.peer, &args);
+    let client = client(&config)?;
+    let trainer = trainer(&args.behaviour, &config)?;
+    let folder = DataFolder::open(&data)?;
+    let key = identity::load_or_create(&data)?;
+    let settings = settings(&config);
+    let view = PeerView::new(context.ui.clone());
+    let events = EventSink::new(move |event| view.show(event));
+
+    let run = tokio::select! {
+        run = find_run(&client, &settings, &events) => run?,
+        () = context.stop.requested() => return Ok(ExitCode::Interrupted),
+    };
+    // Before a wallet is made for it.
+    check_run(&run, &settings.limits)?;
+    let node = Node::of_peer(&context.config.lightning, &run.lightning, &folder.lightning()).await?;
+    let parts = PeerParts {
+        folder,
+        key,
+        api: Arc::new(client),
+        ln: node.ln.clone(),
+        clock: Arc::new(SystemClock),
+        settings,
+        events,
+    };
+    let ended = match Session::open(parts, &run) {
+        Ok(session) => serve(&session, &trainer, args.rounds, &context).await,
+        Err(error) => Err(error.into()),
+    };
+    // Whatever happened, the node's state is flushed.
+    node.stop().await;
+    ended
+}
+
+async fn serve(
+    session: &Session,
+    trainer: &TrainerSlot,
+    rounds: Option<u32>,
+    context: &Context,
+) -> Result<ExitCode, Failure> {
+    let summary = tokio::select! {
+        summary = session.serve(trainer, rounds) => Some(summary?),
+        () = context.stop.requested() => None,
+    };
+    // A training step that nobody waits for any more comes to rest first.
+    let resting = trainer.clone();
+    let _ = tokio::task::spawn_blocking(move || drop(resting.lock())).await;
+    match summary {
+        Some(summary) => {
+            show_summary(context, &summary);
+            Ok(ExitCode::Ok)
+        }
+        None => Ok(ExitCode::Interrupted),
+    }
+}
+
+fn show_summary(context: &Context, summary: &Summary) {
+    context.ui.line(format!(
+        "{} contributions: {} accepted, {} rejected; {} rounds missed",
+        summary.contributions, summary.accepted, summary.rejected, summary.missed
+    ));
+    context.ui.line(format!("earned {}, paid {} in fees", summary.reward_msat, summary.fee_msat));
+    context.ui.line(format!("ever: earned {}, paid {}", summary.reward_ever_msat, summary.fee_ever_msat));
+    if summary.unfinished > 0 {
+        let text = "wait for a receipt or their money: start the peer again later";
+        context.ui.line(format!("{} contributions {text}", summary.unfinished));
+    }
+}
+
+fn merged(config: &PeerConfig, args: &PeerArgs) -> PeerConfig {
+    PeerConfig {
+        coordinator: args.coordinator.clone().or_else(|| config.coordinator.clone()),
+        device: if args.gpu { Device::Cuda } else { config.device },
+        threads: args.threads.unwrap_or(config.threads),
+        ..config.clone()
+    }
+}
+
+fn settings(config: &PeerConfig) -> PeerSettings {
+    PeerSettings {
+        limits: Limits {
+            max_fee: Msat::new(config.max_fee_msat),
+            min_reward: Msat::new(config.min_reward_msat),
+            max_hold_blocks: config.max_hold_blocks,
+        },
+        give_up_after_ms: u64::from(config.give_up_after_s) * 1_000,
+        ..PeerSettings::default()
+    }
+}
+
+fn client(config: &PeerConfig) -> Result<CoordinatorClient, Failure> {
+    let url = config.coordinator.as_deref().ok_or_else(|| {
+        let fix = "Give it with --coordinator URL, or as coordinator under [peer] in the configuration";
+        Failure::usage("no_coordinator", "no coordinator is named", fix)
+    })?;
+    let policy = Policy {
+        tries: CLIENT_TRIES,
+        connect: CONNECT_LIMIT,
+        max_blob_bytes: config.max_blob_bytes,
+        ..Policy::default()
+    };
+    CoordinatorClient::with_policy(url, policy).map_err(|error| match &error {
+        ClientError::BadUrl { .. } => Failure::usage("bad_url", &error, "Write it as http://host:port"),
+        ClientError::SetUp(_)
+        | ClientError::Unreachable { .. }
+        | ClientError::Interrupted { .. }
+        | ClientError::Refused { .. }
+        | ClientError::BadAnswer { .. }
+        | ClientError::TooLarge { .. }
+        | ClientError::WrongBytes { .. }
+        | ClientError::Disk { .. } => Failure::bug(&error),
+    })
+}
+
+async fn find_run(
+    client: &CoordinatorClient,
+    settings: &PeerSettings,
+    events: &EventSink,
+) -> Result<RunView, PeerError> {
+    let doing = "read the run";
+    let view = patiently(events, settings.give_up_after_ms, doing, || async { Ok(client.run().await?) }).await;
+    view.map_err(|failure| PeerError::api(doing, settings.give_up_after_ms / 1_000, failure))
+}
+
+fn trainer(behaviour: &Behaviour, config: &PeerConfig) -> Result<TrainerSlot, Failure> {
+    let trainer: Box<dyn LocalTrainer> = match behaviour {
+        Behaviour::Honest => honest(config)?,
+        Behaviour::Garbage => Box::new(Garbage),
+        Behaviour::Copy(victim) => Box::new(Copycat::of(victim.clone())),
+    };
+    Ok(TrainerSlot::new(trainer))
+}
+
+#[cfg(feature = "torch")]
+fn honest(config: &PeerConfig) -> Result<Box<dyn LocalTrainer>, Failure> {
+    use crate::peer::honest::Honest;
+    use crate::train::inner::TrainDevice;
+    let device = match config.device {
+        Device::Cpu => TrainDevice::Cpu,
+        Device::Cuda => {
+            crate::sys::load_cuda().map_err(|reason| {
+                let fix = "Install a libtorch with CUDA and name it with LIBTORCH, or train without --gpu";
+                Failure::usage("no_cuda", format!("libtorch's CUDA part can't be loaded: {reason}"), fix)
+            })?;
+            TrainDevice::Cuda(0)
+        }
+    };
+    Ok(Box::new(Honest::new(device, config.threads)))
+}
+
+#[cfg(not(feature = "torch"))]
+fn honest(_: &PeerConfig) -> Result<Box<dyn LocalTrainer>, Failure> {
+    let message = "this l402t was built without libtorch (feature torch), so it can't train";
+    Err(Failure::usage("no_torch", message, "Build it with default features"))
+}
+
+impl From<PeerError> for Failure {
+    fn from(error: PeerError) -> Self {
+        let exit = match error.blame() {
+            Blame::Local => ExitCode::Usage,
+            Blame::Coordinator => ExitCode::Remote,
+            Blame::Payment => ExitCode::Payment,
+        };
+        Failure::new(exit, error.code(), &error, error.fix())
+    }
 }

@@ -1,10 +1,233 @@
 //! `l402t replay`: a closed round, recomputed and compared.
 
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::judge_pool::{checked_pool, nats_per_token};
 use super::{Context, ExitCode, Failure};
 use crate::cli::ReplayArgs;
+use crate::coordinator::run::MANIFEST_FILE;
+use crate::http::client::{ClientError, CoordinatorClient};
+use crate::judge::replay::{Blobs, Replay, ReplayError, ReplayInput, ReplayedRound, replay};
+use crate::judge::{JudgeError, Pool, Progress};
+use crate::protocol::amount::Msat;
+use crate::protocol::ids::{Blake3Hash, RoundNumber, RunId};
+use crate::protocol::verdict::Score;
+use crate::ui::Unit;
+
+/// Where a run's documents and blobs are.
+enum Source {
+    /// A coordinator's data folder, or a copy of its `manifest.json`, `transcripts/` and `blobs/`.
+    Folder(PathBuf),
+    /// A coordinator; blobs are kept in `cache`.
+    Coordinator { client: CoordinatorClient, cache: PathBuf },
+}
+
+/// The signed bytes that a replay starts from.
+struct Documents {
+    manifest: Vec<u8>,
+    transcript: Vec<u8>,
+    previous: Option<Vec<u8>>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Report<'a> {
+    Identical {
+        identical: bool,
+        run: RunId,
+        round: RoundNumber,
+        transcript: Blake3Hash,
+        loss_before: Score,
+        loss_after: Score,
+        predicted_tokens: u64,
+        accepted: u32,
+        rejected: u32,
+        reward_msat: Msat,
+        next_checkpoint: Blake3Hash,
+    },
+    Different {
+        identical: bool,
+        round: RoundNumber,
+        field: &'a str,
+        problem: &'a str,
+    },
+}
 
 /// Runs the command.
 pub async fn run(args: ReplayArgs, context: Context) -> Result<ExitCode, Failure> {
-    context.log_to_stderr()?;
-    Err(Failure::bug(format_args!("replay {} is not wired yet", args.round)))
+    let source = source(args.from.as_deref(), &context)?;
+    let pool = context.blocking(move || checked_pool(args.threads)).await?;
+    let round = RoundNumber(args.round);
+    let documents = source.documents(round).await?;
+    let ui = context.ui.clone();
+    let runtime = tokio::runtime::Handle::current();
+    let found = context
+        .blocking(move || {
+            let blobs = BlobSource { source, runtime };
+            recompute(&ui, round, &documents, &blobs, pool).map_err(|error| failure(&error))
+        })
+        .await?;
+    Ok(report(&context, round, &found))
+}
+
+fn recompute(
+    ui: &crate::ui::Ui,
+    round: RoundNumber,
+    documents: &Documents,
+    blobs: &BlobSource,
+    pool: Pool,
+) -> Result<Replay, ReplayError> {
+    let input = ReplayInput {
+        round,
+        manifest: &documents.manifest,
+        transcript: &documents.transcript,
+        previous: documents.previous.as_deref(),
+    };
+    let mut bar = None;
+    replay(&input, blobs, pool, &mut |progress| match progress {
+        Progress::Baseline => ui.say(format!("round {round}: the round's own checkpoint is scored")),
+        Progress::Scored { done, of } => {
+            let bar = bar.get_or_insert_with(|| ui.progress("contributions", of as u64, Unit::Count));
+            bar.set(done as u64, "");
+        }
+        Progress::Stepped => bar = None,
+    })
+}
+
+fn report(context: &Context, round: RoundNumber, found: &Replay) -> ExitCode {
+    match found {
+        Replay::Identical(replayed) => {
+            let ReplayedRound { loss_before, loss_after, predicted_tokens, .. } = **replayed;
+            let nats = |score| nats_per_token(score, predicted_tokens);
+            context.ui.json(&Report::Identical {
+                identical: true,
+                run: replayed.run,
+                round,
+                transcript: replayed.transcript,
+                loss_before,
+                loss_after,
+                predicted_tokens,
+                accepted: replayed.accepted,
+                rejected: replayed.rejected,
+                reward_msat: replayed.reward_msat,
+                next_checkpoint: replayed.next_checkpoint,
+            });
+            context.ui.line(format!("round {round}: identical to the last bit"));
+            context.ui.line(format!(
+                "  {} accepted, {} rejected, {} paid",
+                replayed.accepted, replayed.rejected, replayed.reward_msat
+            ));
+            context.ui.line(format!("  held-out loss {:.6} → {:.6} nats/token", nats(loss_before), nats(loss_after)));
+            context.ui.line(format!("  next checkpoint {}", replayed.next_checkpoint));
+            ExitCode::Ok
+        }
+        Replay::Different(difference) => {
+            let (field, problem) = (difference.field.as_str(), difference.problem.as_str());
+            context.ui.json(&Report::Different { identical: false, round, field, problem });
+            context.ui.line(format!("round {round}: NOT identical"));
+            context.ui.line(format!("  {difference}"));
+            ExitCode::Negative
+        }
+    }
+}
+
+fn source(from: Option<&str>, context: &Context) -> Result<Source, Failure> {
+    let configured = context.config.peer.coordinator.as_deref();
+    let Some(from) = from.or(configured) else {
+        let fix = "Say where with --from URL or --from DIR";
+        return Err(Failure::usage("no_source", "there is no coordinator to replay from", fix));
+    };
+    if !from.starts_with("http://") && !from.starts_with("https://") {
+        context.log_to_stderr()?;
+        return Ok(Source::Folder(PathBuf::from(from)));
+    }
+    let client = CoordinatorClient::new(from).map_err(|error| remote(&error))?;
+    Ok(Source::Coordinator { client, cache: context.open_data("replay")?.join("blobs") })
+}
+
+fn remote(error: &ClientError) -> Failure {
+    Failure::remote(
+        "coordinator",
+        error,
+        "Try again, or replay from a copy of the coordinator's folder with --from DIR",
+    )
+}
+
+impl Source {
+    async fn documents(&self, round: RoundNumber) -> Result<Documents, Failure> {
+        let before = round.0.checked_sub(1).map(RoundNumber);
+        match self {
+            Source::Folder(folder) => {
+                let previous = before.map(|round| transcript_path(folder, round)).filter(|path| path.exists());
+                Ok(Documents {
+                    manifest: read(&folder.join(MANIFEST_FILE))?,
+                    transcript: read(&transcript_path(folder, round))?,
+                    previous: previous.map(|path| read(&path)).transpose()?,
+                })
+            }
+            Source::Coordinator { client, .. } => {
+                let failed = |error: ClientError| remote(&error);
+                Ok(Documents {
+                    manifest: client.run().await.map_err(failed)?.manifest.to_bytes(),
+                    transcript: client.fetch_transcript(round).await.map_err(failed)?,
+                    previous: match before {
+                        Some(before) => Some(client.fetch_transcript(before).await.map_err(failed)?),
+                        None => None,
+                    },
+                })
+            }
+        }
+    }
+}
+
+fn transcript_path(folder: &Path, round: RoundNumber) -> PathBuf {
+    folder.join("transcripts").join(format!("{round}.json"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let fix =
+        "Check the round's number (only closed rounds have a transcript), and that --from is a coordinator's folder";
+    std::fs::read(path)
+        .map_err(|error| Failure::usage("io", format_args!("could not read {}: {error}", path.display()), fix))
+}
+
+/// Blobs for the blocking replay; downloads run on the runtime.
+struct BlobSource {
+    source: Source,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Blobs for BlobSource {
+    fn blob(&self, hash: &Blake3Hash) -> Result<Vec<u8>, String> {
+        let path = match &self.source {
+            Source::Folder(folder) => folder.join("blobs").join(hash.to_string()),
+            Source::Coordinator { client, cache } => {
+                let path = cache.join(hash.to_string());
+                let download = client.fetch_blob(*hash, &path, |_| {});
+                self.runtime.block_on(download).map_err(|error| error.to_string())?;
+                path
+            }
+        };
+        std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+    }
+}
+
+fn failure(error: &ReplayError) -> Failure {
+    match error {
+        ReplayError::Blob { .. } | ReplayError::WrongBlob { .. } => Failure::remote(
+            "blob",
+            error,
+            "Ask the coordinator's operator for it: without its blobs a round can't be replayed",
+        ),
+        ReplayError::Model(_) => Failure::remote("model", error, "The run's model is damaged: tell its operator"),
+        ReplayError::Judge(JudgeError::UnknownRules(_)) => {
+            Failure::usage("version", error, "Replay with the version of l402t that the run was judged with")
+        }
+        ReplayError::Judge(_) => {
+            Failure::remote("unjudgeable", error, "The run's settings don't fit together: tell its operator")
+        }
+    }
 }

@@ -244,7 +244,7 @@ impl Coordinator {
         self.open_round().await
     }
 
-    /// Runs until dropped. Ends by itself only to report an error that no repetition can mend.
+    /// Runs until dropped (safe at any await: what was begun is found again). Ends by itself only to report an error that no repetition can mend.
     pub async fn run(&mut self) -> Result<(), CoordinatorError> {
         loop {
             let wait_ms = match self.step().await {

@@ -29,7 +29,7 @@ pub enum CoordinatorError {
         problem: String,
     },
     /// A setting that a new run needs.
-    #[error("the setting {key} is missing. Set it in the configuration file, under [coordinator.run]")]
+    #[error("the setting {key} is missing. Set it in the configuration file, under [run]")]
     MissingSetting {
         /// Which.
         key: &'static str,

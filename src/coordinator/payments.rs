@@ -43,11 +43,8 @@ impl Shared {
         let due = self.with(Core::start_payments).await?;
         self.pay(&due, &mut refused).await;
         let tracked = self.with(Core::tracked).await?;
-        let looks = stream::iter(tracked).map(|tracked| async {
-            let status = self.ln.payment(tracked.payment.payment_hash).await;
-            (tracked, status)
-        });
-        let statuses: Vec<_> = looks.buffer_unordered(MAX_CALLS).collect().await;
+        let looks: Vec<_> = tracked.into_iter().map(|tracked| self.look(tracked)).collect();
+        let statuses: Vec<_> = stream::iter(looks).buffer_unordered(MAX_CALLS).collect().await;
         let mut again = Vec::new();
         for (tracked, status) in statuses {
             match status {
@@ -63,11 +60,8 @@ impl Shared {
 
     /// Asks the node to pay. What comes of it is seen by its status, not by the answer.
     async fn pay(&self, payments: &[Tracked], refused: &mut BTreeSet<PaymentHash>) {
-        let calls = stream::iter(payments).map(|tracked| async move {
-            let hash = tracked.payment.payment_hash;
-            (hash, self.ln.pay(&tracked.payment.bolt11, self.limits(tracked.amount)).await)
-        });
-        let answers: Vec<_> = calls.buffer_unordered(MAX_CALLS).collect().await;
+        let calls: Vec<_> = payments.iter().map(|tracked| self.send(tracked)).collect();
+        let answers: Vec<_> = stream::iter(calls).buffer_unordered(MAX_CALLS).collect().await;
         for (hash, answer) in answers {
             match answer {
                 Ok(_) => {}
@@ -78,6 +72,15 @@ impl Shared {
                 Err(error) => tracing::warn!(payment = %hash, "the node didn't answer: {error}"),
             }
         }
+    }
+
+    async fn send(&self, tracked: &Tracked) -> (PaymentHash, Result<PaymentHash, LnError>) {
+        (tracked.payment.payment_hash, self.ln.pay(&tracked.payment.bolt11, self.limits(tracked.amount)).await)
+    }
+
+    async fn look(&self, tracked: Tracked) -> (Tracked, Result<PaymentStatus, LnError>) {
+        let status = self.ln.payment(tracked.payment.payment_hash).await;
+        (tracked, status)
     }
 
     fn limits(&self, amount: Msat) -> PayLimits {

@@ -34,7 +34,7 @@ fn untrusted(what: impl Into<String>) -> PeerError {
 }
 
 /// The run: who signs it, what it pays.
-pub(super) fn check_run<'a>(view: &'a RunView, limits: &Limits) -> Result<&'a RunManifest, PeerError> {
+pub fn check_run<'a>(view: &'a RunView, limits: &Limits) -> Result<&'a RunManifest, PeerError> {
     let manifest = &view.manifest.body;
     view.manifest.verify(&manifest.coordinator).map_err(|error| untrusted(format!("the run's manifest: {error}")))?;
     if view.run != manifest.run_id() {

@@ -15,6 +15,7 @@ pub mod honest;
 pub mod identity;
 pub mod journal;
 mod payments;
+mod remote;
 mod service;
 pub mod session;
 pub mod settings;
@@ -23,7 +24,7 @@ pub mod trainer;
 mod training;
 mod wallet;
 
-pub use checks::Limits;
+pub use checks::{Limits, check_run};
 
 #[cfg(test)]
 mod tests;

@@ -8,8 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::TransactionBehavior;
 pub use rusqlite::{Connection, Transaction};
+use rusqlite::{OpenFlags, TransactionBehavior};
 
 use super::StoreError;
 
@@ -68,6 +68,21 @@ impl Database {
         let mut database = Self { connection, observer, _lock: lock };
         database.migrate(&path, migrations)?;
         Ok(database)
+    }
+
+    /// Opens a database to look at, without keeping anyone out: the process that owns it may be running.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if there is none, [`StoreError::NewerSchema`] if it has another schema than `known`.
+    pub fn look(folder: &Path, name: &str, known: u32) -> Result<Connection, StoreError> {
+        let path = folder.join(name);
+        std::fs::metadata(&path).map_err(|e| StoreError::io("open", &path, e))?;
+        let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > known {
+            return Err(StoreError::NewerSchema { path, found, known });
+        }
+        Ok(connection)
     }
 
     fn migrate(&mut self, path: &Path, migrations: &[&str]) -> Result<(), StoreError> {
@@ -153,6 +168,19 @@ mod tests {
         let newer = [SCHEMA[0], "ALTER TABLE t ADD COLUMN m INTEGER;"];
         drop(open(folder.path(), &newer).expect("migrated"));
         assert!(matches!(open(folder.path(), SCHEMA), Err(StoreError::NewerSchema { found: 2, known: 1, .. })));
+    }
+
+    #[test]
+    fn looking_keeps_nobody_out_and_changes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(matches!(Database::look(folder.path(), "test.db", 1), Err(StoreError::Io { .. })));
+        let mut owner = open(folder.path(), SCHEMA).expect("opened");
+        let written: Result<usize, StoreError> = owner.write(|t| Ok(t.execute("INSERT INTO t VALUES (1)", [])?));
+        written.expect("written");
+        let looker = Database::look(folder.path(), "test.db", 1).expect("opened");
+        let count: i64 = looker.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("counted");
+        assert_eq!(count, 1);
+        assert!(looker.execute("DELETE FROM t", []).is_err());
     }
 
     #[test]

@@ -101,6 +101,11 @@ pub fn open(folder: &Path, observer: Arc<dyn CommitObserver>) -> Result<Database
     Database::open(folder, FILE, &[&first], observer)
 }
 
+/// The coordinator's database in a data folder, to look at while a coordinator may be using it.
+pub fn look(folder: &Path) -> Result<Connection, StoreError> {
+    Database::look(folder, FILE, 1)
+}
+
 /// A value kept under a name.
 pub fn meta(db: &Connection, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(db.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()?)

@@ -1,0 +1,195 @@
+//! The Lightning node of a coordinator or a peer, wired to its chain.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Failure;
+use crate::config::{ChainConfig, LightningConfig, NetworkName};
+use crate::ln::Lightning;
+use crate::ln::embedded::{ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, Settings};
+use crate::ln::regtest::{RegtestChain, RegtestError};
+use crate::protocol::api::LightningView;
+
+/// On the regtest chain a transaction waits at most so long for its block.
+const MINE_AFTER: Duration = Duration::from_millis(100);
+
+/// A peer's coins on the regtest chain: for the reserves that its channels need on chain.
+const PEER_FUNDS_SAT: u64 = 200_000;
+
+/// A coordinator's, on top of the channels that it may open: for reserves and fees.
+const COORDINATOR_EXTRA_SAT: u64 = 1_000_000;
+const COORDINATOR_EXTRA_PER_CHANNEL_SAT: u64 = 50_000;
+
+/// Beside the chain, so that peers find it again after the coordinator was restarted.
+const PORT_FILE: &str = "rpc-port";
+
+/// A running node, and the chain if this process runs that too.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// The node.
+    pub(super) ln: Arc<dyn Lightning>,
+    /// Where peers on this machine find the regtest chain.
+    pub(super) regtest_rpc: Option<String>,
+    chain: Option<RegtestChain>,
+}
+
+impl Node {
+    /// A coordinator's: with a regtest chain of its own where no other chain is configured.
+    pub(super) async fn of_coordinator(
+        config: &LightningConfig,
+        data: &Path,
+        channels: u32,
+        capacity_sat: u64,
+    ) -> Result<Self, Failure> {
+        let (chain, own) = match &config.chain {
+            Some(chain) => (source(chain), None),
+            None => {
+                let (chain, address) = own_chain(config.regtest_port, &data.join("regtest"))?;
+                (ChainSource::RegtestRpc { address: address.to_string() }, Some((chain, address)))
+            }
+        };
+        let node = EmbeddedNode::start(&settings(config, chain.clone(), &[]), &data.join("lightning")).await?;
+        let each_sat = capacity_sat.saturating_add(COORDINATOR_EXTRA_PER_CHANNEL_SAT);
+        let funds_sat = each_sat.saturating_mul(u64::from(channels)).saturating_add(COORDINATOR_EXTRA_SAT);
+        fund(&node, &chain, funds_sat).await?;
+        let regtest_rpc = own.as_ref().map(|(_, address)| address.to_string());
+        Ok(Self { ln: Arc::new(node), regtest_rpc, chain: own.map(|(chain, _)| chain) })
+    }
+
+    /// A peer's: on the configured chain, or on the coordinator's regtest chain on the same machine.
+    pub(super) async fn of_peer(
+        config: &LightningConfig,
+        view: &LightningView,
+        folder: &Path,
+    ) -> Result<Self, Failure> {
+        let chain = match (&config.chain, &view.regtest_rpc) {
+            (Some(chain), _) => source(chain),
+            (None, Some(address)) => ChainSource::RegtestRpc { address: on_this_machine(address)?.to_string() },
+            (None, None) => {
+                let message =
+                    format!("the coordinator's Lightning network is {}, and no chain is configured", view.network);
+                return Err(Failure::usage(
+                    "no_chain",
+                    message,
+                    "Name a chain under [lightning.chain] in the configuration",
+                ));
+            }
+        };
+        // Coins of the regtest chain are worth nothing, so its coordinator may be trusted not to double-spend them.
+        let trusted = match chain {
+            ChainSource::RegtestRpc { .. } => std::slice::from_ref(&view.node_id),
+            ChainSource::BitcoindRpc { .. } | ChainSource::Esplora { .. } | ChainSource::Electrum { .. } => &[],
+        };
+        let node = EmbeddedNode::start(&settings(config, chain.clone(), trusted), folder).await?;
+        fund(&node, &chain, PEER_FUNDS_SAT).await?;
+        Ok(Self { ln: Arc::new(node), regtest_rpc: None, chain: None })
+    }
+
+    /// Stops the node, then the chain.
+    pub(super) async fn stop(mut self) {
+        self.ln.stop().await;
+        if let Some(mut chain) = self.chain.take() {
+            chain.stop();
+        }
+    }
+}
+
+/// A regtest chain in this process, on the port that it had before if that is free.
+fn own_chain(port: u16, folder: &Path) -> Result<(RegtestChain, SocketAddr), Failure> {
+    let mut chain = RegtestChain::open(folder)?;
+    let port_file = folder.join(PORT_FILE);
+    let before = std::fs::read_to_string(&port_file).ok().and_then(|text| text.trim().parse().ok());
+    let address = match (port, before) {
+        (0, Some(before)) => chain.serve(before).or_else(|_| chain.serve(0))?,
+        (port, _) => chain.serve(port)?,
+    };
+    std::fs::write(&port_file, address.port().to_string()).map_err(|error| Failure::io("write", &port_file, &error))?;
+    chain.automine(MINE_AFTER)?;
+    Ok((chain, address))
+}
+
+async fn fund(node: &EmbeddedNode, chain: &ChainSource, amount_sat: u64) -> Result<(), Failure> {
+    match chain {
+        ChainSource::RegtestRpc { .. } => node.fund_from_regtest_faucet(amount_sat).await.map_err(|error| {
+            let fix = "Check that the process that runs the regtest chain is up, then start again";
+            Failure::payment("faucet", error, fix)
+        }),
+        ChainSource::BitcoindRpc { .. } | ChainSource::Esplora { .. } | ChainSource::Electrum { .. } => Ok(()),
+    }
+}
+
+/// A coordinator may only point at a port of this machine, never at some other host.
+fn on_this_machine(address: &str) -> Result<SocketAddr, Failure> {
+    address.parse::<SocketAddr>().ok().filter(|address| address.ip().is_loopback()).ok_or_else(|| {
+        let message = format!("the coordinator offers a regtest chain at {address:?}, which is not on this machine");
+        Failure::remote("regtest_elsewhere", message, "Name a chain under [lightning.chain] in the configuration")
+    })
+}
+
+fn settings(config: &LightningConfig, chain: ChainSource, trusted: &[String]) -> Settings {
+    Settings {
+        chain,
+        listen: config.listen.clone(),
+        advertise: config.advertise.clone(),
+        trusted_peers_0conf: config.trusted_peers_0conf.iter().chain(trusted).cloned().collect(),
+        anchor_reserve_sat: config.anchor_reserve_sat,
+        max_dust_exposure_sat: config.max_dust_exposure_sat,
+    }
+}
+
+fn source(chain: &ChainConfig) -> ChainSource {
+    let network = |network: &NetworkName| match network {
+        NetworkName::Regtest => ChainNetwork::Regtest,
+        NetworkName::Signet => ChainNetwork::Signet,
+        NetworkName::Testnet => ChainNetwork::Testnet,
+        NetworkName::Bitcoin => ChainNetwork::Bitcoin,
+    };
+    match chain {
+        ChainConfig::RegtestRpc { address } => ChainSource::RegtestRpc { address: address.clone() },
+        ChainConfig::BitcoindRpc { network: name, host, port, user, password_file } => ChainSource::BitcoindRpc {
+            network: network(name),
+            host: host.clone(),
+            port: *port,
+            user: user.clone(),
+            password_file: password_file.clone(),
+        },
+        ChainConfig::Esplora { network: name, url } => {
+            ChainSource::Esplora { network: network(name), url: url.clone() }
+        }
+        ChainConfig::Electrum { network: name, url } => {
+            ChainSource::Electrum { network: network(name), url: url.clone() }
+        }
+    }
+}
+
+impl From<EmbeddedError> for Failure {
+    fn from(error: EmbeddedError) -> Self {
+        Failure::payment("lightning", error, "Mend what the message names, then start again: nothing is lost")
+    }
+}
+
+impl From<RegtestError> for Failure {
+    fn from(error: RegtestError) -> Self {
+        Failure::usage(
+            "regtest_chain",
+            error,
+            "Mend what the message names, or choose another [lightning] regtest_port",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_can_only_point_at_this_machine() {
+        assert!(on_this_machine("127.0.0.1:18443").is_ok());
+        assert!(on_this_machine("[::1]:18443").is_ok());
+        for elsewhere in ["10.0.0.1:80", "example.org:80", "127.0.0.1", ""] {
+            assert!(on_this_machine(elsewhere).is_err(), "{elsewhere}");
+        }
+    }
+}

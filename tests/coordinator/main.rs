@@ -1,0 +1,10 @@
+//! The coordinator with real files, a simulated Lightning network and a judge that needs no model: whole rounds, every
+//! kind of bad input, and a crash at every commit and every call.
+
+mod crash;
+mod fuse;
+mod judge;
+mod peer;
+mod refusals;
+mod rounds;
+mod world;
