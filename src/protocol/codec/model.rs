@@ -4,6 +4,7 @@
 //! integer function of what was coded before, so both sides make the same one.
 
 use std::array::from_fn;
+use std::sync::LazyLock;
 
 use super::range::{Bit, Coder};
 
@@ -17,7 +18,7 @@ const RANGE_COUNTS: usize = 8;
 const SHARES: usize = 16;
 
 /// All adaptive probabilities of one payload.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Model {
     /// A row holds more than `i` values, given that it holds `i` and how many are expected.
     row: [[Bit; ROW_COUNTS]; EXPECTED],
@@ -34,7 +35,13 @@ pub(super) struct Model {
 }
 
 impl Model {
+    /// As every payload starts.
     pub(super) fn new() -> Self {
+        static START: LazyLock<Model> = LazyLock::new(Model::start);
+        START.clone()
+    }
+
+    fn start() -> Self {
         let row = |bucket: usize, i| {
             // The middle of the bucket in 2⁻⁸ values, as a share of 64 places, at most a half.
             let expected = (5 + 2 * (bucket as u32 % 2)) << (bucket / 2) >> 2;

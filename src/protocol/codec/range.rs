@@ -15,7 +15,7 @@ pub(super) struct Bit {
 /// No decision is ever thought less likely than this (in 2⁻¹⁶), so a surprise costs at most 11 bits.
 const FLOOR: u16 = 32;
 /// About how many past decisions a probability remembers.
-const MEMORY: u8 = 250;
+const MEMORY: u8 = 120;
 /// How many decisions an initial estimate is worth.
 const CONFIDENCE: u8 = 12;
 

@@ -8,7 +8,7 @@ use crate::protocol::manifest::CodecParams;
 
 /// How many chosen values each row and column is thought to have had before the first tile: the higher, the less the
 /// tiles that were seen count.
-const PRIOR: u32 = 3;
+const PRIOR: u32 = 2;
 
 /// Codes one tensor of at least one value. The encoder reads `tensor`, the decoder fills it; its vectors have their final
 /// length. `used` says which codes occur.

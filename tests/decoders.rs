@@ -1,0 +1,132 @@
+//! Decoders against saved bytes: golden vectors that must stay what they are, and hostile inputs that must be refused
+//! for the reason in their file name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use l402t::protocol::codec::{SparseTensor, SparseUpdate, TensorShape, decode, encode};
+use l402t::protocol::manifest::CodecParams;
+use serde::Deserialize;
+
+fn tests_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// One case of tests/vectors/codec.json.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vector {
+    name: String,
+    tile: u32,
+    k: u32,
+    /// `[len]` or `[rows, cols]`.
+    shapes: Vec<Vec<u32>>,
+    tensors: Vec<Tensor>,
+    bytes_hex: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tensor {
+    levels_hex: [String; 4],
+    indices: Vec<u32>,
+    codes: Vec<u8>,
+}
+
+impl Vector {
+    fn shapes(&self) -> Vec<TensorShape> {
+        self.shapes
+            .iter()
+            .map(|shape| match shape[..] {
+                [len] => TensorShape::Vector { len },
+                [rows, cols] => TensorShape::Matrix { rows, cols },
+                _ => panic!("{}: a shape has one or two sides", self.name),
+            })
+            .collect()
+    }
+
+    fn update(&self) -> SparseUpdate {
+        let tensors = self.tensors.iter().map(|tensor| SparseTensor {
+            levels: tensor.levels_hex.each_ref().map(|hex| u32::from_str_radix(hex, 16).expect("hex")),
+            indices: tensor.indices.clone(),
+            codes: tensor.codes.clone(),
+        });
+        SparseUpdate { tensors: tensors.collect() }
+    }
+}
+
+#[test]
+fn sparse_updates_keep_their_bytes() {
+    let json = fs::read_to_string(tests_dir().join("vectors/codec.json")).expect("the vectors");
+    let vectors: Vec<Vector> = serde_json::from_str(&json).expect("valid vectors");
+    assert!(!vectors.is_empty());
+    for vector in vectors {
+        let params = CodecParams { version: 1, tile: vector.tile, k: vector.k };
+        let bytes = encode(&params, &vector.shapes(), &vector.update()).expect("a valid update");
+        assert_eq!(hex::encode(&bytes), vector.bytes_hex, "{}", vector.name);
+        assert_eq!(decode(&params, &vector.shapes(), &bytes), Ok(vector.update()), "{}", vector.name);
+    }
+}
+
+/// The model that tests/corpus/codec was made for.
+const CORPUS_PARAMS: CodecParams = CodecParams { version: 1, tile: 64, k: 64 };
+const CORPUS_SHAPES: [TensorShape; 3] = [
+    TensorShape::Matrix { rows: 70, cols: 66 },
+    TensorShape::Vector { len: 100 },
+    TensorShape::Matrix { rows: 64, cols: 64 },
+];
+
+/// File names are `<what decoding says>.<anything>.bin`.
+#[test]
+fn saved_sparse_updates_are_judged_as_their_names_say() {
+    let mut seen = Vec::new();
+    for entry in fs::read_dir(tests_dir().join("corpus/codec")).expect("the corpus") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
+        let expected = name.split('.').next().expect("a first part").to_owned();
+        let bytes = fs::read(&path).expect("a file");
+        match decode(&CORPUS_PARAMS, &CORPUS_SHAPES, &bytes) {
+            Ok(update) => {
+                assert_eq!(expected, "ok", "{name}");
+                assert_eq!(encode(&CORPUS_PARAMS, &CORPUS_SHAPES, &update).as_ref(), Ok(&bytes), "{name}");
+            }
+            Err(error) => assert_eq!(expected, error.code(), "{name}"),
+        }
+        seen.push(expected);
+    }
+    for outcome in [
+        "ok",
+        "bad_magic",
+        "unknown_version",
+        "truncated",
+        "trailing_bytes",
+        "not_canonical",
+        "level_not_finite",
+        "level_negative_zero",
+        "levels_not_ascending",
+        "unused_level",
+    ] {
+        assert!(seen.iter().any(|name| name == outcome), "the corpus has no {outcome}");
+    }
+}
+
+/// Every prefix and every one-byte change of every saved update: an error, or another canonical update.
+#[test]
+fn mutated_sparse_updates_never_panic_and_stay_canonical() {
+    let canonical = |bytes: &[u8]| {
+        if let Ok(update) = decode(&CORPUS_PARAMS, &CORPUS_SHAPES, bytes) {
+            assert_eq!(encode(&CORPUS_PARAMS, &CORPUS_SHAPES, &update).as_deref(), Ok(bytes));
+        }
+    };
+    for entry in fs::read_dir(tests_dir().join("corpus/codec")).expect("the corpus") {
+        let mut bytes = fs::read(entry.expect("an entry").path()).expect("a file");
+        for at in 0..bytes.len() {
+            canonical(&bytes[..at]);
+            for change in [1, 0x80, 0xff] {
+                bytes[at] ^= change;
+                canonical(&bytes);
+                bytes[at] ^= change;
+            }
+        }
+    }
+}
