@@ -1,0 +1,11 @@
+//! Lightning from outside: one contract over every node, and what a kill -9 may do to the real one.
+
+mod bench;
+mod contract;
+#[cfg(feature = "embedded")]
+mod embedded;
+#[cfg(feature = "embedded")]
+mod kill;
+#[cfg(feature = "embedded")]
+mod latency;
+mod simulated;

@@ -1,0 +1,53 @@
+//! The contract over the simulated network.
+
+use std::sync::Arc;
+
+use l402t::ln::Lightning;
+use l402t::ln::simulated::{Faults, Network};
+use l402t::protocol::amount::Msat;
+
+use crate::bench::{Bench, CAPACITY_SAT, PUSH};
+
+struct Simulated {
+    network: Network,
+    total: Msat,
+}
+
+async fn start() -> Simulated {
+    let network = Network::new(1, Faults::NONE);
+    network.channel("coordinator", "peer", Msat::from_sat(CAPACITY_SAT).expect("small"), PUSH);
+    Simulated { total: network.total_msat(), network }
+}
+
+impl Bench for Simulated {
+    fn coordinator(&self) -> Arc<dyn Lightning> {
+        self.network.node("coordinator")
+    }
+
+    fn peer(&self) -> Arc<dyn Lightning> {
+        self.network.node("peer")
+    }
+
+    async fn peer_down(&mut self) {
+        self.network.crash("peer");
+    }
+
+    async fn peer_up(&mut self) {
+        self.network.restart("peer");
+    }
+
+    async fn restart_coordinator(&mut self) {
+        self.network.crash("coordinator");
+        self.network.restart("coordinator");
+    }
+
+    async fn mine(&mut self, blocks: u32) {
+        self.network.mine(blocks);
+    }
+
+    async fn stop(&mut self) {
+        assert_eq!(self.network.total_msat(), self.total, "no msat was made or lost");
+    }
+}
+
+crate::contract::whole_contract!(super::simulated::start);
