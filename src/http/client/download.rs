@@ -3,12 +3,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use blake3::Hasher;
 use reqwest::header::{CONTENT_RANGE, IF_RANGE, RANGE};
 use reqwest::{Response, StatusCode, Url};
 use tokio::fs::{self, File, OpenOptions};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::time::{sleep, timeout};
 
 use super::transport::{Answer, Repeat, Tries, describe, is_passing_status, retry_after};
 use super::{ClientError, CoordinatorClient};
@@ -31,7 +33,7 @@ pub struct Progress {
 /// A failed try of a download.
 enum Setback {
     /// Another try can go on from here.
-    Passing(ClientError, std::time::Duration),
+    Passing(ClientError, Duration),
     /// No try will do better.
     Final(ClientError),
     /// All bytes came, and they are wrong.
@@ -48,7 +50,8 @@ impl CoordinatorClient {
     /// `GET /v1/rounds/{round}/transcript`: the signed bytes, not verified.
     pub async fn fetch_transcript(&self, round: RoundNumber) -> Result<Vec<u8>, ClientError> {
         let url = self.endpoint(&["rounds", &round.to_string(), "transcript"])?;
-        let request = || self.http.get(url.clone());
+        let time = self.policy.time_for(self.policy.max_transcript_bytes);
+        let request = || self.http.get(url.clone()).timeout(time);
         let answer = self.answer(request, Repeat::Freely, self.policy.max_transcript_bytes).await?;
         Ok(answer.success()?.body)
     }
@@ -88,7 +91,7 @@ impl CoordinatorClient {
                     if wrong >= self.policy.wrong_downloads {
                         return Err(error);
                     }
-                    (error, std::time::Duration::ZERO)
+                    (error, Duration::ZERO)
                 }
             };
             if length_of(&part).await >= before.saturating_add(PROGRESS_BYTES) {
@@ -96,7 +99,7 @@ impl CoordinatorClient {
             }
             let Some(wait) = tries.next_wait(asked_wait) else { return Err(error) };
             tracing::info!(%hash, %error, wait_ms = wait.as_millis(), "a download was interrupted, going on");
-            tokio::time::sleep(wait).await;
+            sleep(wait).await;
         }
     }
 
@@ -113,7 +116,7 @@ impl CoordinatorClient {
         if have > 0 {
             request = request.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, format!("\"{hash}\""));
         }
-        let passing = |error| Setback::Passing(error, std::time::Duration::ZERO);
+        let passing = |error| Setback::Passing(error, Duration::ZERO);
         let response = request.send().await.map_err(|error| passing(self.transport_error(&error)))?;
         let (start, total) = match self.body_span(&response, have)? {
             Span::Body { start, total } => (start, total),
@@ -144,9 +147,16 @@ impl CoordinatorClient {
         let write_error = |source| ClientError::Disk { path: part.to_owned(), source };
         let mut file = open_part(part, start).await.map_err(write_error)?;
         let mut done = start;
+        // A server that sends a byte now and then never stalls, and yet never ends.
+        let too_slow = sleep(self.policy.time_for(total - start));
+        tokio::pin!(too_slow);
         let ended = loop {
             progress(Progress { done_bytes: done, total_bytes: total });
-            match response.chunk().await {
+            let chunk = tokio::select! {
+                chunk = response.chunk() => chunk,
+                () = &mut too_slow => break Some("the coordinator sends too slowly".to_owned()),
+            };
+            match chunk {
                 Ok(None) => break None,
                 Ok(Some(chunk)) => {
                     let after = done.saturating_add(chunk.len() as u64);
@@ -168,7 +178,7 @@ impl CoordinatorClient {
             Some(reason) => reason,
         };
         let error = ClientError::Interrupted { url: self.url().into(), reason };
-        Err(Setback::Passing(error, std::time::Duration::ZERO))
+        Err(Setback::Passing(error, Duration::ZERO))
     }
 
     /// Which bytes of the blob the answer has.
@@ -194,12 +204,11 @@ impl CoordinatorClient {
 
     async fn refusal(&self, response: Response) -> Setback {
         let (status, wait) = (response.status(), retry_after(&response).unwrap_or_default());
-        let error = match Answer::read(response, self.policy.max_json_bytes).await.and_then(Answer::success) {
-            Ok(answer) => ClientError::BadAnswer {
-                url: self.url().into(),
-                what: format!("status {status} and {} bytes for a blob", answer.body.len()),
-            },
-            Err(error) => error,
+        let read = timeout(self.policy.request, Answer::read(response, self.policy.max_json_bytes)).await;
+        let error = match read.map(|answer| answer.and_then(Answer::success)) {
+            Ok(Ok(_)) => ClientError::BadAnswer { url: self.url().into(), what: format!("status {status} for a blob") },
+            Ok(Err(error)) => error,
+            Err(_) => ClientError::Interrupted { url: self.url().into(), reason: "no answer in time".into() },
         };
         if is_passing_status(status) { Setback::Passing(error, wait) } else { Setback::Final(error) }
     }
@@ -248,7 +257,7 @@ async fn open_part(part: &Path, start: u64) -> io::Result<File> {
     }
     let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(part).await?;
     file.set_len(start).await?;
-    tokio::io::AsyncSeekExt::seek(&mut file, io::SeekFrom::Start(start)).await?;
+    file.seek(io::SeekFrom::Start(start)).await?;
     Ok(file)
 }
 

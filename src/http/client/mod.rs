@@ -35,6 +35,8 @@ pub struct Policy {
     pub request: Duration,
     /// For the next bytes of an answer.
     pub stall: Duration,
+    /// The least speed of an upload or a download, in bytes a second, on top of `request`.
+    pub slowest_bytes_per_s: u64,
     /// Tries of a call, or of a download without progress, in all.
     pub tries: u32,
     /// Before the second try; doubled before each further one.
@@ -57,6 +59,7 @@ impl Default for Policy {
             connect: Duration::from_secs(10),
             request: Duration::from_secs(75),
             stall: Duration::from_secs(45),
+            slowest_bytes_per_s: 16 * 1_024,
             tries: 6,
             first_wait: Duration::from_millis(250),
             longest_wait: Duration::from_secs(15),
@@ -65,6 +68,13 @@ impl Default for Policy {
             max_blob_bytes: 64 * 1_024 * 1_024 * 1_024,
             wrong_downloads: 2,
         }
+    }
+}
+
+impl Policy {
+    /// How long a request may take that moves so many bytes.
+    fn time_for(&self, bytes: u64) -> Duration {
+        self.request.saturating_add(Duration::from_secs(bytes / self.slowest_bytes_per_s.max(1)))
     }
 }
 

@@ -290,6 +290,31 @@ async fn wrong_bytes_are_never_handed_on() {
 }
 
 #[tokio::test]
+async fn a_download_that_only_trickles_is_given_up_on_and_kept() {
+    let hash = Blake3Hash::of(&blob());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4_096]).await;
+                let _ = stream.write_all(&answer("200 OK\r\nContent-Length: 400000", b"")).await;
+                while stream.write_all(&[0]).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+        }
+    });
+    let policy = Policy { request: Duration::from_millis(300), slowest_bytes_per_s: u64::MAX, tries: 1, ..quick() };
+    let client = CoordinatorClient::with_policy(&format!("http://{address}"), policy).expect("a client");
+    let folder = TempDir::new().expect("a folder");
+    let to = folder.path().join("blob");
+    let error = client.fetch_blob(hash, &to, nothing).await.expect_err("a trickle");
+    assert!(error.to_string().contains("too slowly"), "{error}");
+    assert!(std::fs::metadata(part_of(&to)).expect("kept").len() > 0);
+}
+
+#[tokio::test]
 async fn parts_that_were_not_asked_for_and_blobs_that_are_too_long_are_refused() {
     let hash = Blake3Hash::of(&blob());
     let folder = TempDir::new().expect("a folder");

@@ -11,8 +11,6 @@ use super::{ClientError, CoordinatorClient, Policy, TicketReply};
 use crate::protocol::api::ErrorBody;
 use crate::protocol::l402::{Credentials, parse_challenge};
 
-/// An upload may take this much longer than a small request: 16 KiB/s, as the server allows.
-const SLOWEST_UPLOAD_BYTES_PER_S: u64 = 16 * 1_024;
 /// Idle connections are closed before the server does it, which would fail the request that comes just then.
 const POOL_IDLE: Duration = Duration::from_secs(10);
 
@@ -20,21 +18,15 @@ const POOL_IDLE: Duration = Duration::from_secs(10);
 pub(super) struct Body {
     content_type: &'static str,
     bytes: Vec<u8>,
-    upload: Upload,
-}
-
-enum Upload {
-    Small,
-    Payload,
 }
 
 impl Body {
     pub(super) fn json(bytes: Vec<u8>) -> Self {
-        Self { content_type: "application/json", bytes, upload: Upload::Small }
+        Self { content_type: "application/json", bytes }
     }
 
     pub(super) fn binary(bytes: Vec<u8>) -> Self {
-        Self { content_type: "application/octet-stream", bytes, upload: Upload::Payload }
+        Self { content_type: "application/octet-stream", bytes }
     }
 }
 
@@ -131,15 +123,9 @@ impl CoordinatorClient {
     }
 
     fn request(&self, method: Method, url: Url, body: Option<&Body>) -> RequestBuilder {
-        let request = self.http.request(method, url).timeout(self.policy.request);
+        let bytes = body.map_or(0, |body| body.bytes.len() as u64);
+        let request = self.http.request(method, url).timeout(self.policy.time_for(bytes));
         let Some(body) = body else { return request };
-        let request = match body.upload {
-            Upload::Small => request,
-            Upload::Payload => {
-                let slow = Duration::from_secs(body.bytes.len() as u64 / SLOWEST_UPLOAD_BYTES_PER_S);
-                request.timeout(self.policy.request.saturating_add(slow))
-            }
-        };
         request.header(CONTENT_TYPE, body.content_type).body(body.bytes.clone())
     }
 

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::failure::Failure;
 use super::limits::MAX_JSON_BYTES;
 use super::routes::App;
+use crate::protocol::ids::RoundNumber;
 use crate::protocol::sign::{SignatureError, Signed, Statement};
 
 /// The path's only parameter.
@@ -36,15 +37,15 @@ where
     }
 }
 
-/// A round's number as a path shows it: plain digits.
-pub(super) struct RoundParam(pub(super) crate::protocol::ids::RoundNumber);
+/// A round's number as a path shows it: plain digits, without zeros before them.
+pub(super) struct RoundParam(pub(super) RoundNumber);
 
 impl FromStr for RoundParam {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-        number.map(|n| Self(crate::protocol::ids::RoundNumber(n))).ok_or("expected a round's number")
+        let number = text.parse().ok().filter(|number: &u32| number.to_string() == text);
+        number.map(|number| Self(RoundNumber(number))).ok_or("expected a round's number")
     }
 }
 

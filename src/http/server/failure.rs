@@ -100,6 +100,11 @@ impl Failure {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the coordinator could not answer", fix)
     }
 
+    /// Whether the request was at fault, and so nothing was done for it.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.status.is_client_error()
+    }
+
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self

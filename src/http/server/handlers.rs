@@ -64,12 +64,18 @@ pub(super) async fn ticket(
     let credentials = headers.get(AUTHORIZATION).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     // Whether it will be a challenge is known only afterwards, when its invoice has been made: take first, give back.
     app.challenges.take(client, Instant::now()).map_err(Failure::too_many_requests)?;
-    let answer = app.call(move |c| async move { c.ticket(round, commitment, credentials).await }).await?;
-    match answer {
-        TicketAnswer::Ticket(ticket) => {
-            app.challenges.give_back(client, Instant::now());
-            Ok(json(*ticket))
-        }
+    let answer = app.call(move |c| async move { c.ticket(round, commitment, credentials).await }).await;
+    let made_an_invoice = match &answer {
+        Ok(TicketAnswer::Ticket(_)) => false,
+        Ok(TicketAnswer::PaymentRequired(_)) => true,
+        // After a timeout it may still be made.
+        Err(failure) => !failure.is_refusal(),
+    };
+    if !made_an_invoice {
+        app.challenges.give_back(client, Instant::now());
+    }
+    match answer? {
+        TicketAnswer::Ticket(ticket) => Ok(json(*ticket)),
         TicketAnswer::PaymentRequired(challenge) => Err(Failure::payment_required(&challenge)),
     }
 }

@@ -135,6 +135,7 @@ async fn unknown_things_are_errors_in_json() {
         ("/v1/".to_owned(), 404, "not_found"),
         ("/v1/rounds/7".to_owned(), 404, "no_such_round"),
         ("/v1/rounds/-1".to_owned(), 400, "bad_path"),
+        ("/v1/rounds/01".to_owned(), 400, "bad_path"),
         ("/v1/rounds/4294967296".to_owned(), 400, "bad_path"),
         ("/v1/rounds/%ff".to_owned(), 400, "bad_path"),
         (format!("/v1/blobs/{unknown}"), 404, "no_such_blob"),
@@ -214,6 +215,16 @@ async fn challenges_are_rarer_than_requests_and_a_bought_ticket_costs_none() {
     let answer = ask_for_ticket(&served, None).await;
     assert_eq!((answer.status, answer.header("retry-after")), (429, "60"));
     assert_eq!(served.fake.challenges.load(Ordering::SeqCst), 2, "no invoice was made for it");
+}
+
+#[tokio::test]
+async fn a_refused_commitment_costs_no_challenge() {
+    let limits = Limits { challenges: Rate { burst: 1, per_minute: 1 }, ..Limits::default() };
+    let served = serve(limits).await;
+    for _ in 0..3 {
+        assert_eq!(served.post("/v1/rounds/7/tickets", &sample::commitment().to_bytes()).await.code(), "wrong_round");
+    }
+    assert_eq!(ask_for_ticket(&served, None).await.status, 402);
 }
 
 #[tokio::test]
