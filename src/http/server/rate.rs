@@ -143,6 +143,15 @@ mod tests {
     }
 
     #[test]
+    fn looking_often_does_not_slow_a_slow_rate_down() {
+        let start = Instant::now();
+        let limiter = RateLimiter::new(Rate { burst: 1, per_minute: 6 }, start);
+        assert_eq!(limiter.take(client(1), start), Ok(()));
+        let served = (1..=10_000).filter(|ms| limiter.take(client(1), start + Duration::from_millis(*ms)).is_ok());
+        assert_eq!(served.collect::<Vec<_>>(), [10_000]);
+    }
+
+    #[test]
     fn a_token_given_back_can_be_taken_again_but_never_overfills() {
         let start = Instant::now();
         let limiter = RateLimiter::new(RATE, start);
