@@ -157,8 +157,7 @@ impl Core {
         self.apply(number, event, |_, _| Ok(()))
     }
 
-    /// Opens a round, or opens it again with new deadlines where nobody came. Its secret is on disk before its
-    /// commitment can be seen.
+    /// Opens a round. Its secret is on disk before its commitment can be seen.
     pub(super) fn open(
         &mut self,
         number: RoundNumber,
@@ -179,16 +178,10 @@ impl Core {
             commit_deadline_ms: commit,
             upload_deadline_ms: upload,
         });
-        let state = match self.rounds.get(&number) {
-            Some(empty) => {
-                let again = Event::Reopened { commit_deadline_ms: commit, upload_deadline_ms: upload };
-                round::transition(empty, &again, now, &self.run.rules)?.0
-            }
-            None => Round::open(number, now, commit, upload),
-        };
+        let state = Round::open(number, now, commit, upload);
         self.db.write(|t| {
             Record::RoundOpened { opening: &opening.body }.append(t, now)?;
-            tables::save_round(t, &opening, &secret, &state)
+            tables::insert_round(t, &opening, &secret, &state)
         })?;
         self.rounds.insert(number, state);
         Ok(opening)

@@ -3,6 +3,7 @@
 //! Every step may be repeated. Whatever it finds, it finds again after a crash.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -110,6 +111,8 @@ pub(super) struct Shared {
     pub(super) network: Network,
     /// Held while it is decided whether to open a channel, so that no peer gets two.
     pub(super) channel_gate: tokio::sync::Mutex<()>,
+    /// Has anybody asked for the run since the last round opened?
+    asked: AtomicBool,
     wake: Notify,
     events: broadcast::Sender<RunEvent>,
 }
@@ -129,6 +132,13 @@ impl Shared {
     /// Has the engine look at once.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// Notes that somebody is there: rounds are worth opening.
+    pub(super) fn somebody_asks(&self) {
+        if !self.asked.swap(true, Ordering::SeqCst) {
+            self.wake();
+        }
     }
 
     /// Rounds of the run in all.
@@ -202,6 +212,7 @@ impl Coordinator {
             options,
             network,
             channel_gate: tokio::sync::Mutex::new(()),
+            asked: AtomicBool::new(false),
             wake: Notify::new(),
             events: broadcast::channel(EVENT_BACKLOG).0,
         });
@@ -293,13 +304,18 @@ impl Coordinator {
         }
     }
 
-    /// Opens the next round once the last one has closed, or the same again if nobody came.
+    /// Opens the next round once the last one has closed. After one that nobody came to, it waits until somebody asks:
+    /// every round uses up held-out windows.
     async fn open_round(&mut self) -> Result<(), CoordinatorError> {
         let most = self.shared.last_rounds();
         let initial = self.shared.run.manifest.body.initial_checkpoint;
-        let opened = self.shared.with(move |core| core.open_next(most, initial)).await?;
+        let demand = if self.shared.asked.load(Ordering::SeqCst) { Demand::Somebody } else { Demand::Nobody };
+        let opened = self.shared.with(move |core| core.open_next(most, initial, demand)).await?;
         match opened {
-            Next::Opened(event) => self.shared.tell(event),
+            Next::Opened(event) => {
+                self.shared.asked.store(false, Ordering::SeqCst);
+                self.shared.tell(event);
+            }
             Next::Finished { rounds } if !self.finished => {
                 self.finished = true;
                 self.shared.tell(RunEvent::RunFinished { rounds });
@@ -403,6 +419,13 @@ fn is_passing(error: &CoordinatorError) -> bool {
     }
 }
 
+/// Is anybody there?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Demand {
+    Somebody,
+    Nobody,
+}
+
 /// What came of looking for the next round.
 enum Next {
     Opened(RunEvent),
@@ -411,14 +434,8 @@ enum Next {
 }
 
 impl Core {
-    fn open_next(&mut self, most: u32, initial: Blake3Hash) -> Result<Next, CoordinatorError> {
-        let now = self.clock.now();
+    fn open_next(&mut self, most: u32, initial: Blake3Hash, demand: Demand) -> Result<Next, CoordinatorError> {
         let (number, previous, checkpoint) = match self.open_round() {
-            Some(round) if round.contributions.is_empty() && now > round.commit_deadline_ms => {
-                let number = round.number;
-                let row = self.round_row(number)?.ok_or(StoreError::Corrupt { what: "round" })?;
-                (number, row.opening.body.previous_transcript, row.opening.body.checkpoint)
-            }
             Some(_) => return Ok(Next::Nothing),
             None => match tables::last_round(self.db.read())? {
                 None => (RoundNumber(0), None, initial),
@@ -429,6 +446,9 @@ impl Core {
                     } else {
                         Next::Nothing
                     });
+                }
+                Some(last) if last.state.contributions.is_empty() && demand == Demand::Nobody => {
+                    return Ok(Next::Nothing);
                 }
                 Some(last) => {
                     let checkpoint = last.next_checkpoint.ok_or(StoreError::Corrupt { what: "round" })?;

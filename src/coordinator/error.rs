@@ -126,8 +126,7 @@ fn refuse_illegal(illegal: Illegal) -> Refusal {
         Illegal::UnknownTranche(..)
         | Illegal::WrongTrancheState { .. }
         | Illegal::NotJudging(_)
-        | Illegal::BadVerdicts(_)
-        | Illegal::NotReopenable(_) => (503, "unavailable", "Try again in a few seconds"),
+        | Illegal::BadVerdicts(_) => (503, "unavailable", "Try again in a few seconds"),
     };
     refusal(status, code, illegal.to_string(), fix)
 }

@@ -29,6 +29,7 @@ const MAX_ADDRESS_BYTES: usize = 255;
 #[async_trait]
 impl CoordinatorHandle for Shared {
     async fn run(&self) -> Result<RunView, Refusal> {
+        self.somebody_asks();
         let lightning = self.lightning().await?;
         let most = self.last_rounds();
         let look = move |core: &mut Core| {

@@ -201,9 +201,11 @@ impl Core {
         }
         let row = self.round_row(open)?.ok_or(StoreError::Corrupt { what: "round" })?;
         if row.opening.body.digest() != body.opening {
-            let message = format!("round {open} was opened again with new deadlines, since nobody had bought a ticket");
-            let fix = "Read /v1/rounds/current and sign a commitment to its opening: the checkpoint is the same";
-            return Err(refusal(409, "stale_opening", message, fix).into());
+            let message =
+                format!("the commitment names {} as the opening of round {open}, which it is not", body.opening);
+            return Err(
+                refusal(409, "wrong_opening", message, "Read /v1/rounds/current and commit to its opening").into()
+            );
         }
         if !(1..=MAX_PAYLOAD_BYTES).contains(&body.payload_bytes) {
             let message = format!("a payload of {} bytes is not within 1 ..= {MAX_PAYLOAD_BYTES}", body.payload_bytes);

@@ -208,15 +208,7 @@ impl Peer {
     async fn continue_buying(&mut self, handle: &dyn CoordinatorHandle) -> Result<bool, Refusal> {
         let Work { round, commitment, credentials, .. } = self.work_mut();
         let (round, commitment, credentials) = (*round, commitment.clone(), credentials.clone());
-        let answer = match handle.ticket(round, commitment, credentials).await {
-            Ok(answer) => answer,
-            Err(refusal) if refusal.error.code == "stale_opening" => {
-                self.work = None;
-                return Ok(true);
-            }
-            Err(refusal) => return Err(refusal),
-        };
-        match answer {
+        match handle.ticket(round, commitment, credentials).await? {
             TicketAnswer::Ticket(ticket) => self.work_mut().ticket = Some(*ticket),
             TicketAnswer::PaymentRequired(challenge) => {
                 let credentials = self.pay_fee(&challenge).await;

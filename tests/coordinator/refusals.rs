@@ -104,7 +104,7 @@ async fn a_forged_commitment_or_one_for_another_round_run_or_opening_buys_nothin
     let run = changed(&|body| body.run = l402t::protocol::ids::RunId::from_bytes([9; 32]));
     assert_eq!(code(scene.ticket(run, None).await), "wrong_run");
     let opening = changed(&|body| body.opening = Blake3Hash::of(b"other"));
-    assert_eq!(code(scene.ticket(opening, None).await), "stale_opening");
+    assert_eq!(code(scene.ticket(opening, None).await), "wrong_opening");
     let empty = changed(&|body| body.payload_bytes = 0);
     assert_eq!(code(scene.ticket(empty, None).await), "payload_size");
 

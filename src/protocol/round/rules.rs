@@ -16,9 +16,6 @@ pub fn transition(
 ) -> Result<(Round, Vec<Effect>), Illegal> {
     let mut step = Step { round: state.clone(), effects: Vec::new(), now, rules };
     match event {
-        Event::Reopened { commit_deadline_ms, upload_deadline_ms } => {
-            step.reopen(*commit_deadline_ms, *upload_deadline_ms)?;
-        }
         Event::TicketSold { contribution, peer, payload_bytes } => {
             step.sell_ticket(*contribution, *peer, *payload_bytes)?;
         }
@@ -56,15 +53,6 @@ impl Step<'_> {
         if amount > Msat::ZERO {
             self.effects.push(Effect::Post { from, to, amount });
         }
-    }
-
-    fn reopen(&mut self, commit_deadline_ms: UnixMs, upload_deadline_ms: UnixMs) -> Result<(), Illegal> {
-        let nobody_came = self.round.contributions.is_empty() && self.now > self.round.commit_deadline_ms;
-        if !nobody_came {
-            return Err(Illegal::NotReopenable(self.round.number));
-        }
-        self.round = Round::open(self.round.number, self.now, commit_deadline_ms, upload_deadline_ms);
-        Ok(())
     }
 
     fn sell_ticket(&mut self, id: ContributionId, peer: PeerId, payload_bytes: u64) -> Result<(), Illegal> {
@@ -238,10 +226,6 @@ impl Step<'_> {
             if contribution.progress == Progress::Ticketed && self.now > contribution.invoices_deadline_ms {
                 self.lapse(place, Lapse::NoInvoices);
             }
-        }
-        if self.round.contributions.is_empty() {
-            // Nothing to judge: the round is opened again rather than spending held-out windows on nobody.
-            return;
         }
         if self.now > self.round.commit_deadline_ms {
             self.round.phase = Phase::Uploading;

@@ -239,13 +239,6 @@ impl Round {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event", deny_unknown_fields)]
 pub enum Event {
-    /// Nobody bought a ticket in time: the round's deadlines are set anew.
-    Reopened {
-        /// The new deadline for tickets.
-        commit_deadline_ms: UnixMs,
-        /// The new deadline for payloads.
-        upload_deadline_ms: UnixMs,
-    },
     /// A submission fee was paid.
     TicketSold {
         /// For which contribution.
@@ -434,7 +427,4 @@ pub enum Illegal {
     /// The verdicts don't fit the contributions: a payment for one without a payload, or a wrong count.
     #[error("the verdicts of round {0} do not fit its contributions")]
     BadVerdicts(RoundNumber),
-    /// Somebody bought a ticket, or the deadline isn't over.
-    #[error("round {0} can't be opened again")]
-    NotReopenable(RoundNumber),
 }

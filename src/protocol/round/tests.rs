@@ -130,13 +130,11 @@ fn a_verdict_can_only_pay_what_was_uploaded() {
 }
 
 #[test]
-fn an_empty_round_is_opened_again_instead_of_judged() {
-    let again = Event::Reopened { commit_deadline_ms: UnixMs(9_000), upload_deadline_ms: UnixMs(9_500) };
-    assert!(matches!(refused(&open(), COMMIT.0, &again), Illegal::NotReopenable(_)));
-    let waited = after(open(), UPLOAD.0 + 1, &[TICK]);
-    assert_eq!(waited.phase, Phase::Committing);
-    let round = after(waited, UPLOAD.0 + 1, &[again.clone(), ticket(1)]);
-    assert!(matches!(refused(&round, 10_000, &again), Illegal::NotReopenable(_)));
+fn a_round_that_nobody_bought_a_ticket_in_closes_with_the_commit_deadline() {
+    assert_eq!(after(open(), COMMIT.0, &[TICK]).phase, Phase::Committing);
+    let round = after(open(), COMMIT.0 + 1, &[TICK]);
+    assert_eq!(round.phase, Phase::Judging);
+    assert!(after(round, COMMIT.0 + 1, &[Event::Judged { tranches_paid: vec![] }]).has_ended());
 }
 
 #[test]
@@ -161,7 +159,6 @@ fn any_event() -> impl Strategy<Value = Event> {
         6 => who.prop_map(upload),
         1 => (0u32..2).prop_map(|open_challenges| Event::Tick { open_challenges }),
         1 => proptest::collection::vec(0u32..5, 0..4).prop_map(|tranches_paid| Event::Judged { tranches_paid }),
-        1 => Just(Event::Reopened { commit_deadline_ms: COMMIT, upload_deadline_ms: UPLOAD }),
     ]
 }
 

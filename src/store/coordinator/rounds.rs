@@ -73,16 +73,15 @@ fn read_contribution(row: &Row<'_>) -> rusqlite::Result<ContributionRow> {
     })
 }
 
-/// Writes a round as it is now: its opening, secret and state.
-pub fn save_round(
+/// Writes a new round.
+pub fn insert_round(
     db: &Connection,
     opening: &Signed<RoundOpening>,
     secret: &Blake3Hash,
     state: &Round,
 ) -> Result<(), StoreError> {
     db.execute(
-        "INSERT INTO rounds (round, opening, secret, state, ended) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (round) DO UPDATE SET opening = ?2, secret = ?3, state = ?4, ended = ?5",
+        "INSERT INTO rounds (round, opening, secret, state, ended) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![state.number.0, opening.to_bytes(), secret.as_bytes(), to_json(state)?, state.has_ended()],
     )?;
     Ok(())
