@@ -31,13 +31,14 @@ impl Fma for Software {
         let sum = product + c;
         let back = sum - product;
         let error = (product - (sum - back)) + (c - back);
-        let bits = sum.to_bits() as i64;
-        // 1 where the error points towards zero, seen from the sum.
-        let inwards = ((bits ^ error.to_bits() as i64) as u64 >> 63) as i64;
-        let even = !bits & 1;
+        // Integer masks rather than branches and products, so that a compiler can do several at once.
+        let bits = sum.to_bits();
+        let inwards = (bits ^ error.to_bits()) >> 63;
+        let if_even = (bits & 1).wrapping_sub(1);
         // For an infinite or NaN sum the error is NaN, and the comparison is false.
-        let adjust = if error.abs() > 0.0 { even * (1 - 2 * inwards) } else { 0 };
-        f64::from_bits(bits.wrapping_add(adjust) as u64) as f32
+        let if_inexact = u64::from(error.abs() > 0.0).wrapping_neg();
+        let adjust = 1u64.wrapping_sub(inwards << 1) & if_even & if_inexact;
+        f64::from_bits(bits.wrapping_add(adjust)) as f32
     }
 }
 
