@@ -6,5 +6,6 @@ mod fuse;
 mod judge;
 mod peer;
 mod refusals;
+mod replay;
 mod rounds;
 mod world;

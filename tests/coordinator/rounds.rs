@@ -74,11 +74,7 @@ impl Signer for l402t::protocol::statements::RoundOpening {
 }
 
 fn manifest(world: &World) -> l402t::protocol::manifest::RunManifest {
-    let bytes = std::fs::read(world.data().join("manifest.json")).expect("a manifest");
-    let signed: l402t::protocol::sign::Signed<l402t::protocol::manifest::RunManifest> =
-        l402t::protocol::sign::Signed::from_bytes(&bytes).expect("canonical");
-    signed.verify(&signed.body.coordinator).expect("signed by itself");
-    signed.body
+    crate::world::read_manifest(&world.data())
 }
 
 #[tokio::test]

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use l402t::clock::{Clock, ManualClock};
 use l402t::coordinator::handle::CoordinatorHandle;
+use l402t::coordinator::judging::Judge;
 use l402t::coordinator::settings::{ChannelSettings, HeldOutSettings, RunSettings};
 use l402t::coordinator::{Coordinator, CoordinatorError, Options};
 use l402t::ln::simulated::{Faults, Network};
 use l402t::protocol::amount::{Msat, Ppm};
 use l402t::protocol::ids::{RoundNumber, UnixMs};
-use l402t::protocol::manifest::{RewardParams, TimingParams};
+use l402t::protocol::manifest::{RewardParams, RunManifest, TimingParams};
 use l402t::protocol::sign::Signed;
 use l402t::protocol::transcript::Transcript;
 use l402t::store::database::Unwatched;
@@ -40,6 +41,7 @@ pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) settings: RunSettings,
     pub(crate) max_rounds: u32,
+    pub(crate) judge: Arc<dyn Judge>,
 }
 
 impl World {
@@ -77,7 +79,7 @@ impl World {
             },
             ..RunSettings::default()
         };
-        Self { folder, network, clock, settings, max_rounds: 1 }
+        Self { folder, network, clock, settings, max_rounds: 1, judge: Arc::new(FakeJudge) }
     }
 
     pub(crate) fn data(&self) -> std::path::PathBuf {
@@ -90,7 +92,7 @@ impl World {
         let options =
             Options { channels: ChannelSettings::default(), max_rounds: Some(self.max_rounds), regtest_rpc: None };
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let parts = (ln as _, Arc::new(FakeJudge) as _, clock);
+        let parts = (ln as _, Arc::clone(&self.judge), clock);
         let watched = Arc::clone(fuse) as _;
         let mut coordinator = Coordinator::open_watched(&self.data(), &self.settings, options, parts, watched).await?;
         coordinator.reconcile().await?;
@@ -143,4 +145,10 @@ impl World {
 pub(crate) fn read_transcript(data: &Path, round: RoundNumber) -> Signed<Transcript> {
     let bytes = std::fs::read(data.join(format!("transcripts/{round}.json"))).expect("a transcript");
     Signed::from_bytes(&bytes).expect("canonical")
+}
+
+pub(crate) fn read_manifest(data: &Path) -> RunManifest {
+    let bytes = std::fs::read(data.join("manifest.json")).expect("a manifest");
+    let signed = Signed::<RunManifest>::from_bytes(&bytes).expect("canonical");
+    signed.verify(&signed.body.coordinator).expect("signed by itself").clone()
 }
