@@ -93,6 +93,9 @@ dispatch! {
 /// Most nats that one token's loss may be: past this a verdict is "not finite".
 const MAX_TOKEN_NATS: f64 = 1e6;
 const Q32: f64 = 4_294_967_296.0;
+/// Added to a value between 0 and 2⁵² it rounds that to a whole number, ties to even. (`round_ties_even` is a call into the
+/// C library where the processor has no instruction for it. 10⁶ nats are less than 2⁵² units.)
+const ROUNDER: f64 = 4_503_599_627_370_496.0;
 
 /// The cross-entropy of one row of logits in 2⁻³² nats, rounded to nearest even, between 0 and 10⁶ nats. `None` where the
 /// maximum, the sum, the target's logit or the loss isn't finite, and for a target outside the row.
@@ -103,5 +106,6 @@ pub fn cross_entropy(isa: crate::Isa, logits: &[f32], target: usize) -> Option<i
         return None;
     }
     let nats = (f64::from(largest) - f64::from(logit)) + ln64(f64::from(sum));
-    (nats.abs() <= MAX_TOKEN_NATS).then_some((nats * Q32).round_ties_even() as i64)
+    // Never below 0: the largest logit is one of the row's, and its own term makes the sum at least 1.
+    (0.0..=MAX_TOKEN_NATS).contains(&nats).then_some(((nats * Q32 + ROUNDER) - ROUNDER) as i64)
 }
