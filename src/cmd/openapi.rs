@@ -2,8 +2,11 @@
 
 use super::{Context, ExitCode, Failure};
 
+/// What the server serves under /v1/openapi.json.
+const OPENAPI: &str = include_str!("../../docs/openapi.json");
+
 /// Runs the command.
 pub fn run(context: &Context) -> Result<ExitCode, Failure> {
-    context.log_to_stderr()?;
-    Err(Failure::bug("not wired yet"))
+    context.ui.document(OPENAPI);
+    Ok(ExitCode::Ok)
 }

@@ -168,13 +168,7 @@ fn honest(config: &PeerConfig) -> Result<Box<dyn LocalTrainer>, Failure> {
     use crate::train::inner::TrainDevice;
     let device = match config.device {
         Device::Cpu => TrainDevice::Cpu,
-        Device::Cuda => {
-            crate::sys::load_cuda().map_err(|reason| {
-                let fix = "Install a libtorch with CUDA and name it with LIBTORCH, or train without --gpu";
-                Failure::usage("no_cuda", format!("libtorch's CUDA part can't be loaded: {reason}"), fix)
-            })?;
-            TrainDevice::Cuda(0)
-        }
+        Device::Cuda => TrainDevice::Cuda(0),
     };
     Ok(Box::new(Honest::new(device, config.threads)))
 }

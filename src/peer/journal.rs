@@ -109,6 +109,16 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Several together.
+    pub fn sum(parts: impl IntoIterator<Item = Totals>) -> Self {
+        let add = |a: Msat, b: Msat| a.checked_add(b).unwrap_or(Msat::MAX_MONEY);
+        parts.into_iter().fold(Self::default(), |sum, part| Self {
+            fees_msat: add(sum.fees_msat, part.fees_msat),
+            routing_msat: add(sum.routing_msat, part.routing_msat),
+            received_msat: add(sum.received_msat, part.received_msat),
+        })
+    }
+
     /// Everything that went out.
     pub fn spent_msat(&self) -> Msat {
         self.fees_msat.checked_add(self.routing_msat).unwrap_or(Msat::MAX_MONEY)

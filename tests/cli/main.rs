@@ -1,0 +1,30 @@
+//! What a user sees: help, errors and their remedies, `--json`, exit codes.
+
+mod live;
+mod words;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The program, in an environment of its own.
+fn l402t(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_l402t"));
+    command.env_clear().env("HOME", home).current_dir(home);
+    command
+}
+
+fn run(home: &Path, arguments: &[&str]) -> Output {
+    l402t(home).args(arguments).output().expect("it starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+fn home() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
