@@ -1,7 +1,8 @@
 //! The inner loop: H AdamW steps from the round's checkpoint, and the pseudo-gradient they add up to.
 //!
 //! Keeps nothing between rounds but device memory: the optimiser's state goes in and comes out, so its owner decides what
-//! is durable. With the same inputs, thread count and machine it gives the same bits, interrupted or not.
+//! is durable. On one machine's CPU, the same inputs and thread count give the same bits, interrupted or not; CUDA adds up in
+//! an order of its own.
 
 use std::num::{NonZeroI32, NonZeroU32};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ use crate::protocol::ids::Blake3Hash;
 use crate::protocol::manifest::TrainingParams;
 
 pub use super::device::TrainDevice;
+
+/// Most tokens in one forward pass; far above what any device holds, so that a hostile manifest can't ask for the rest.
+const MAX_BATCH_TOKENS: u64 = 1 << 24;
 
 /// What matrix products and attention are computed in. Weights, moments, norms and the loss are fp32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -383,6 +387,12 @@ fn check(params: &TrainingParams, config: &LlamaConfig) -> Result<(), TrainError
     }
     if params.micro_batch.checked_mul(params.gradient_accumulation).is_none() {
         return Err(TrainError::Settings("micro_batch × gradient_accumulation is more than 2³²".into()));
+    }
+    let batch_tokens = u64::from(params.micro_batch) * u64::from(params.sequence_tokens);
+    if batch_tokens > MAX_BATCH_TOKENS {
+        return Err(TrainError::Settings(format!(
+            "micro_batch × sequence_tokens is {batch_tokens}; {MAX_BATCH_TOKENS} tokens are the most in one forward pass"
+        )));
     }
     if params.sequence_tokens as usize > config.max_position_embeddings {
         return Err(TrainError::Settings(format!(

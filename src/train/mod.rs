@@ -24,7 +24,10 @@ pub enum TrainError {
     #[error("the run can't be trained: {0}")]
     Settings(String),
     /// The corpus is shorter than one sequence and its last target.
-    #[error("{tokens} training tokens are too few: one sequence and its last target take {needed}")]
+    #[error(
+        "{tokens} training tokens are too few: one sequence and its last target take {needed}; use more text or \
+         shorter sequences"
+    )]
     TooLittleData {
         /// What there is.
         tokens: usize,

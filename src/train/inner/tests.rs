@@ -350,6 +350,7 @@ fn settings_that_cannot_be_trained_are_refused_by_name() {
     assert!(refusal(|p| p.inner_steps = 0).contains("inner_steps"));
     assert!(refusal(|p| p.micro_batch = 0).contains("micro_batch"));
     assert!(refusal(|p| p.gradient_accumulation = u32::MAX).contains("gradient_accumulation"));
+    assert!(refusal(|p| p.micro_batch = 1 << 24).contains("forward pass"));
     assert!(refusal(|p| p.sequence_tokens = 17).contains("max_position_embeddings"));
     assert!(refusal(|p| p.beta1_ppm = Ppm::ONE).contains("β"));
     let foreign = TrainingData::new(Tokens::new(vec![0; 100], 41).expect("valid"), 12).expect("enough");
