@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
+use tokio::sync::broadcast;
 
+use super::engine::RunEvent;
 use super::error::CoordinatorError;
 use super::run::Run;
 use crate::clock::Clock;
@@ -55,6 +57,9 @@ impl Record<'_> {
     }
 }
 
+/// Events kept for a listener that is slow.
+const EVENT_BACKLOG: usize = 256;
+
 /// The coordinator's state.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -64,6 +69,8 @@ pub(super) struct Core {
     pub(super) clock: Arc<dyn Clock>,
     /// Every round that is open or has money locked.
     pub(super) rounds: BTreeMap<RoundNumber, Round>,
+    /// Where what has been stored is told. Here, so that nothing stored goes untold when an engine's step is dropped.
+    pub(super) events: broadcast::Sender<RunEvent>,
     folder: PathBuf,
 }
 
@@ -82,7 +89,13 @@ impl Core {
             path: transcripts,
             source,
         })?;
-        Ok(Self { db, blobs, run, clock, rounds, folder: folder.to_owned() })
+        let events = broadcast::channel(EVENT_BACKLOG).0;
+        Ok(Self { db, blobs, run, clock, rounds, events, folder: folder.to_owned() })
+    }
+
+    /// Tells whoever listens; nobody need.
+    pub(super) fn tell(&self, event: RunEvent) {
+        let _ = self.events.send(event);
     }
 
     /// Where a round's transcript is kept.

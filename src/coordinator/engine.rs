@@ -36,8 +36,8 @@ const LOOK_MS: u64 = 1_000;
 const BREATHER_MS: u64 = 20;
 /// How long it waits after something failed.
 const FAILURE_MS: u64 = 2_000;
-/// Events kept for a listener that is slow.
-const EVENT_BACKLOG: usize = 256;
+/// How long it waits before a round that couldn't be judged is judged again. Payments go on in the meantime.
+const JUDGE_FAILURE_MS: u64 = 30_000;
 
 /// What may change from one start to the next.
 #[derive(Clone, Debug, Default)]
@@ -112,9 +112,8 @@ pub(super) struct Shared {
     /// Held while it is decided whether to open a channel, so that no peer gets two.
     pub(super) channel_gate: tokio::sync::Mutex<()>,
     /// Has anybody asked for the run since the last round opened?
-    asked: AtomicBool,
+    asked: Arc<AtomicBool>,
     wake: Notify,
-    events: broadcast::Sender<RunEvent>,
 }
 
 impl Shared {
@@ -146,11 +145,6 @@ impl Shared {
         let pool = self.run.manifest.body.held_out.rounds();
         self.options.max_rounds.map_or(pool, |most| most.min(pool))
     }
-
-    fn tell(&self, event: RunEvent) {
-        // Nobody need listen.
-        let _ = self.events.send(event);
-    }
 }
 
 /// A round being judged.
@@ -166,7 +160,10 @@ pub struct Coordinator {
     shared: Arc<Shared>,
     judge: Arc<dyn Judge>,
     judging: Option<Judging>,
+    /// Not to be tried before, after a failure.
+    judge_again_ms: UnixMs,
     ln_events: broadcast::Receiver<LnEvent>,
+    events: broadcast::Sender<RunEvent>,
     finished: bool,
 }
 
@@ -199,7 +196,7 @@ impl Coordinator {
             Ok::<_, CoordinatorError>((run, core))
         };
         let (run, core) = tokio::task::spawn_blocking(open).await.unwrap_or(Err(CoordinatorError::Panicked))?;
-        let ln_events = ln.events();
+        let (ln_events, events) = (ln.events(), core.events.clone());
         let network = ln.info().await?.network;
         let network = network
             .parse()
@@ -212,11 +209,10 @@ impl Coordinator {
             options,
             network,
             channel_gate: tokio::sync::Mutex::new(()),
-            asked: AtomicBool::new(false),
+            asked: Arc::default(),
             wake: Notify::new(),
-            events: broadcast::channel(EVENT_BACKLOG).0,
         });
-        Ok(Self { shared, judge, judging: None, ln_events, finished: false })
+        Ok(Self { shared, judge, judging: None, judge_again_ms: UnixMs(0), ln_events, events, finished: false })
     }
 
     /// The run.
@@ -231,7 +227,7 @@ impl Coordinator {
 
     /// What happens from now on.
     pub fn events(&self) -> broadcast::Receiver<RunEvent> {
-        self.shared.events.subscribe()
+        self.events.subscribe()
     }
 
     /// Has the last round closed, and no money is locked any more?
@@ -265,12 +261,20 @@ impl Coordinator {
                         return Err(error);
                     }
                     tracing::error!("{error}");
-                    FAILURE_MS
+                    self.failed_ms(&error)
                 }
             };
             tokio::time::sleep(Duration::from_millis(BREATHER_MS)).await;
             self.wait(Duration::from_millis(wait_ms)).await;
         }
+    }
+
+    /// How long to wait after a failure.
+    fn failed_ms(&mut self, error: &CoordinatorError) -> u64 {
+        if let CoordinatorError::Judge { .. } = error {
+            self.judge_again_ms = self.shared.clock.now().plus_ms(JUDGE_FAILURE_MS);
+        }
+        FAILURE_MS
     }
 
     async fn wait_ms(&self) -> Result<u64, CoordinatorError> {
@@ -309,18 +313,14 @@ impl Coordinator {
     async fn open_round(&mut self) -> Result<(), CoordinatorError> {
         let most = self.shared.last_rounds();
         let initial = self.shared.run.manifest.body.initial_checkpoint;
-        let demand = if self.shared.asked.load(Ordering::SeqCst) { Demand::Somebody } else { Demand::Nobody };
-        let opened = self.shared.with(move |core| core.open_next(most, initial, demand)).await?;
-        match opened {
-            Next::Opened(event) => {
-                self.shared.asked.store(false, Ordering::SeqCst);
-                self.shared.tell(event);
-            }
-            Next::Finished { rounds } if !self.finished => {
-                self.finished = true;
-                self.shared.tell(RunEvent::RunFinished { rounds });
-            }
-            Next::Finished { .. } | Next::Nothing => {}
+        let asked = Arc::clone(&self.shared.asked);
+        let next = self.shared.with(move |core| core.open_next(most, initial, &asked)).await?;
+        if let Next::Finished { rounds } = next
+            && !self.finished
+        {
+            self.finished = true;
+            // Nobody need listen.
+            let _ = self.events.send(RunEvent::RunFinished { rounds });
         }
         Ok(())
     }
@@ -351,13 +351,16 @@ impl Coordinator {
     }
 
     async fn start_judging(&mut self) -> Result<(), CoordinatorError> {
+        if self.shared.clock.now() < self.judge_again_ms {
+            return Ok(());
+        }
         let request = |core: &mut Core| {
             let due = core.open_round().filter(|round| round.phase == Phase::Judging);
             let due = due.map(|round| (round.number, round.uploads()));
             due.map(|(number, uploads)| Ok((number, uploads, core.judge_request(number)?))).transpose()
         };
         let Some((round, uploads, request)) = self.shared.with(request).await? else { return Ok(()) };
-        self.shared.tell(RunEvent::RoundJudging { round, uploads });
+        let _ = self.events.send(RunEvent::RoundJudging { round, uploads });
         let judge = Arc::clone(&self.judge);
         let task = tokio::task::spawn_blocking(move || judge.judge(&request).map(|judgement| (request, judgement)));
         self.judging = Some(Judging { round, task });
@@ -377,7 +380,7 @@ impl Coordinator {
             let (Some(transcript), Some(next_checkpoint)) = (row.transcript, row.next_checkpoint) else {
                 return Err(StoreError::Corrupt { what: "round" }.into());
             };
-            Ok(RunEvent::RoundClosed {
+            core.tell(RunEvent::RoundClosed {
                 round,
                 loss_before: judgement.loss_before,
                 loss_after: judgement.loss_after,
@@ -386,11 +389,10 @@ impl Coordinator {
                 transcript,
                 next_checkpoint,
                 contributions: status::contributions(&row.state, &documents),
-            })
+            });
+            Ok(())
         };
-        let event = self.shared.with(closed).await?;
-        self.shared.tell(event);
-        Ok(())
+        self.shared.with(closed).await
     }
 }
 
@@ -398,6 +400,8 @@ impl Coordinator {
 fn is_passing(error: &CoordinatorError) -> bool {
     match error {
         CoordinatorError::Lightning(_) | CoordinatorError::Refused(_) | CoordinatorError::Illegal(_) => true,
+        // Rewards of other rounds are still being settled: that must go on, whatever ails this one.
+        CoordinatorError::Judge { .. } | CoordinatorError::Panicked => true,
         CoordinatorError::Store(StoreError::Full(_) | StoreError::Io { .. } | StoreError::Sqlite(_)) => true,
         CoordinatorError::Store(
             StoreError::InUse(_)
@@ -408,47 +412,35 @@ fn is_passing(error: &CoordinatorError) -> bool {
             | StoreError::LargeBlob { .. }
             | StoreError::Halted,
         ) => false,
-        CoordinatorError::Judge { .. }
-        | CoordinatorError::MissingSetting { .. }
+        CoordinatorError::MissingSetting { .. }
         | CoordinatorError::BadSetting { .. }
         | CoordinatorError::ChangedSetting { .. }
         | CoordinatorError::Unreadable { .. }
         | CoordinatorError::Model(_)
-        | CoordinatorError::Tokens(_)
-        | CoordinatorError::Panicked => false,
+        | CoordinatorError::Tokens(_) => false,
     }
-}
-
-/// Is anybody there?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Demand {
-    Somebody,
-    Nobody,
 }
 
 /// What came of looking for the next round.
 enum Next {
-    Opened(RunEvent),
+    /// The run is over.
     Finished { rounds: u32 },
-    Nothing,
+    /// It goes on.
+    Going,
 }
 
 impl Core {
-    fn open_next(&mut self, most: u32, initial: Blake3Hash, demand: Demand) -> Result<Next, CoordinatorError> {
+    fn open_next(&mut self, most: u32, initial: Blake3Hash, asked: &AtomicBool) -> Result<Next, CoordinatorError> {
         let (number, previous, checkpoint) = match self.open_round() {
-            Some(_) => return Ok(Next::Nothing),
+            Some(_) => return Ok(Next::Going),
             None => match tables::last_round(self.db.read())? {
                 None => (RoundNumber(0), None, initial),
                 Some(last) if last.state.number.next().0 >= most => {
                     let ended = self.rounds.is_empty();
-                    return Ok(if ended {
-                        Next::Finished { rounds: last.state.number.next().0 }
-                    } else {
-                        Next::Nothing
-                    });
+                    return Ok(if ended { Next::Finished { rounds: last.state.number.next().0 } } else { Next::Going });
                 }
-                Some(last) if last.state.contributions.is_empty() && demand == Demand::Nobody => {
-                    return Ok(Next::Nothing);
+                Some(last) if last.state.contributions.is_empty() && !asked.load(Ordering::SeqCst) => {
+                    return Ok(Next::Going);
                 }
                 Some(last) => {
                     let checkpoint = last.next_checkpoint.ok_or(StoreError::Corrupt { what: "round" })?;
@@ -457,15 +449,17 @@ impl Core {
             },
         };
         if number.0 >= most {
-            return Ok(Next::Nothing);
+            return Ok(Next::Going);
         }
         let opening = self.open(number, previous, checkpoint)?.body;
-        Ok(Next::Opened(RunEvent::RoundOpened {
+        asked.store(false, Ordering::SeqCst);
+        self.tell(RunEvent::RoundOpened {
             round: number,
             checkpoint,
             opened_ms: opening.opened_ms,
             commit_deadline_ms: opening.commit_deadline_ms,
             upload_deadline_ms: opening.upload_deadline_ms,
-        }))
+        });
+        Ok(Next::Going)
     }
 }

@@ -1,5 +1,6 @@
 //! Whole rounds.
 
+use l402t::coordinator::RunEvent;
 use l402t::ln::simulated::Faults;
 use l402t::protocol::amount::{Msat, Ppm};
 use l402t::protocol::api::Phase;
@@ -130,6 +131,43 @@ async fn after_a_round_that_nobody_came_to_the_next_one_waits_until_somebody_ask
     coordinator.step().await.expect("a step");
     assert_eq!(handle.run().await.expect("run").current_round, Some(RoundNumber(1)));
     assert_eq!(handle.round(None).await.expect("round").phase, Phase::Committing);
+}
+
+#[tokio::test]
+async fn an_engine_that_is_dropped_at_every_turn_loses_no_round_no_money_and_no_event() {
+    let mut world = World::new();
+    world.max_rounds = 3;
+    world.settings.timing.close_at_contributions = 2;
+    let mut peers = [
+        Peer::new(&world, "alice", b"good work", Manner::Honest),
+        Peer::new(&world, "bob", b"bad work", Manner::Honest),
+    ];
+    let mut coordinator = world.open(&Fuse::never()).await.expect("opened");
+    let (handle, mut events) = (coordinator.handle(), coordinator.events());
+    let (mut opened, mut closed) = (Vec::new(), Vec::new());
+    'run: for turn in 0..20_000u64 {
+        let patience = std::time::Duration::from_micros(turn * 37 % 4_000);
+        let _ = tokio::time::timeout(patience, coordinator.run()).await;
+        while let Ok(event) = events.try_recv() {
+            match event {
+                RunEvent::RoundOpened { round, .. } => opened.push(round.0),
+                RunEvent::RoundClosed { round, .. } => closed.push(round.0),
+                RunEvent::RoundJudging { .. } => {}
+                RunEvent::RunFinished { .. } => break 'run,
+            }
+        }
+        for peer in &mut peers {
+            // A peer may come too early: the first round opens in its own time.
+            let _ = peer.act(&*handle).await;
+        }
+        world.clock.advance_ms(1);
+    }
+    assert_eq!((opened, closed), (vec![0, 1, 2], vec![0, 1, 2]));
+    assert!(coordinator.is_finished());
+    drop((coordinator, handle));
+    let books = world.books();
+    assert_eq!(books.rewards_settled_msat, Msat::new(3 * REWARD));
+    assert_eq!(books.rewards_refunded_msat, Msat::new(3 * REWARD));
 }
 
 #[tokio::test]
