@@ -84,6 +84,12 @@ impl Node {
         };
         let node = EmbeddedNode::start(&settings(config, chain.clone(), trusted), folder).await?;
         fund(&node, &chain, PEER_FUNDS_SAT).await?;
+        if let Some(address) = &view.address {
+            // From here: a coordinator can't reach a node behind a home router.
+            if let Err(error) = node.connect(&view.node_id, address).await {
+                tracing::info!(%error, "not connected to the coordinator's node yet");
+            }
+        }
         Ok(Self { ln: Arc::new(node), regtest_rpc: None, chain: None })
     }
 

@@ -13,6 +13,7 @@ use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::{Node, NodeError, UserChannelId};
 use secp256k1::PublicKey;
 
+use super::faucet::Faucet;
 use super::htlcs::ldk_error;
 use crate::ln::{ChannelRequest, ChannelState, LnError};
 
@@ -21,6 +22,9 @@ const NEGOTIATION: Duration = Duration::from_secs(15);
 /// Polls of the chain until the wallet has seen a funding transaction, and the pause between them.
 const FUNDING_POLLS: u32 = 100;
 const FUNDING_PAUSE: Duration = Duration::from_millis(50);
+
+/// On regtest: kept beside a channel's capacity for its reserve and fees.
+const FUNDING_MARGIN_SAT: u64 = 50_000;
 
 /// What became of an opening.
 #[derive(Clone, Debug)]
@@ -84,7 +88,7 @@ impl Channels {
 
     /// Opens a channel unless there is one with that node. Blocks until the other side has accepted it and the wallet
     /// has seen its funding.
-    pub(super) fn open(&self, node: &Node, request: &ChannelRequest) -> Result<(), LnError> {
+    pub(super) fn open(&self, node: &Node, faucet: Option<&Faucet>, request: &ChannelRequest) -> Result<(), LnError> {
         let peer = node_id(&request.node_id)?;
         let address = SocketAddress::from_str(&request.address)
             .map_err(|_| LnError::Refused(format!("{:?} is not host:port", request.address)))?;
@@ -93,6 +97,10 @@ impl Channels {
             return Ok(());
         }
         self.openings.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Some(faucet) = faucet {
+            // A channel that was closed keeps its coins for many blocks, and regtest has no blocks to wait for.
+            faucet.fund(node, request.capacity_sat.saturating_add(FUNDING_MARGIN_SAT))?;
+        }
         let before_sat = node.list_balances().total_onchain_balance_sats;
         let push_msat = Some(request.push.msat()).filter(|push| *push > 0);
         let try_open =

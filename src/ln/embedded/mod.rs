@@ -9,6 +9,7 @@
 mod channels;
 mod error;
 mod events;
+mod faucet;
 mod htlcs;
 mod invoice;
 mod keeper;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use channels::Channels;
 pub use error::EmbeddedError;
+use faucet::Faucet;
 use htlcs::Htlcs;
 use keeper::Keeper;
 use pool::Pool;
@@ -40,26 +42,22 @@ use start::Started;
 use tokio::sync::{broadcast, watch};
 
 use crate::ln::LnError;
-use crate::ln::regtest::client;
 
 /// Events that a slow listener may fall behind by.
 const EVENT_BUFFER: usize = 1_024;
 const CALL_LIMIT: Duration = Duration::from_secs(30);
-/// For calls that wait for the other node or for blocks.
-const LONG_CALL_LIMIT: Duration = Duration::from_secs(60);
-const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+const SLOW_CALL_LIMIT: Duration = Duration::from_secs(60);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
 /// How many of the first claim rounds after a start also repeat what was canceled before it.
 const CANCELLATION_REPEATS: u32 = 10;
-/// Polls of the chain until the faucet's coins are there, and the pause between them.
-const FAUCET_POLLS: u32 = 200;
-const FAUCET_PAUSE: Duration = Duration::from_millis(50);
 
 /// An LDK node.
 pub struct EmbeddedNode {
     /// `None` only while being dropped.
     parts: Option<Arc<Parts>>,
-    pool: Pool,
+    quick: Pool,
+    slow: Pool,
     running: Mutex<Option<Running>>,
 }
 
@@ -67,6 +65,7 @@ pub struct EmbeddedNode {
 struct Parts {
     htlcs: Arc<Htlcs>,
     channels: Channels,
+    faucet: Option<Faucet>,
     settings: Settings,
     address: String,
     lock: File,
@@ -107,19 +106,31 @@ impl EmbeddedNode {
         self.parts().htlcs.node.node_id().to_string()
     }
 
-    /// Runs a call into LDK on the pool.
+    /// Runs a call into LDK.
     async fn call<T: Send + 'static>(
         &self,
-        limit: Duration,
         call: impl FnOnce(&Parts) -> Result<T, LnError> + Send + 'static,
     ) -> Result<T, LnError> {
+        self.quick.run(CALL_LIMIT, self.checked(call)).await
+    }
+
+    /// Runs a call that waits for another node or for a block, where it holds up no other kind.
+    async fn slow_call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Parts) -> Result<T, LnError> + Send + 'static,
+    ) -> Result<T, LnError> {
+        self.slow.run(SLOW_CALL_LIMIT, self.checked(call)).await
+    }
+
+    fn checked<T>(
+        &self,
+        call: impl FnOnce(&Parts) -> Result<T, LnError> + Send + 'static,
+    ) -> impl FnOnce() -> Result<T, LnError> + Send + 'static {
         let parts = Arc::clone(self.parts());
-        self.pool
-            .run(limit, move || {
-                parts.htlcs.check_store()?;
-                call(&parts)
-            })
-            .await
+        move || {
+            parts.htlcs.check_store()?;
+            call(&parts)
+        }
     }
 
     /// Connects to a node and remembers it: while there is a channel with it, it is connected to again and again.
@@ -128,7 +139,7 @@ impl EmbeddedNode {
     /// When it can't be reached now.
     pub async fn connect(&self, node_id: &str, address: &str) -> Result<(), LnError> {
         let (peer, text) = (channels::node_id(node_id)?, address.to_string());
-        self.call(CALL_LIMIT, move |parts| {
+        self.slow_call(move |parts| {
             let address = text.parse().map_err(|_| LnError::Refused(format!("{text:?} is not host:port")))?;
             let connected = parts.htlcs.node.connect(peer, address, true);
             connected.map_err(|_| LnError::Unavailable(format!("can't reach node {peer} at {text}")))
@@ -141,7 +152,7 @@ impl EmbeddedNode {
     /// # Errors
     /// When the wallet can't be written.
     pub async fn on_chain_address(&self) -> Result<String, LnError> {
-        self.call(CALL_LIMIT, |parts| {
+        self.call(|parts| {
             let address = parts.htlcs.node.onchain_payment().new_address();
             address.map(|address| address.to_string()).map_err(|error| htlcs::ldk_error("make an address", error))
         })
@@ -153,7 +164,7 @@ impl EmbeddedNode {
     /// # Errors
     /// When the node does not answer.
     pub async fn on_chain_balance_sat(&self) -> Result<u64, LnError> {
-        self.call(CALL_LIMIT, |parts| Ok(parts.htlcs.node.list_balances().spendable_onchain_balance_sats)).await
+        self.call(|parts| Ok(parts.htlcs.node.list_balances().spendable_onchain_balance_sats)).await
     }
 
     /// Reads the chain now instead of at the next poll.
@@ -161,7 +172,7 @@ impl EmbeddedNode {
     /// # Errors
     /// When the chain source does not answer.
     pub async fn sync(&self) -> Result<(), LnError> {
-        self.call(LONG_CALL_LIMIT, |parts| {
+        self.slow_call(|parts| {
             parts.htlcs.node.sync_wallets().map_err(|error| htlcs::ldk_error("read the chain", error))
         })
         .await
@@ -173,13 +184,11 @@ impl EmbeddedNode {
     /// # Errors
     /// On any other chain; when the faucet refuses or no block comes within ten seconds.
     pub async fn fund_from_regtest_faucet(&self, amount_sat: u64) -> Result<(), LnError> {
-        let address = match &self.parts().settings.chain {
-            ChainSource::RegtestRpc { address } => address.clone(),
-            ChainSource::BitcoindRpc { .. } | ChainSource::Esplora { .. } | ChainSource::Electrum { .. } => {
-                return Err(LnError::Refused("only the in-process regtest chain has a faucet".into()));
-            }
-        };
-        self.call(LONG_CALL_LIMIT, move |parts| fund(&parts.htlcs.node, &address, amount_sat)).await
+        self.slow_call(move |parts| match &parts.faucet {
+            Some(faucet) => faucet.fund(&parts.htlcs.node, amount_sat),
+            None => Err(LnError::Refused("only the in-process regtest chain has a faucet".into())),
+        })
+        .await
     }
 
     async fn stop_and_wait(&self) {
@@ -233,10 +242,11 @@ fn start_blocking(settings: Settings, dir: &Path) -> Result<EmbeddedNode, Embedd
     let channels = Channels::new(settings.max_dust_exposure_sat);
     channels.raise_all_dust_limits(&htlcs.node);
     let address = settings.advertise.clone().unwrap_or_else(|| listen.to_string());
-    let parts = Arc::new(Parts { htlcs, channels, settings, address, lock });
+    let faucet = Faucet::of(&settings.chain);
+    let parts = Arc::new(Parts { htlcs, channels, faucet, settings, address, lock });
     let running = start_threads(&parts).map_err(threads)?;
-    let pool = Pool::start().map_err(threads)?;
-    Ok(EmbeddedNode { parts: Some(parts), pool, running: Mutex::new(Some(running)) })
+    let (quick, slow) = (Pool::start().map_err(threads)?, Pool::start().map_err(threads)?);
+    Ok(EmbeddedNode { parts: Some(parts), quick, slow, running: Mutex::new(Some(running)) })
 }
 
 fn store_path(dir: &Path) -> PathBuf {
@@ -275,27 +285,4 @@ fn stop_blocking(running: Running, parts: &Parts) {
         tracing::warn!(%error, "the Lightning node did not stop cleanly");
     }
     parts.lock.unlock().ok();
-}
-
-fn fund(node: &ldk_node::Node, faucet: &str, amount_sat: u64) -> Result<(), LnError> {
-    let enough = || node.list_balances().spendable_onchain_balance_sats >= amount_sat;
-    let sync = || node.sync_wallets().map_err(|error| htlcs::ldk_error("read the chain", error));
-    if enough() {
-        return Ok(());
-    }
-    sync()?;
-    if enough() {
-        return Ok(());
-    }
-    let address = node.onchain_payment().new_address().map_err(|error| htlcs::ldk_error("make an address", error))?;
-    client::faucet(faucet, &address.to_string(), amount_sat)
-        .map_err(|error| LnError::Unavailable(error.to_string()))?;
-    for _ in 0..FAUCET_POLLS {
-        sync()?;
-        if enough() {
-            return Ok(());
-        }
-        std::thread::sleep(FAUCET_PAUSE);
-    }
-    Err(LnError::Unavailable("no block with the faucet's coins came within ten seconds".into()))
 }

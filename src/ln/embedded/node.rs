@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use super::records::InvoiceKind;
-use super::{CALL_LIMIT, EmbeddedNode, LONG_CALL_LIMIT, channels};
+use super::{EmbeddedNode, channels};
 use crate::ln::limits::check_request;
 use crate::ln::{
     ChannelRequest, ChannelState, Invoice, InvoiceRequest, InvoiceStatus, Lightning, LnError, LnEvent,
@@ -16,7 +16,7 @@ use crate::protocol::ids::{PaymentHash, Preimage};
 #[async_trait]
 impl Lightning for EmbeddedNode {
     async fn info(&self) -> Result<NodeInfo, LnError> {
-        self.call(CALL_LIMIT, |parts| {
+        self.call(|parts| {
             let node = &parts.htlcs.node;
             let network = parts.settings.network().to_string();
             let channels: Vec<_> = node.list_channels().into_iter().filter(|channel| channel.is_usable).collect();
@@ -37,7 +37,7 @@ impl Lightning for EmbeddedNode {
     async fn create_invoice(&self, request: &InvoiceRequest) -> Result<Invoice, LnError> {
         check_request(request, MIN_FINAL_CLTV_BLOCKS)?;
         let request = request.clone();
-        self.call(CALL_LIMIT, move |parts| {
+        self.call(move |parts| {
             let mut bytes = [0; 32];
             getrandom::fill(&mut bytes).map_err(|error| LnError::Unavailable(format!("no randomness: {error}")))?;
             let preimage = Preimage::from_bytes(bytes);
@@ -57,7 +57,7 @@ impl Lightning for EmbeddedNode {
     ) -> Result<String, LnError> {
         check_request(request, final_cltv_blocks)?;
         let request = request.clone();
-        self.call(CALL_LIMIT, move |parts| {
+        self.call(move |parts| {
             parts.htlcs.make_invoice((payment_hash, None, InvoiceKind::Hold), &request, final_cltv_blocks)
         })
         .await
@@ -66,34 +66,34 @@ impl Lightning for EmbeddedNode {
     async fn pay(&self, bolt11: &str, limits: PayLimits) -> Result<PaymentHash, LnError> {
         let invoice = bolt11::parse(bolt11, self.parts().settings.network())?;
         let payment_hash = invoice.payment_hash;
-        self.call(CALL_LIMIT, move |parts| parts.htlcs.pay(&invoice, limits)).await?;
+        self.call(move |parts| parts.htlcs.pay(&invoice, limits)).await?;
         Ok(payment_hash)
     }
 
     async fn payment(&self, payment_hash: PaymentHash) -> Result<PaymentStatus, LnError> {
-        self.call(CALL_LIMIT, move |parts| parts.htlcs.payment_status(payment_hash)).await
+        self.call(move |parts| parts.htlcs.payment_status(payment_hash)).await
     }
 
     async fn invoice(&self, payment_hash: PaymentHash) -> Result<InvoiceStatus, LnError> {
-        self.call(CALL_LIMIT, move |parts| parts.htlcs.invoice_status(payment_hash)).await
+        self.call(move |parts| parts.htlcs.invoice_status(payment_hash)).await
     }
 
     async fn settle(&self, preimage: Preimage) -> Result<(), LnError> {
-        self.call(CALL_LIMIT, move |parts| parts.htlcs.settle(preimage)).await
+        self.call(move |parts| parts.htlcs.settle(preimage)).await
     }
 
     async fn cancel(&self, payment_hash: PaymentHash) -> Result<(), LnError> {
-        self.call(CALL_LIMIT, move |parts| parts.htlcs.cancel(payment_hash)).await
+        self.call(move |parts| parts.htlcs.cancel(payment_hash)).await
     }
 
     async fn channel_state(&self, node_id: &str) -> Result<ChannelState, LnError> {
         let peer = channels::node_id(node_id)?;
-        self.call(CALL_LIMIT, move |parts| Ok(channels::state(&parts.htlcs.node, &peer))).await
+        self.call(move |parts| Ok(channels::state(&parts.htlcs.node, &peer))).await
     }
 
     async fn open_channel(&self, request: &ChannelRequest) -> Result<(), LnError> {
         let request = request.clone();
-        self.call(LONG_CALL_LIMIT, move |parts| parts.channels.open(&parts.htlcs.node, &request)).await
+        self.slow_call(move |parts| parts.channels.open(&parts.htlcs.node, parts.faucet.as_ref(), &request)).await
     }
 
     fn events(&self) -> broadcast::Receiver<LnEvent> {

@@ -19,11 +19,13 @@ use bitcoin::{
 };
 
 use super::RegtestError;
-use super::block_file::BlockFile;
 use super::error::code;
 use super::mempool::{Mempool, Waiting};
+use super::record_file::RecordFile;
 use crate::clock::Clock;
 
+const BLOCKS_FILE: &str = "blocks.dat";
+const WAITING_FILE: &str = "waiting.dat";
 /// Blocks between two halvings of the subsidy on regtest.
 const HALVING_BLOCKS: u32 = 150;
 /// Blocks before a coinbase can be spent.
@@ -59,14 +61,17 @@ pub(super) struct Chain {
     pub(super) coins: HashMap<OutPoint, Coin>,
     pub(super) mempool: Mempool,
     confirmed: HashMap<Txid, u32>,
-    file: BlockFile,
+    blocks_file: RecordFile,
+    /// What waits, so that a crash before the next block loses no funding of a channel that is in use already.
+    waiting_file: RecordFile,
     clock: Arc<dyn Clock>,
 }
 
 impl Chain {
     /// Reads the chain, or makes one whose faucet can pay.
     pub(super) fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, RegtestError> {
-        let (file, blocks) = BlockFile::open(dir)?;
+        let (blocks_file, blocks) = RecordFile::open::<Block>(dir, BLOCKS_FILE)?;
+        let (waiting_file, waiting) = RecordFile::open::<Transaction>(dir, WAITING_FILE)?;
         let mut chain = Self {
             headers: Vec::new(),
             blocks: Vec::new(),
@@ -74,17 +79,22 @@ impl Chain {
             coins: HashMap::new(),
             mempool: Mempool::default(),
             confirmed: HashMap::new(),
-            file,
+            blocks_file,
+            waiting_file,
             clock,
         };
         chain.connect(genesis_block(Network::Regtest));
         for block in blocks {
             let follows = chain.tip().block_hash() == block.header.prev_blockhash;
             if !follows {
-                let path = dir.join("blocks.dat");
+                let path = dir.join(BLOCKS_FILE);
                 return Err(RegtestError::Damaged { path, at: 0 });
             }
             chain.connect(block);
+        }
+        for transaction in waiting {
+            // One that was mined just before the crash is refused, as it should be.
+            chain.admit(transaction).ok();
         }
         let missing = FIRST_BLOCKS.saturating_sub(chain.height());
         for remaining in (0..missing).rev() {
@@ -111,8 +121,19 @@ impl Chain {
         block.txdata.iter().find(|transaction| transaction.compute_txid() == *txid).cloned()
     }
 
-    /// Takes a transaction into the mempool; one that pays more replaces what it conflicts with (BIP 125).
+    /// Takes a transaction into the mempool and on disk.
     pub(super) fn accept(&mut self, transaction: Transaction) -> Result<Txid, RegtestError> {
+        let known = self.mempool.get(&transaction.compute_txid()).is_some();
+        let txid = self.admit(transaction.clone())?;
+        if !known && let Err(error) = self.waiting_file.append(&transaction) {
+            self.mempool.remove(&txid);
+            return Err(error);
+        }
+        Ok(txid)
+    }
+
+    /// Takes a transaction into the mempool; one that pays more replaces what it conflicts with (BIP 125).
+    fn admit(&mut self, transaction: Transaction) -> Result<Txid, RegtestError> {
         let txid = transaction.compute_txid();
         if self.mempool.get(&txid).is_some() {
             return Ok(txid);
@@ -214,8 +235,11 @@ impl Chain {
         while block.header.validate_pow(block.header.target()).is_err() {
             block.header.nonce = block.header.nonce.wrapping_add(1);
         }
-        self.file.append(&block)?;
+        self.blocks_file.append(&block)?;
         self.connect(block);
+        if self.mempool.len() == 0 {
+            self.waiting_file.clear()?;
+        }
         Ok(())
     }
 

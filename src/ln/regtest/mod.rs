@@ -4,11 +4,11 @@
 //! mines only when a transaction waits: blocks that come by themselves would make held payments expire. It must never
 //! serve anything but regtest.
 
-mod block_file;
 mod chain;
 pub(crate) mod client;
 mod error;
 mod mempool;
+mod record_file;
 mod rpc;
 mod server;
 #[cfg(test)]

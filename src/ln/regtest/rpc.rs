@@ -11,8 +11,8 @@ use super::RegtestError;
 use super::chain::Chain;
 use super::error::code;
 
-/// Most that one faucet call pays: 10 BTC.
-const FAUCET_MAX_SAT: u64 = 1_000_000_000;
+/// Most that one faucet call pays: 100 BTC.
+const FAUCET_MAX_SAT: u64 = 10_000_000_000;
 
 /// Answers one call.
 pub(super) fn answer(chain: &mut Chain, method: &str, params: &Value) -> Result<Value, RegtestError> {

@@ -106,3 +106,20 @@ fn a_transaction_that_breaks_a_rule_is_refused() {
     assert!(refused(&|tx| tx.input[0].sequence = bitcoin::Sequence::from_height(500)).contains("BIP68"));
     inner.accept(good).expect("unchanged it is fine");
 }
+
+#[test]
+fn a_transaction_that_waits_survives_a_crash() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut chain = RegtestChain::open(dir.path()).expect("opens");
+    let rpc = chain.serve(0).expect("a port").to_string();
+    for tag in 0..3 {
+        client::faucet(&rpc, &address(tag), 1_000_000).expect("paid");
+    }
+    // As after a kill -9: nothing is said goodbye to.
+    drop(chain);
+    let chain = RegtestChain::open(dir.path()).expect("opens");
+    assert_eq!(chain.waiting(), 3);
+    chain.mine(1).expect("mined");
+    drop(chain);
+    assert_eq!(RegtestChain::open(dir.path()).expect("opens").waiting(), 0);
+}

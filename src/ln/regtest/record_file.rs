@@ -1,34 +1,34 @@
-//! The file of blocks: append only, fsynced before a block counts, and read back after a crash in the middle of a write.
+//! A file of blocks or transactions: append only, fsynced before a record counts, and read back after a crash in the
+//! middle of a write.
 //!
-//! Each record is `u32 length ‖ 8 bytes of the block's BLAKE3 ‖ block`, little-endian. It must never drop a record that
-//! others follow: a damaged middle is an error, only a torn tail is cut.
+//! Each record is `u32 length ‖ 8 bytes of the record's BLAKE3 ‖ record`, little-endian. It must never drop a record
+//! that others follow: a damaged middle is an error, only a torn tail is cut.
 
 use std::fs::{File, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use bitcoin::Block;
-use bitcoin::consensus::encode::{deserialize, serialize};
+use bitcoin::consensus::encode::{Decodable, Encodable, deserialize, serialize};
 
 use super::RegtestError;
 
 const HEADER_BYTES: usize = 12;
 const CHECKSUM_BYTES: usize = 8;
 /// Larger than any block.
-const MAX_BLOCK_BYTES: usize = 4_000_000;
+const MAX_RECORD_BYTES: usize = 4_000_000;
 
 /// The open file, locked for this process.
 #[derive(Debug)]
-pub(super) struct BlockFile {
+pub(super) struct RecordFile {
     file: File,
     path: PathBuf,
     length: u64,
 }
 
-impl BlockFile {
-    /// Opens or creates `dir/blocks.dat` and reads its blocks. A torn tail is cut off.
-    pub(super) fn open(dir: &Path) -> Result<(Self, Vec<Block>), RegtestError> {
-        let path = dir.join("blocks.dat");
+impl RecordFile {
+    /// Opens or creates the file in `dir` and reads its records. A torn tail is cut off.
+    pub(super) fn open<T: Decodable>(dir: &Path, name: &str) -> Result<(Self, Vec<T>), RegtestError> {
+        let path = dir.join(name);
         let disk = |action, path: &Path| {
             let path = path.to_path_buf();
             move |source| RegtestError::Disk { action, path, source }
@@ -43,19 +43,19 @@ impl BlockFile {
             Err(TryLockError::Error(source)) => return Err(RegtestError::Disk { action: "lock", path, source }),
         }
         let bytes = std::fs::read(&path).map_err(disk("read", &path))?;
-        let (blocks, end) = read_blocks(&bytes, &path)?;
+        let (records, end) = read_records(&bytes, &path)?;
         let mut opened = Self { file, path, length: end as u64 };
         if end < bytes.len() {
-            tracing::warn!(path = %opened.path.display(), lost = bytes.len() - end, "cut a torn tail off the block file");
+            tracing::warn!(path = %opened.path.display(), lost = bytes.len() - end, "cut off a torn tail");
             opened.cut_back()?;
         }
         opened.file.seek(SeekFrom::Start(opened.length)).map_err(disk("read", &opened.path))?;
-        Ok((opened, blocks))
+        Ok((opened, records))
     }
 
-    /// Appends a block. After an error the file holds what it held before.
-    pub(super) fn append(&mut self, block: &Block) -> Result<(), RegtestError> {
-        let record = record(block);
+    /// Appends a record. After an error the file holds what it held before.
+    pub(super) fn append(&mut self, content: &impl Encodable) -> Result<(), RegtestError> {
+        let record = record(content);
         let written = self.file.write_all(&record).and_then(|()| self.file.sync_data());
         if let Err(source) = written {
             // If this fails too, the next start cuts the torn tail.
@@ -64,6 +64,12 @@ impl BlockFile {
         }
         self.length += record.len() as u64;
         Ok(())
+    }
+
+    /// Removes every record.
+    pub(super) fn clear(&mut self) -> Result<(), RegtestError> {
+        self.length = 0;
+        self.cut_back()
     }
 
     fn cut_back(&mut self) -> Result<(), RegtestError> {
@@ -76,8 +82,8 @@ impl BlockFile {
     }
 }
 
-fn record(block: &Block) -> Vec<u8> {
-    let bytes = serialize(block);
+fn record(content: &impl Encodable) -> Vec<u8> {
+    let bytes = serialize(content);
     let mut record = Vec::with_capacity(HEADER_BYTES + bytes.len());
     // A block has at most 4 MB.
     record.extend((bytes.len() as u32).to_le_bytes());
@@ -86,25 +92,25 @@ fn record(block: &Block) -> Vec<u8> {
     record
 }
 
-/// The blocks, and where the last whole one ends.
-fn read_blocks(bytes: &[u8], path: &Path) -> Result<(Vec<Block>, usize), RegtestError> {
-    let (mut blocks, mut at) = (Vec::new(), 0);
+/// The records, and where the last whole one ends.
+fn read_records<T: Decodable>(bytes: &[u8], path: &Path) -> Result<(Vec<T>, usize), RegtestError> {
+    let (mut records, mut at) = (Vec::new(), 0);
     while at < bytes.len() {
         match read_record(&bytes[at..]) {
-            Record::Whole { block, length } => {
-                blocks.push(*block);
+            Record::Whole { content, length } => {
+                records.push(content);
                 at += length;
             }
             Record::Torn => break,
             Record::Damaged => return Err(RegtestError::Damaged { path: path.to_path_buf(), at }),
         }
     }
-    Ok((blocks, at))
+    Ok((records, at))
 }
 
-enum Record {
+enum Record<T> {
     Whole {
-        block: Box<Block>,
+        content: T,
         length: usize,
     },
     /// The rest of the file is one unfinished write.
@@ -112,16 +118,16 @@ enum Record {
     Damaged,
 }
 
-fn read_record(bytes: &[u8]) -> Record {
+fn read_record<T: Decodable>(bytes: &[u8]) -> Record<T> {
     let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else { return Record::Torn };
     let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
-    if bytes.iter().all(|byte| *byte == 0) || length > rest.len() && length <= MAX_BLOCK_BYTES {
+    if bytes.iter().all(|byte| *byte == 0) || length > rest.len() && length <= MAX_RECORD_BYTES {
         return Record::Torn;
     }
     let Some(body) = rest.get(..length) else { return Record::Damaged };
     let sound = blake3::hash(body).as_bytes()[..CHECKSUM_BYTES] == header[HEADER_BYTES - CHECKSUM_BYTES..];
     match deserialize(body) {
-        Ok(block) if sound => Record::Whole { block: Box::new(block), length: HEADER_BYTES + length },
+        Ok(content) if sound => Record::Whole { content, length: HEADER_BYTES + length },
         _ if length == rest.len() => Record::Torn,
         _ => Record::Damaged,
     }
@@ -129,15 +135,19 @@ fn read_record(bytes: &[u8]) -> Record {
 
 #[cfg(test)]
 mod tests {
-    use bitcoin::Network;
     use bitcoin::blockdata::constants::genesis_block;
+    use bitcoin::{Block, Network};
 
     use super::*;
+
+    fn open(dir: &Path) -> Result<(RecordFile, Vec<Block>), RegtestError> {
+        RecordFile::open(dir, "blocks.dat")
+    }
 
     fn with_blocks(count: usize) -> (tempfile::TempDir, PathBuf, usize) {
         let dir = tempfile::tempdir().expect("a folder");
         let block = genesis_block(Network::Regtest);
-        let (mut file, none) = BlockFile::open(dir.path()).expect("opens");
+        let (mut file, none) = open(dir.path()).expect("opens");
         assert!(none.is_empty());
         for _ in 0..count {
             file.append(&block).expect("written");
@@ -152,7 +162,7 @@ mod tests {
         let whole = std::fs::read(&path).expect("there");
         for torn in [1, 3, 4, 11, 12, 13, record_length - 1] {
             std::fs::write(&path, &whole[..record_length + torn]).expect("written");
-            let (mut file, blocks) = BlockFile::open(dir.path()).expect("opens");
+            let (mut file, blocks) = open(dir.path()).expect("opens");
             assert_eq!(blocks.len(), 1, "torn after {torn} bytes");
             file.append(&blocks[0]).expect("written");
             drop(file);
@@ -170,7 +180,7 @@ mod tests {
         garbage[record_length + 40..].fill(0);
         for bytes in [zeros, garbage] {
             std::fs::write(&path, bytes).expect("written");
-            assert_eq!(BlockFile::open(dir.path()).expect("opens").1.len(), 1);
+            assert_eq!(open(dir.path()).expect("opens").1.len(), 1);
         }
     }
 
@@ -180,7 +190,7 @@ mod tests {
         let mut bytes = std::fs::read(&path).expect("there");
         bytes[record_length + 60] ^= 1;
         std::fs::write(&path, &bytes).expect("written");
-        let error = BlockFile::open(dir.path()).expect_err("damaged");
+        let error = open(dir.path()).expect_err("damaged");
         assert!(matches!(error, RegtestError::Damaged { at, .. } if at == record_length), "{error}");
         assert_eq!(std::fs::read(&path).expect("there"), bytes);
     }
@@ -188,9 +198,9 @@ mod tests {
     #[test]
     fn a_second_opener_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
-        let held = BlockFile::open(dir.path()).expect("opens");
-        assert!(matches!(BlockFile::open(dir.path()), Err(RegtestError::InUse(_))));
+        let held = open(dir.path()).expect("opens");
+        assert!(matches!(open(dir.path()), Err(RegtestError::InUse(_))));
         drop(held);
-        BlockFile::open(dir.path()).expect("opens again");
+        open(dir.path()).expect("opens again");
     }
 }
