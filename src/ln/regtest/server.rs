@@ -34,6 +34,8 @@ struct State {
     chain: SharedChain,
     stopping: AtomicBool,
     open: Mutex<HashMap<u64, TcpStream>>,
+    /// One per connection; those that have ended are forgotten with the next one.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Server {
@@ -41,7 +43,12 @@ impl Server {
         let failed = |source| RegtestError::Listen { port, source };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let state = Arc::new(State { chain, stopping: AtomicBool::new(false), open: Mutex::default() });
+        let state = Arc::new(State {
+            chain,
+            stopping: AtomicBool::new(false),
+            open: Mutex::default(),
+            threads: Mutex::default(),
+        });
         let shared = Arc::clone(&state);
         let acceptor = std::thread::Builder::new()
             .name("regtest-accept".into())
@@ -63,9 +70,13 @@ impl Drop for Server {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.join().ok();
         }
-        let mut open = self.state.open.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, stream) in open.drain() {
+        for (_, stream) in self.state.open.lock().unwrap_or_else(PoisonError::into_inner).drain() {
             stream.shutdown(Shutdown::Both).ok();
+        }
+        // They share the chain: it is only free to be opened again once they are gone.
+        let threads = std::mem::take(&mut *self.state.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            thread.join().ok();
         }
     }
 }
@@ -94,8 +105,13 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
             }
             shared.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         });
-        if spawned.is_err() {
-            state.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        match spawned {
+            Ok(thread) => {
+                let mut threads = state.threads.lock().unwrap_or_else(PoisonError::into_inner);
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+            }
+            Err(_) => drop(state.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)),
         }
     }
 }
