@@ -42,7 +42,7 @@ impl Bit {
     fn update(&mut self, bit: bool) {
         let target = if bit { 1 << 16 } else { 0 };
         let one = i64::from(self.one);
-        let moved = one + ((target - one) * i64::from(RATE[usize::from(self.seen)]) >> 16);
+        let moved = one + (((target - one) * i64::from(RATE[usize::from(self.seen)])) >> 16);
         // `moved` lies between the old probability and the target, so it is in 0 ..= 2¹⁶.
         self.one = clamp(moved as u32);
         self.seen = (self.seen + 1).min(MEMORY);

@@ -76,7 +76,7 @@ pub fn kept_in(shape: TensorShape, params: &CodecParams) -> u64 {
         TensorShape::Vector { len } => (len.min(1), len),
         TensorShape::Matrix { rows, cols } => (rows, cols),
     };
-    let cut = |len: u32| [(side, len / side), (len % side, u32::from(len % side > 0))];
+    let cut = |len: u32| [(side, len / side), (len % side, u32::from(!len.is_multiple_of(side)))];
     let mut sum = 0;
     for (height, down) in cut(rows) {
         for (width, across) in cut(cols) {
