@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::CoordinatorError;
 use super::judging::{self, JudgeRequest, Judgement};
-use super::tickets::MAX_PAYLOAD_BYTES;
 use crate::protocol::held_out;
 use crate::protocol::ids::{ContributionId, RoundNumber};
 use crate::protocol::round::Event;
@@ -38,7 +37,7 @@ impl Core {
         let mut submissions = Vec::with_capacity(row.state.contributions.len());
         for (entry, documents) in row.state.contributions.iter().zip(tables::contributions(self.db.read(), number)?) {
             let payload = match entry.uploaded_ms {
-                Some(_) => Some(self.blobs.get(&documents.commitment.body.payload, MAX_PAYLOAD_BYTES)?),
+                Some(_) => Some(self.blobs.get(&documents.commitment.body.payload, self.run.max_payload_bytes)?),
                 None => None,
             };
             submissions.push((entry.id, payload));

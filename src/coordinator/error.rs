@@ -89,6 +89,11 @@ impl From<CoordinatorError> for Refusal {
         match error {
             CoordinatorError::Refused(refusal) => refusal,
             CoordinatorError::Illegal(illegal) => refuse_illegal(illegal),
+            CoordinatorError::Store(StoreError::Full(_)) => {
+                tracing::error!("{error}");
+                let fix = "Try again later: the operator has to free some space";
+                refusal(503, "disk_full", "the coordinator's disk is full", fix)
+            }
             CoordinatorError::Store(_)
             | CoordinatorError::Lightning(_)
             | CoordinatorError::Judge { .. }
@@ -129,4 +134,19 @@ fn refuse_illegal(illegal: Illegal) -> Refusal {
         | Illegal::BadVerdicts(_) => (503, "unavailable", "Try again in a few seconds"),
     };
     refusal(status, code, illegal.to_string(), fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_learns_what_to_do_and_nothing_of_the_operators_files() {
+        let full = CoordinatorError::Store(StoreError::Full("/home/operator/blobs".into()));
+        let refused = Refusal::from(full);
+        assert_eq!((refused.status, refused.error.code.as_str()), (503, "disk_full"));
+        assert!(!refused.to_string().contains("operator/"));
+        let broken = Refusal::from(CoordinatorError::Store(StoreError::Corrupt { what: "run" }));
+        assert_eq!((broken.status, broken.error.code.as_str()), (503, "unavailable"));
+    }
 }

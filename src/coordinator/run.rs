@@ -47,6 +47,8 @@ pub struct Run {
     pub id: RunId,
     /// The model's config.json.
     pub model_config: Arc<[u8]>,
+    /// The largest payload that can be committed to: no sparse update is larger than the dense one.
+    pub(super) max_payload_bytes: u64,
     pub(super) key: IdentityKey,
     pub(super) secret: RunSecret,
     pub(super) rules: RoundRules,
@@ -161,6 +163,7 @@ fn read(data: &DataFolder) -> Result<Run, CoordinatorError> {
     let key = IdentityKey::from_secret_bytes(&secret_bytes(db, META_IDENTITY)?);
     let config = data.blobs.get(&manifest.body.model_config, MAX_CONFIG_BYTES)?;
     Ok(Run {
+        max_payload_bytes: dense_bytes(&LlamaConfig::from_json(&config)?),
         id: manifest.body.run_id(),
         rules: RoundRules::of(&manifest.body),
         model_config: config.into(),
@@ -209,6 +212,7 @@ fn start(data: &mut DataFolder, settings: &RunSettings, clock: &dyn Clock) -> Re
     };
     let pool = Pool::new(split.held_out, &secret).ok_or_else(bad_pool)?;
     let seed = blake3::derive_key("l402t initial checkpoint seed v1", &settings.seed.to_le_bytes());
+    let max_payload_bytes = dense_bytes(&model);
     let checkpoint = Checkpoint::init(model, seed);
 
     let pool_blob = data.private.put(&pool_file)?;
@@ -237,6 +241,7 @@ fn start(data: &mut DataFolder, settings: &RunSettings, clock: &dyn Clock) -> Re
         id: manifest.body.run_id(),
         rules: RoundRules::of(&manifest.body),
         model_config: config.into(),
+        max_payload_bytes,
         key,
         secret,
         pool,
@@ -257,6 +262,11 @@ fn start(data: &mut DataFolder, settings: &RunSettings, clock: &dyn Clock) -> Re
         Ok::<_, StoreError>(())
     })?;
     Ok(run)
+}
+
+/// Bytes of all weights in f32.
+fn dense_bytes(model: &LlamaConfig) -> u64 {
+    4 * model.layout().numel as u64
 }
 
 fn read_file(key: &'static str, path: Option<&Path>) -> Result<Vec<u8>, CoordinatorError> {

@@ -1,6 +1,7 @@
 //! The answers to requests.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -15,10 +16,11 @@ use crate::protocol::api::{
     ChannelOffer, ContributionView, LightningView, Phase, RegistrationView, RoundView, RunView,
 };
 use crate::protocol::ids::{Blake3Hash, ContributionId, PeerId, RoundNumber};
-use crate::protocol::round::{Event, Illegal, Progress};
+use crate::protocol::round::{Event, Illegal};
 use crate::protocol::sign::Signed;
 use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
 use crate::store::StoreError;
+use crate::store::blobs::Blobs;
 use crate::store::coordinator as tables;
 
 /// Most peers that are remembered.
@@ -100,7 +102,15 @@ impl CoordinatorHandle for Shared {
     }
 
     async fn upload(&self, contribution: ContributionId, payload: Vec<u8>) -> Result<ContributionView, Refusal> {
-        self.with(move |core| core.take_payload(contribution, &payload)).await?;
+        let target = self.with(move |core| core.upload_target(contribution)).await?;
+        // Hashing and writing take as long as the payload is large: nothing else waits for that.
+        let store = move || {
+            check_payload(&target.commitment, &payload)?;
+            target.blobs.put(&payload)?;
+            Ok(target)
+        };
+        let target = tokio::task::spawn_blocking(store).await.unwrap_or(Err(CoordinatorError::Panicked))?;
+        self.with(move |core| core.note_payload(contribution, &target)).await?;
         self.wake();
         self.contribution(contribution).await
     }
@@ -193,6 +203,7 @@ impl Shared {
 struct UploadTarget {
     round: RoundNumber,
     commitment: Commitment,
+    blobs: Arc<Blobs>,
 }
 
 impl UploadTarget {
@@ -262,31 +273,33 @@ impl Core {
         let event = Event::Uploaded { contribution: id, payload_bytes: commitment.payload_bytes };
         match self.preview(round, &event) {
             Ok(()) | Err(CoordinatorError::Illegal(Illegal::AlreadyUploaded(_))) => {
-                Ok(UploadTarget { round, commitment })
+                Ok(UploadTarget { round, commitment, blobs: Arc::clone(&self.blobs) })
             }
             Err(error) => Err(error),
         }
     }
 
-    fn take_payload(&mut self, id: ContributionId, payload: &[u8]) -> Result<(), CoordinatorError> {
-        let UploadTarget { round, commitment } = self.upload_target(id)?;
-        let hash = Blake3Hash::of(payload);
-        if hash != commitment.payload || payload.len() as u64 != commitment.payload_bytes {
-            let message = format!(
-                "the payload is {hash} with {} bytes, the commitment says {} with {}",
-                payload.len(),
-                commitment.payload,
-                commitment.payload_bytes
-            );
-            let fix = "Send the very bytes that the commitment names";
-            return Err(refusal(422, "payload_mismatch", message, fix).into());
+    fn note_payload(&mut self, id: ContributionId, target: &UploadTarget) -> Result<(), CoordinatorError> {
+        let event = Event::Uploaded { contribution: id, payload_bytes: target.payload_bytes() };
+        match self.apply_event(target.round, &event) {
+            // The same bytes: their hash was checked.
+            Err(CoordinatorError::Illegal(Illegal::AlreadyUploaded(_))) => Ok(()),
+            answer => answer,
         }
-        let uploaded = self.rounds.get(&round).and_then(|round| round.find(&id)).map(|(_, entry)| entry.progress);
-        if uploaded == Some(Progress::Uploaded) {
-            return Ok(());
-        }
-        self.blobs.put(payload)?;
-        let event = Event::Uploaded { contribution: id, payload_bytes: commitment.payload_bytes };
-        self.apply_event(round, &event)
     }
+}
+
+/// Refuses any bytes but the committed ones.
+fn check_payload(commitment: &Commitment, payload: &[u8]) -> Result<(), CoordinatorError> {
+    let hash = Blake3Hash::of(payload);
+    if hash == commitment.payload && payload.len() as u64 == commitment.payload_bytes {
+        return Ok(());
+    }
+    let message = format!(
+        "the payload is {hash} with {} bytes, the commitment says {} with {}",
+        payload.len(),
+        commitment.payload,
+        commitment.payload_bytes
+    );
+    Err(refusal(422, "payload_mismatch", message, "Send the very bytes that the commitment names").into())
 }

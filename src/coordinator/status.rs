@@ -14,7 +14,7 @@ use crate::store::coordinator::{self as tables, ContributionRow, RoundRow};
 use crate::store::ledger::{self, Totals};
 
 /// Most rounds shown: the newest.
-const MAX_ROUNDS: usize = 200;
+const MAX_ROUNDS: u32 = 200;
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -154,8 +154,7 @@ impl Core {
     }
 
     pub(super) fn status(&mut self, lightning: LightningView) -> Result<Status, CoordinatorError> {
-        let mut rows = tables::rounds(self.db.read())?;
-        let shown = rows.split_off(rows.len().saturating_sub(MAX_ROUNDS));
+        let rows = tables::newest_rounds(self.db.read(), MAX_ROUNDS)?;
         let manifest = &self.run.manifest.body;
         Ok(Status {
             run: self.run.id,
@@ -166,7 +165,7 @@ impl Core {
             peers: tables::count_peers(self.db.read())?,
             predicted_tokens: predicted_tokens(manifest),
             ledger: ledger::totals(self.db.read(), None)?,
-            rounds: shown.into_iter().map(|row| self.round_status(row)).collect::<Result<_, _>>()?,
+            rounds: rows.into_iter().map(|row| self.round_status(row)).collect::<Result<_, _>>()?,
         })
     }
 }

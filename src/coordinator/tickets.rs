@@ -26,8 +26,6 @@ const MIN_CHALLENGE_MS: u64 = 2_000;
 const CHALLENGE_GRACE_MS: u64 = 30_000;
 /// Most contributions of one peer with an unpaid challenge, in one round.
 const MAX_CHALLENGES_PER_PEER: u32 = 4;
-/// Largest payload that can be committed to.
-pub(super) const MAX_PAYLOAD_BYTES: u64 = 1 << 30;
 /// How often a fee invoice is asked about, once its preimage has been shown.
 const FEE_LOOKS: u32 = 10;
 /// How long between two looks.
@@ -207,8 +205,9 @@ impl Core {
                 refusal(409, "wrong_opening", message, "Read /v1/rounds/current and commit to its opening").into()
             );
         }
-        if !(1..=MAX_PAYLOAD_BYTES).contains(&body.payload_bytes) {
-            let message = format!("a payload of {} bytes is not within 1 ..= {MAX_PAYLOAD_BYTES}", body.payload_bytes);
+        let most = self.run.max_payload_bytes;
+        if !(1..=most).contains(&body.payload_bytes) {
+            let message = format!("a payload of {} bytes is not within 1 ..= {most}", body.payload_bytes);
             return Err(refusal(422, "payload_size", message, "Commit to the encoded sparse update").into());
         }
         if tables::peer(self.db.read(), &body.peer)?.is_none() {

@@ -90,3 +90,16 @@ impl StoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_called_that() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert!(matches!(StoreError::io("write", Path::new("/x"), full), StoreError::Full(_)));
+        let full = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+        assert!(matches!(StoreError::from(full), StoreError::Full(_)));
+    }
+}

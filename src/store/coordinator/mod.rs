@@ -17,7 +17,8 @@ pub use gate::{
 pub use payments::{PaymentRow, insert_payment, outbox, outbox_add, outbox_remove, payment};
 pub use rounds::{
     ContributionRow, RoundRow, contribution, contributions, insert_contribution, insert_round, is_published,
-    last_round, publish, round, round_of, rounds, save_state, set_closed, set_invoices, set_receipt, unended_rounds,
+    last_round, newest_rounds, publish, round, round_of, rounds, save_state, set_closed, set_invoices, set_receipt,
+    unended_rounds,
 };
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};

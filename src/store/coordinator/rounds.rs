@@ -44,7 +44,8 @@ pub struct ContributionRow {
     pub receipt: Option<Signed<Receipt>>,
 }
 
-const ROUND: &str = "SELECT opening, secret, state, transcript, next_checkpoint, loss_before, loss_after FROM rounds";
+const ROUND: &str =
+    "SELECT opening, secret, state, transcript, next_checkpoint, loss_before, loss_after, round FROM rounds";
 const CONTRIBUTION: &str = "SELECT round, commitment, terms, invoices, verdict, receipt FROM contributions";
 
 fn read_round(row: &Row<'_>) -> rusqlite::Result<RoundRow> {
@@ -124,6 +125,11 @@ pub fn last_round(db: &Connection) -> Result<Option<RoundRow>, StoreError> {
 /// Every round, oldest first.
 pub fn rounds(db: &Connection) -> Result<Vec<RoundRow>, StoreError> {
     many_rounds(db, &format!("{ROUND} ORDER BY round"))
+}
+
+/// The newest rounds, at most `limit`, oldest first.
+pub fn newest_rounds(db: &Connection, limit: u32) -> Result<Vec<RoundRow>, StoreError> {
+    many_rounds(db, &format!("SELECT * FROM ({ROUND} ORDER BY round DESC LIMIT {limit}) ORDER BY round"))
 }
 
 /// The rounds that are open or have money locked, oldest first.
