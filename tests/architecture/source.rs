@@ -26,7 +26,17 @@ pub(crate) fn product(root: &Path) -> Vec<SourceFile> {
 pub(crate) fn all(root: &Path) -> Vec<SourceFile> {
     load(
         root,
-        &["src", "kernels/src", "xtask/src", "tests", "benches", "xtask/tests", "kernels/tests", "kernels/benches"],
+        &[
+            "src",
+            "kernels/src",
+            "xtask/src",
+            "tests",
+            "benches",
+            "examples",
+            "xtask/tests",
+            "kernels/tests",
+            "kernels/benches",
+        ],
     )
 }
 
