@@ -1,5 +1,7 @@
 //! A judge that needs no model: payloads that begin with `good` are accepted, with equal shares.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use l402t::coordinator::judging::{Judge, JudgeRequest, Judgement};
 use l402t::protocol::amount::Ppm;
 use l402t::protocol::reward;
@@ -29,5 +31,26 @@ impl Judge for FakeJudge {
         let windows: u32 = request.held_out.iter().flatten().sum();
         next_checkpoint.extend_from_slice(&windows.to_le_bytes());
         Ok(Judgement { loss_before: Score(10), loss_after: Score(9), verdicts, next_checkpoint })
+    }
+}
+
+/// A judge that is wrong before it is right: it can't answer, then pays more than the share, then pays for nothing.
+#[derive(Debug, Default)]
+pub(crate) struct WrongThenRight(AtomicU32);
+
+impl Judge for WrongThenRight {
+    fn judge(&self, request: &JudgeRequest) -> Result<Judgement, String> {
+        let mut judgement = FakeJudge.judge(request)?;
+        match self.0.fetch_add(1, Ordering::SeqCst) {
+            0 => return Err("out of memory".into()),
+            1 => {
+                if let Outcome::Accepted { tranches_paid, .. } = &mut judgement.verdicts[0].outcome {
+                    *tranches_paid ^= 1;
+                }
+            }
+            2 => judgement.verdicts[1].outcome = judgement.verdicts[0].outcome.clone(),
+            _ => {}
+        }
+        Ok(judgement)
     }
 }

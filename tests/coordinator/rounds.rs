@@ -1,5 +1,7 @@
 //! Whole rounds.
 
+use std::sync::Arc;
+
 use l402t::coordinator::RunEvent;
 use l402t::ln::simulated::Faults;
 use l402t::protocol::amount::{Msat, Ppm};
@@ -10,6 +12,7 @@ use l402t::protocol::sign::Statement;
 use l402t::protocol::verdict::{Outcome, Rejection};
 
 use crate::fuse::Fuse;
+use crate::judge::WrongThenRight;
 use crate::peer::{Manner, Peer};
 use crate::world::{COORDINATOR, World};
 
@@ -250,4 +253,57 @@ async fn a_second_start_goes_on_with_the_same_run_and_refuses_other_settings() {
     world.settings.reward.tranches = 3;
     let error = world.open(&Fuse::never()).await.expect_err("refused").to_string();
     assert!(error.contains("reward.tranches"), "{error}");
+}
+
+#[tokio::test]
+async fn a_judge_that_fails_or_pays_what_the_rules_do_not_is_asked_again_and_nothing_is_revealed() {
+    let mut world = World::new();
+    world.judge = Arc::new(WrongThenRight::default());
+    let mut peers = [
+        Peer::new(&world, "alice", b"good work", Manner::Honest),
+        Peer::new(&world, "bob", b"good but idle", Manner::NoUpload),
+    ];
+    let (mut coordinator, handle) = world.start().await;
+    for _ in 0..2_000 {
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(3), coordinator.run()).await;
+        let mut moved = false;
+        for peer in &mut peers {
+            moved |= peer.act(&*handle).await.expect("an honest request");
+        }
+        world.pass_time(moved).await;
+        if coordinator.is_finished() {
+            break;
+        }
+    }
+    assert!(coordinator.is_finished());
+    assert_eq!(peers[1].receipts[0].body.preimages, [None, None]);
+    drop((coordinator, handle));
+    let books = world.books();
+    assert_eq!(books.rewards_settled_msat, Msat::new(REWARD));
+    assert_eq!(books.rewards_refunded_msat, Msat::new(REWARD));
+}
+
+#[tokio::test]
+async fn a_coordinator_that_was_down_past_the_deadlines_judges_what_it_has_and_pays_for_it() {
+    let world = World::new();
+    let mut peers = [
+        Peer::new(&world, "alice", b"good work", Manner::Honest),
+        Peer::new(&world, "bob", b"good but slow", Manner::NoUpload),
+    ];
+    let (mut coordinator, handle) = world.start().await;
+    while handle.round(None).await.expect("round").uploads == 0 {
+        for peer in &mut peers {
+            peer.act(&*handle).await.expect("an honest request");
+        }
+        coordinator.step().await.expect("a step");
+    }
+    drop((coordinator, handle));
+    world.clock.advance_ms(7_200_000);
+    let (mut coordinator, handle) = world.start().await;
+    world.play(&mut coordinator, &mut peers).await;
+    drop((coordinator, handle));
+    let outcome = |place: usize| world.transcript(0).body.contributions[place].verdict.outcome.clone();
+    assert!(matches!(outcome(0), Outcome::Accepted { .. }));
+    assert_eq!(outcome(1), Outcome::Rejected { rejection: Rejection::NotUploaded });
+    assert_eq!(world.books().rewards_settled_msat, Msat::new(REWARD));
 }
