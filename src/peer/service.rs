@@ -1,5 +1,7 @@
 //! The peer's life: finish what was left, then round after round until the run or the owner says stop.
 
+use std::collections::VecDeque;
+
 use super::contribution::{Patience, Progress};
 use super::error::PeerError;
 use super::events::{PeerEvent, Summary};
@@ -7,17 +9,22 @@ use super::journal::Totals;
 use super::session::Session;
 use super::stage::Ending;
 use super::trainer::TrainerSlot;
+use crate::clock::Stopwatch;
 use crate::protocol::amount::Msat;
-use crate::protocol::api::Phase;
-use crate::protocol::ids::RoundNumber;
+use crate::protocol::api::{ContributionState, Phase};
+use crate::protocol::ids::{ContributionId, RoundNumber};
 
 /// After so many fees in a row without a ticket, or so many that could not be paid, the peer stops.
 const MAX_FEES_IN_VAIN: u32 = 3;
 
+/// How long the last payments may take to reach the coordinator's node, in ms, and how many contributions that concerns.
+const SEE_OFF_MS: u64 = 20_000;
+const LAST_ENDED: usize = 4;
+
 /// What a round brought.
 enum RoundEnd {
     /// The contribution came to an end.
-    Ended(Ending),
+    Ended(ContributionId, Ending),
     /// No contribution, or one that ended before.
     Nothing,
     /// A contribution whose receipt is late.
@@ -45,13 +52,28 @@ impl Session {
                 tally.registrations += 1;
             }
             match self.work_on(current, trainer).await? {
-                RoundEnd::Ended(ending) => tally.count(&ending)?,
+                RoundEnd::Ended(contribution, ending) => tally.count(contribution, &ending)?,
                 RoundEnd::Nothing | RoundEnd::Parked => {}
             }
             done_with = Some(current);
         }
         self.finish_old(None, &mut tally).await?;
+        self.see_off(&tally).await;
         self.summarise(&tally, before)
+    }
+
+    /// What was claimed or given back last still has to reach the coordinator's node: this peer's node must not stop
+    /// before. If the coordinator doesn't confirm it in time, the nodes make up for it when they next meet.
+    async fn see_off(&self, tally: &Tally) {
+        let watch = Stopwatch::start();
+        for contribution in &tally.last_ended {
+            while watch.elapsed_ms() < SEE_OFF_MS {
+                match self.parts.api.contribution(*contribution).await {
+                    Ok(view) if view.state != ContributionState::Finished => self.pause().await,
+                    Ok(_) | Err(_) => break,
+                }
+            }
+        }
     }
 
     /// A round from its opening to its end, as far as this peer takes part.
@@ -87,7 +109,7 @@ impl Session {
                 Err(error) => return Err(error),
             };
             match self.close(self.carry_on(entry, &view.opening.body, Patience::OneLook).await?)? {
-                RoundEnd::Ended(ending) => tally.count(&ending)?,
+                RoundEnd::Ended(contribution, ending) => tally.count(contribution, &ending)?,
                 RoundEnd::Nothing | RoundEnd::Parked => {}
             }
         }
@@ -106,7 +128,7 @@ impl Session {
                         self.tell_missed(entry.round(), &format!("the submission fee could not be paid: {reason}"));
                     }
                 }
-                Ok(RoundEnd::Ended(ending))
+                Ok(RoundEnd::Ended(entry.contribution, ending))
             }
             Progress::Parked | Progress::Moved(_) => Ok(RoundEnd::Parked),
         }
@@ -139,10 +161,16 @@ struct Tally {
     registrations: u32,
     fees_without_ticket: u32,
     unpaid_fees: u32,
+    /// The latest contributions that ended, at most [`LAST_ENDED`].
+    last_ended: VecDeque<ContributionId>,
 }
 
 impl Tally {
-    fn count(&mut self, ending: &Ending) -> Result<(), PeerError> {
+    fn count(&mut self, contribution: ContributionId, ending: &Ending) -> Result<(), PeerError> {
+        self.last_ended.push_back(contribution);
+        if self.last_ended.len() > LAST_ENDED {
+            self.last_ended.pop_front();
+        }
         let summary = &mut self.summary;
         match ending {
             Ending::Accepted { .. } => {

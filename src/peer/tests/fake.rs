@@ -398,7 +398,11 @@ impl CoordinatorApi for FakeCoordinator {
     }
 
     async fn contribution(&self, id: ContributionId) -> Result<ContributionView, ApiFailure> {
-        self.view(id)
+        let mut view = self.view(id)?;
+        if view.state == ContributionState::Settling && self.rewards().await.1 == 0 {
+            view.state = ContributionState::Finished;
+        }
+        Ok(view)
     }
 
     async fn download(
