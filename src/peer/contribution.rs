@@ -18,6 +18,12 @@ use super::session::Session;
 use super::stage::{Ending, Entry, Fee, Offer, PaidFee, Stage, Ticketed};
 use crate::protocol::l402::{Credentials, Macaroon};
 
+/// How often the proof of payment is shown again where it was not taken.
+const PROOF_REPEATS: u32 = 10;
+
+/// After a restart the node may need so long to see the locked tranches again, in ms.
+const LOCKS_AGAIN_MS: u64 = 15_000;
+
 /// How long a hold invoice may be paid, past the round's upload deadline.
 const INVOICE_GRACE_MS: u64 = 60_000;
 
@@ -101,7 +107,16 @@ impl Session {
         let doing = "sell a ticket";
         let watch = Stopwatch::start();
         let credentials = paid.as_ref().map(credentials).transpose()?;
-        let answer = self.patiently(doing, || self.parts.api.ticket(&entry.commitment, credentials.as_ref())).await;
+        let ask = || self.parts.api.ticket(&entry.commitment, credentials.as_ref());
+        let mut answer = self.patiently(doing, ask).await;
+        for _ in 0..PROOF_REPEATS {
+            // The payer knows the preimage a little before the payee's node has counted the payment.
+            if !matches!((&answer, &paid), (Ok(TicketOffer::PaymentRequired(_)), Some(_))) {
+                break;
+            }
+            self.pause().await;
+            answer = self.patiently(doing, ask).await;
+        }
         match (answer, paid) {
             (Ok(TicketOffer::Sold(ticket)), paid) => {
                 let fee = paid.as_ref().map(|paid| &paid.fee);
@@ -240,9 +255,12 @@ impl Session {
         let doing = "take the payload";
         let payload = self.read_payload(&entry)?;
         let watch = Stopwatch::start();
-        // After a restart they may be gone.
-        if !self.all_locked(&offer).await? {
-            return self.give_up_unless_uploaded(entry, offer, "the reward is not locked any more", opening).await;
+        let mut hints = self.parts.ln.events();
+        while !self.all_locked(&offer).await? {
+            if watch.elapsed_ms() > LOCKS_AGAIN_MS || self.coordinator_now() > opening.upload_deadline_ms {
+                return self.give_up_unless_uploaded(entry, offer, "the reward is not locked any more", opening).await;
+            }
+            self.hint(&mut hints).await;
         }
         match self.patiently(doing, || self.parts.api.upload(entry.contribution, &payload)).await {
             Ok(_) => {
