@@ -73,6 +73,9 @@ windows_per_round = 1
 window_tokens = 17
 [run.training]
 sequence_tokens = 16
+[run.judge]
+# One nat a token: no garbage gains that by chance.
+min_gain_per_token = 4294967295
 [run.timing]
 commit_ms = 60000
 upload_ms = 90000
