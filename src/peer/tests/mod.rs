@@ -1,5 +1,6 @@
 //! A whole peer against a fake coordinator over a simulated network: money, crashes, and a coordinator that cheats.
 
+mod beliefs;
 mod fake;
 mod fuse;
 
