@@ -109,6 +109,7 @@ fn main() -> anyhow::Result<()> {
     let judge = JudgeParams {
         df32_version: 1,
         min_gain_per_token: 0,
+        min_gain_of_median_ppm: Ppm::new(100_000).context("share")?,
         copy_overlap_ppm: Ppm::new(400_000).context("overlap")?,
         outer_lr_ppm: settings.ppm("outer_lr")?,
     };

@@ -151,6 +151,7 @@ impl Default for JudgeParams {
         Self {
             df32_version: 1,
             min_gain_per_token: 429_497,
+            min_gain_of_median_ppm: ppm(100_000),
             copy_overlap_ppm: ppm(400_000),
             outer_lr_ppm: ppm(700_000),
         }

@@ -102,6 +102,7 @@ pub(crate) fn manifest() -> RunManifest {
         judge: JudgeParams {
             df32_version: 1,
             min_gain_per_token: 100,
+            min_gain_of_median_ppm: Ppm::new(100_000).expect("valid"),
             copy_overlap_ppm: Ppm::new(500_000).expect("valid"),
             outer_lr_ppm: Ppm::ONE,
         },

@@ -72,6 +72,7 @@ impl Fixture {
             judge: JudgeParams {
                 df32_version: 1,
                 min_gain_per_token: 1,
+                min_gain_of_median_ppm: Ppm::ZERO,
                 copy_overlap_ppm: Ppm::new(400_000).expect("valid"),
                 outer_lr_ppm: Ppm::new(700_000).expect("valid"),
             },

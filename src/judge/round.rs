@@ -214,12 +214,12 @@ fn score(
 
 /// One outcome a candidate.
 fn outcomes(input: &RoundInput<'_>, loss_before: Score, candidates: &[Candidate]) -> Vec<Outcome> {
-    let min_gain = reward::min_gain(input.judge, input.held_out.predicted_tokens());
-    // A gain of nothing is never paid, whatever the threshold.
-    let enough = |gain: &Score| *gain >= min_gain && gain.0 > 0;
     let gains: Vec<Option<Score>> =
         candidates.iter().map(|candidate| candidate.loss_after.map(|after| gain(loss_before, after))).collect();
-    let accepted: Vec<Score> = gains.iter().flatten().filter(|gain| enough(gain)).copied().collect();
+    let finite: Vec<Score> = gains.iter().flatten().copied().collect();
+    let min_gain = reward::min_gain(input.judge, input.held_out.predicted_tokens(), &finite);
+    let enough = |gain: &Score| *gain >= min_gain;
+    let accepted: Vec<Score> = finite.iter().filter(|gain| enough(gain)).copied().collect();
     let mut shares = reward::shares(input.reward, &accepted).into_iter();
     let rejected = |rejection| Outcome::Rejected { rejection };
     gains

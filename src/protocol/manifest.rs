@@ -122,6 +122,9 @@ pub struct JudgeParams {
     pub df32_version: u32,
     /// Smallest gain per predicted token that is paid, in 2⁻³² nats.
     pub min_gain_per_token: u32,
+    /// Smallest gain that is paid, as a part of the median of the round's gains: noise that happens to help a little is
+    /// no work.
+    pub min_gain_of_median_ppm: Ppm,
     /// Index overlap with an earlier contribution from which a contribution is a copy.
     pub copy_overlap_ppm: Ppm,
     /// The outer step's α.

@@ -17,10 +17,17 @@ pub fn tranche_amounts(params: &RewardParams) -> Vec<Msat> {
     (0..tranches).map(|bit| Msat::new(unit << bit)).collect()
 }
 
-/// The smallest summed gain that is paid, for a batch of `predicted_tokens`.
-pub fn min_gain(params: &JudgeParams, predicted_tokens: u64) -> Score {
+/// The smallest summed gain that is paid, for a batch of `predicted_tokens`: at least `min_gain_per_token` each and
+/// more than nothing, and at least `min_gain_of_median_ppm` of the (lower) median of those `gains` that are.
+pub fn min_gain(params: &JudgeParams, predicted_tokens: u64, gains: &[Score]) -> Score {
     let gain = u128::from(params.min_gain_per_token) * u128::from(predicted_tokens);
-    Score(i64::try_from(gain).unwrap_or(i64::MAX))
+    let absolute = i64::try_from(gain).unwrap_or(i64::MAX).max(1);
+    let mut enough: Vec<i64> = gains.iter().map(|gain| gain.0).filter(|gain| *gain >= absolute).collect();
+    enough.sort_unstable();
+    let median = enough.get(enough.len().saturating_sub(1) / 2).copied().unwrap_or(0);
+    let relative = i128::from(median) * i128::from(params.min_gain_of_median_ppm.get()) / 1_000_000;
+    // A part of the median, so it fits.
+    Score(absolute.max(relative as i64))
 }
 
 /// Each accepted gain's share of the pool: `⌊gain · 10⁶ / Σ gains⌋`, at most `max_share_ppm`. Gains are positive.
@@ -83,6 +90,23 @@ mod tests {
         assert_eq!((mask, reward), (20, Msat::new(20 * 387_096)));
         assert_eq!(tranches_for(&params, Ppm::ZERO), (0, Msat::ZERO));
         assert_eq!(tranches_for(&params, Ppm::ONE).0, 31);
+    }
+
+    #[test]
+    fn noise_beside_honest_work_is_not_paid() {
+        let judge = JudgeParams {
+            df32_version: 1,
+            min_gain_per_token: 10,
+            min_gain_of_median_ppm: Ppm::new(100_000).expect("valid"),
+            copy_overlap_ppm: Ppm::ONE,
+            outer_lr_ppm: Ppm::ONE,
+        };
+        let gains = |values: &[i64]| values.iter().copied().map(Score).collect::<Vec<_>>();
+        // Below 10 a token: not counted, so the median of 5,000, 6,000 and 7,000 decides.
+        assert_eq!(min_gain(&judge, 2, &gains(&[7_000, -3, 19, 5_000, 6_000])), Score(600));
+        // Noise alone is held to the absolute minimum, and nothing at all is never enough.
+        assert_eq!(min_gain(&judge, 2, &gains(&[-5, 3])), Score(20));
+        assert_eq!(min_gain(&JudgeParams { min_gain_per_token: 0, ..judge }, 2, &[]), Score(1));
     }
 
     proptest! {

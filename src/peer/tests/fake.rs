@@ -118,6 +118,7 @@ impl FakeCoordinator {
             judge: JudgeParams {
                 df32_version: 1,
                 min_gain_per_token: 0,
+                min_gain_of_median_ppm: ppm(100_000),
                 copy_overlap_ppm: ppm(400_000),
                 outer_lr_ppm: ppm(500_000),
             },
