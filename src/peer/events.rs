@@ -160,7 +160,13 @@ pub enum PeerEvent {
         left_ms: u64,
     },
     /// The end.
-    Finished(Summary),
+    Finished {
+        /// What was done.
+        #[serde(flatten)]
+        summary: Summary,
+        /// What can be sent now; `None` if the node doesn't say.
+        outbound_msat: Option<Msat>,
+    },
 }
 
 /// What a peer did since it was started, and what it ever earned.

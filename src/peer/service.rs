@@ -59,7 +59,7 @@ impl Session {
         }
         self.finish_old(None, &mut tally).await?;
         self.see_off(&tally).await;
-        self.summarise(&tally, before)
+        self.summarise(&tally, before).await
     }
 
     /// What was claimed or given back last still has to reach the coordinator's node: this peer's node must not stop
@@ -138,7 +138,7 @@ impl Session {
         self.emit(&PeerEvent::RoundMissed { round, reason: reason.to_owned() });
     }
 
-    fn summarise(&self, tally: &Tally, before: Totals) -> Result<Summary, PeerError> {
+    async fn summarise(&self, tally: &Tally, before: Totals) -> Result<Summary, PeerError> {
         let now = self.journal.totals()?;
         let since = |now: Msat, before: Msat| now.checked_sub(before).unwrap_or(Msat::ZERO);
         let summary = Summary {
@@ -149,7 +149,8 @@ impl Session {
             unfinished: u32::try_from(self.journal.unfinished(None)?.len()).unwrap_or(u32::MAX),
             ..tally.summary
         };
-        self.emit(&PeerEvent::Finished(summary));
+        let outbound_msat = self.parts.ln.info().await.ok().map(|info| info.outbound_msat);
+        self.emit(&PeerEvent::Finished { summary, outbound_msat });
         Ok(summary)
     }
 }
