@@ -258,6 +258,11 @@ impl Environment {
         Self { variables, home: path("HOME"), config_home: path("XDG_CONFIG_HOME"), data_home: path("XDG_DATA_HOME") }
     }
 
+    /// The names of this program's variables.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().map(String::as_str)
+    }
+
     /// `L402T_CONFIG`, or the user's own file if there is one.
     pub fn config_file(&self) -> Option<PathBuf> {
         if let Some(path) = self.variables.get("L402T_CONFIG") {

@@ -89,7 +89,7 @@ fn line(event: &PeerEvent) -> Option<String> {
         PeerEvent::Waiting { doing, reason, left_ms } => {
             format!("could not {doing}: {reason}. Trying again for another {} s", left_ms / 1_000)
         }
-        PeerEvent::Download { .. } | PeerEvent::Step { .. } | PeerEvent::Finished(_) => return None,
+        PeerEvent::Download { .. } | PeerEvent::Step { .. } | PeerEvent::Finished { .. } => return None,
     })
 }
 
