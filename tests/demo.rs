@@ -1,0 +1,101 @@
+//! The main job as a newcomer runs it: real processes, real training, real Lightning channels, a real audit.
+#![cfg(all(feature = "torch", feature = "embedded"))]
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::Value;
+
+fn demo(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_l402t"));
+    command.args(["demo", "--json", "--data"]).arg(folder).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Processes that were started with `folder` on their command line.
+fn running_in(folder: &Path) -> Vec<String> {
+    let folder = folder.display().to_string();
+    let processes = std::fs::read_dir("/proc").expect("Linux has /proc").flatten();
+    processes
+        .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(&folder))
+        .collect()
+}
+
+/// Tries for a minute.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if holds() {
+            return;
+        }
+        sleep(Duration::from_millis(100));
+    }
+    panic!("{what} did not happen within a minute");
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status().expect("kill runs");
+    assert!(sent.success());
+}
+
+/// A demo whose coordinator and five peers are all at work.
+fn started(folder: &Path) -> Child {
+    let child = demo(folder, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    until("the start of all seven processes", || running_in(folder).len() == 7);
+    child
+}
+
+#[test]
+fn honest_work_is_paid_cheats_are_not_and_an_auditor_gets_the_same_bits() {
+    let root = tempfile::tempdir().expect("a folder");
+    let folder = root.path().join("demo");
+    let output = demo(&folder, &["--rounds", "2"]).output().expect("runs");
+    let stdout = String::from_utf8(output.stdout).expect("UTF-8");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stdout} {stderr}", output.status);
+    let summary: Value = serde_json::from_str(stdout.lines().last().expect("a line")).expect("JSON");
+    let number = |name: &str| summary[name].as_f64().unwrap_or_else(|| panic!("{name} is missing in {summary}"));
+    assert!((number("rounds") - 2.0).abs() < 0.5);
+    assert!((number("accepted") - 6.0).abs() < 0.5, "three honest peers, two rounds: {summary}");
+    assert!((number("rejected") - 4.0).abs() < 0.5, "garbage and a copy, two rounds: {summary}");
+    assert!(number("loss_last_nats") < number("loss_first_nats"));
+    assert!(number("reward_paid_msat") > 0.0);
+    assert_eq!(summary["fees_paid_msat"], 2 * 5 * 1_000);
+    assert!(number("ratio_fp32") > 200.0);
+    assert!((0.0..=1.0).contains(&number("compute_share")));
+    for time in ["lock_ms_p50", "settle_ms_p50", "settle_ms_p99"] {
+        assert!(number(time) >= 0.0);
+    }
+    assert_eq!(summary["replay_identical"], true);
+    assert_eq!(summary["msat_conserved"], true);
+    assert_eq!(summary["lightning"], "embedded LDK (regtest)");
+    assert!(!folder.exists(), "the demo tidies up");
+    assert_eq!(running_in(&folder), Vec::<String>::new());
+}
+
+#[test]
+fn ctrl_c_leaves_nothing_running_and_the_next_demo_can_start() {
+    let root = tempfile::tempdir().expect("a folder");
+    let folder = root.path().join("demo");
+    for _ in 0..2 {
+        let mut child = started(&folder);
+        signal(&child, "-INT");
+        let status = child.wait().expect("ends");
+        assert_eq!(status.code(), Some(130));
+        assert_eq!(running_in(&folder), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_demo_that_is_killed_takes_its_processes_with_it() {
+    let root = tempfile::tempdir().expect("a folder");
+    let folder = root.path().join("demo");
+    let mut child = started(&folder);
+    signal(&child, "-KILL");
+    child.wait().expect("ends");
+    until("the end of all processes", || running_in(&folder).is_empty());
+}
