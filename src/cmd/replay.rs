@@ -21,7 +21,7 @@ enum Source {
     /// A coordinator's data folder, or a copy of its `manifest.json`, `transcripts/` and `blobs/`.
     Folder(PathBuf),
     /// A coordinator; blobs are kept in `cache`.
-    Coordinator { client: CoordinatorClient, cache: PathBuf },
+    Coordinator { client: Box<CoordinatorClient>, cache: PathBuf },
 }
 
 /// The signed bytes that a replay starts from.
@@ -145,7 +145,7 @@ fn source(from: Option<&str>, context: &Context) -> Result<Source, Failure> {
         return Ok(Source::Folder(PathBuf::from(from)));
     }
     let client = CoordinatorClient::new(from).map_err(|error| remote(&error))?;
-    Ok(Source::Coordinator { client, cache: context.open_data("replay")?.join("blobs") })
+    Ok(Source::Coordinator { client: Box::new(client), cache: context.open_data("replay")?.join("blobs") })
 }
 
 fn remote(error: &ClientError) -> Failure {
