@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::{home, l402t, run, stderr, stdout};
 
+#[allow(clippy::disallowed_methods, reason = "a switch of the test run, not of the program")]
 fn check_snapshot(name: &str, actual: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cli/snapshots").join(format!("{name}.txt"));
     if std::env::var_os("L402T_UPDATE_SNAPSHOTS").is_some() {
