@@ -8,8 +8,9 @@ use crate::config::LightningConfig;
 use crate::ln::Lightning;
 use crate::protocol::api::LightningView;
 
-/// Can't be made.
+/// Can't be made: every way to one ends in the same error.
 #[derive(Debug)]
+#[allow(dead_code, reason = "the same fields as the real one, so that the commands need not know which it is")]
 pub(super) struct Node {
     pub(super) ln: Arc<dyn Lightning>,
     pub(super) regtest_rpc: Option<String>,
