@@ -318,8 +318,8 @@ mod tests {
     fn an_update_that_ruins_the_model_is_rejected_with_its_loss_or_without_one() {
         let fixture = Fixture::new();
         let mut without_loss = 0;
-        for seed in 0..10 {
-            let mut ruinous = fixture.any_update(seed);
+        let updates = (1_000..1_020).map(|seed| fixture.any_update(seed));
+        for mut ruinous in updates.flat_map(|update| [negated(&update), update]) {
             for tensor in &mut ruinous.tensors {
                 tensor.levels = [0xfe00_0000, 0xfd00_0000, 0x7d00_0000, 0x7e00_0000];
             }
