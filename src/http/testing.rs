@@ -12,6 +12,7 @@ use secp256k1::{SECP256K1, SecretKey};
 use tempfile::TempDir;
 
 use crate::coordinator::handle::{Challenge, CoordinatorHandle, Refusal, TicketAnswer};
+use crate::coordinator::status::{ContributionStatus, RoundStatus, Status};
 use crate::protocol::amount::{Msat, Ppm};
 use crate::protocol::api::{
     ApiError, ChannelOffer, ContributionState, ContributionView, LightningView, Phase, RegistrationView, RoundView,
@@ -28,6 +29,7 @@ use crate::protocol::statements::{
 };
 use crate::protocol::transcript::{ContributionRecord, RevealedWindow, Transcript};
 use crate::protocol::verdict::{Outcome, Rejection, Score, VerdictRecord};
+use crate::store::ledger::Totals;
 
 /// The fake coordinator's clock, in Unix seconds.
 pub(crate) const NOW_S: u64 = 1_800_000_000;
@@ -249,37 +251,57 @@ pub(crate) fn transcript() -> Signed<Transcript> {
 }
 
 pub(crate) fn status() -> serde_json::Value {
-    serde_json::json!({
-        "run": manifest().run_id(), "name": "sample", "network": "regtest", "implementation": "simulated",
-        "rounds": [{
-            "round": 0, "phase": "closed", "loss_before_nats": "5.5452", "loss_after_nats": "5.1000",
-            "contributions": [
-                {"contribution": contribution_id(), "peer": peer_key().id(), "outcome": "accepted", "reason": null,
-                 "reward_msat": 1_000},
-                {"contribution": contribution_id(), "peer": peer_key().id(), "outcome": null, "reason": null,
-                 "reward_msat": null},
-            ],
-        }],
-        "ledger": {"rewards_paid_msat": 1_000},
-    })
+    let contribution = ContributionStatus {
+        contribution: contribution_id(),
+        peer: peer_key().id(),
+        state: ContributionState::Finished,
+        payload_bytes: 200_000,
+        outcome: Some("accepted"),
+        reason: None,
+        gain: Some(Score(1 << 32)),
+        reward_msat: Msat::new(1_000),
+        settled_msat: Msat::new(1_000),
+        lock_ms: Some(20),
+        settle_ms: vec![30],
+    };
+    let waiting = ContributionStatus { outcome: None, gain: None, lock_ms: None, ..contribution.clone() };
+    let round = RoundStatus {
+        round: RoundNumber(0),
+        phase: Phase::Closed,
+        opened_ms: UnixMs(NOW_S * 1_000),
+        closed_ms: Some(UnixMs(NOW_S * 1_000)),
+        loss_before: Some(Score(6 << 40)),
+        loss_after: Some(Score(5 << 40)),
+        transcript: Some(Blake3Hash::of(b"transcript 0")),
+        contributions: vec![contribution, waiting],
+    };
+    let status = Status {
+        run: manifest().run_id(),
+        name: "sample".into(),
+        now_ms: UnixMs(NOW_S * 1_000),
+        lightning: run_view().lightning,
+        current_round: Some(ROUND),
+        peers: 2,
+        predicted_tokens: 256,
+        ledger: Totals::default(),
+        rounds: vec![round],
+    };
+    serde_json::to_value(status).expect("JSON")
 }
 
 /// An invoice of the fake coordinator, on regtest.
-pub(crate) fn fee_invoice(amount: Option<Msat>) -> String {
+pub(crate) fn fee_invoice() -> String {
     let key = SecretKey::from_slice(&[7; 32]).expect("a valid key");
     let payment_hash = sha256::Hash::from_byte_array(*fee_preimage().payment_hash().as_bytes());
-    let builder = InvoiceBuilder::new(Currency::Regtest)
+    let invoice = InvoiceBuilder::new(Currency::Regtest)
         .description("submission fee".into())
         .payment_hash(payment_hash)
         .payment_secret(PaymentSecret([5; 32]))
         .duration_since_epoch(Duration::from_secs(NOW_S))
         .expiry_time(Duration::from_secs(600))
-        .min_final_cltv_expiry_delta(18);
-    let builder = match amount {
-        Some(amount) => builder.amount_milli_satoshis(amount.msat()),
-        None => builder,
-    };
-    builder.build_signed(|hash| SECP256K1.sign_ecdsa_recoverable(hash, &key)).expect("a whole invoice").to_string()
+        .min_final_cltv_expiry_delta(18)
+        .amount_milli_satoshis(FEE.msat());
+    invoice.build_signed(|hash| SECP256K1.sign_ecdsa_recoverable(hash, &key)).expect("a whole invoice").to_string()
 }
 
 /// The fake. Knows one round, one contribution and the blobs that a test puts there.
@@ -395,7 +417,7 @@ impl CoordinatorHandle for FakeCoordinator {
             Identifier { payment_hash: fee_preimage().payment_hash(), token_id: TokenId::from_bytes(token_id) };
         let grant = Grant { contribution, valid_until_s: NOW_S + 600 };
         let macaroon = mint(&ROOT_KEY, &identifier, &grant).to_base64();
-        Ok(TicketAnswer::PaymentRequired(Challenge { macaroon, invoice: fee_invoice(Some(FEE)), refused }))
+        Ok(TicketAnswer::PaymentRequired(Challenge { macaroon, invoice: fee_invoice(), refused }))
     }
 
     async fn submit_invoices(

@@ -4,7 +4,6 @@
 //! wait no longer, and never hand on a blob whose bytes aren't those of its hash. Statements come back unverified: their
 //! signatures are the caller's to check.
 
-mod challenge;
 mod download;
 mod error;
 mod transport;
@@ -16,7 +15,6 @@ use std::time::Duration;
 
 use reqwest::{Method, Url};
 
-pub use challenge::{ChallengeError, Payable, check_challenge};
 pub use download::Progress;
 pub use error::ClientError;
 
@@ -83,7 +81,7 @@ impl Policy {
 pub enum TicketReply {
     /// Paid.
     Ticket(Box<Ticket>),
-    /// Pay this first, after [`check_challenge`].
+    /// Pay this first, once it has been checked.
     Challenge {
         /// What to pay, unchecked.
         params: ChallengeParams,

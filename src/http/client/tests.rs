@@ -11,13 +11,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::{ClientError, CoordinatorClient, Policy, Progress, TicketReply, check_challenge};
+use super::{ClientError, CoordinatorClient, Policy, Progress, TicketReply};
 use crate::http::server::{Limits, Rate, Server};
 use crate::http::testing as sample;
-use crate::http::testing::{FEE, FakeCoordinator, NOW_S, ROUND, contribution_id};
-use crate::ln::bolt11::Network;
+use crate::http::testing::{FakeCoordinator, ROUND, contribution_id};
+use crate::ln::bolt11;
 use crate::protocol::api::{ChannelOffer, ContributionState};
-use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber, UnixMs};
+use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
+use crate::protocol::l402::{Credentials, Identifier, Macaroon};
 
 fn quick() -> Policy {
     Policy {
@@ -91,13 +92,15 @@ async fn every_endpoint_answers_with_its_type() {
 }
 
 #[tokio::test]
-async fn a_ticket_is_bought_with_the_checked_challenge() {
+async fn a_ticket_is_bought_with_the_challenge_and_its_preimage() {
     let (_fake, _server, client) = serve(Limits::default()).await;
     let reply = client.ticket(ROUND, &sample::commitment(), None).await.expect("a challenge");
     let TicketReply::Challenge { params, reason } = reply else { panic!("unpaid") };
     assert_eq!(reason.code, "payment_required");
-    let payable = check_challenge(&params, Network::Regtest, FEE, UnixMs(NOW_S * 1_000)).expect("payable");
-    let credentials = payable.credentials(sample::fee_preimage()).expect("the right preimage");
+    let macaroon = Macaroon::from_base64(&params.macaroon).expect("a macaroon");
+    let invoice = bolt11::parse(&params.invoice, bolt11::Network::Regtest).expect("an invoice");
+    assert_eq!(Identifier::of(&macaroon).expect("ours").payment_hash, invoice.payment_hash);
+    let credentials = Credentials::new(macaroon, sample::fee_preimage()).expect("ours");
     for _ in 0..2 {
         let reply = client.ticket(ROUND, &sample::commitment(), Some(&credentials)).await.expect("a ticket");
         assert_eq!(reply, TicketReply::Ticket(Box::new(sample::ticket())));
