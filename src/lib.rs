@@ -10,6 +10,7 @@ pub mod coordinator;
 pub mod http;
 pub mod judge;
 pub mod ln;
+pub mod lock;
 pub mod model;
 pub mod peer;
 pub mod protocol;

@@ -25,7 +25,7 @@ impl DataFolder {
         let path = root.join("lock");
         let lock = OpenOptions::new().create(true).append(true).open(&path);
         let lock = lock.map_err(|error| PeerError::io("open", &path, error))?;
-        match lock.try_lock() {
+        match crate::lock::lock(&lock) {
             Ok(()) => Ok(Self { root: root.to_path_buf(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(PeerError::InUse(root.to_path_buf())),
             Err(TryLockError::Error(error)) => Err(PeerError::io("lock", &path, error)),

@@ -126,12 +126,11 @@ fn private_file(path: &Path) -> Result<File, StoreError> {
     options.open(path).map_err(|e| StoreError::io("open", path, e))
 }
 
-/// Takes the folder's lock for as long as the file returned is open. The system drops it when the process ends,
-/// however it ends.
+/// Takes the folder's lock for as long as the file returned is open.
 fn lock_folder(folder: &Path) -> Result<File, StoreError> {
     let path: PathBuf = folder.join("lock");
     let file = private_file(&path)?;
-    match file.try_lock() {
+    match crate::lock::lock(&file) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(folder.to_owned())),
         Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path, error)),

@@ -33,7 +33,7 @@ impl DemoFolder {
             ));
         }
         let lock = File::create(&marker).map_err(|error| io("write into", &error))?;
-        match lock.try_lock() {
+        match crate::lock::lock(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(Failure::usage(

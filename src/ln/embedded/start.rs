@@ -101,7 +101,7 @@ fn lock(dir: &Path) -> Result<File, EmbeddedError> {
     let path = dir.join("lock");
     let failed = |source| EmbeddedError::Disk { action: "lock", path: path.clone(), source };
     let file = File::options().create(true).write(true).truncate(false).open(&path).map_err(failed)?;
-    match file.try_lock() {
+    match crate::lock::lock(&file) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(EmbeddedError::InUse(dir.to_path_buf())),
         Err(TryLockError::Error(source)) => Err(failed(source)),

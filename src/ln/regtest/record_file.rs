@@ -37,7 +37,7 @@ impl RecordFile {
         let mut options = File::options();
         options.create(true).read(true).write(true).truncate(false);
         let file = options.open(&path).map_err(disk("open", &path))?;
-        match file.try_lock() {
+        match crate::lock::lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(RegtestError::InUse(path)),
             Err(TryLockError::Error(source)) => return Err(RegtestError::Disk { action: "lock", path, source }),
