@@ -27,8 +27,9 @@ fn norms(pool: &Pool, update: &SparseUpdate) -> Vec<f32> {
         .collect()
 }
 
-/// For each update, one factor a tensor: `median / norm` where the norm is above the median of these updates' norms (the
-/// lower of two), else 1.
+/// For each update, one factor a tensor: `median / norm` where the norm is above the median of these updates' norms, else
+/// 1. Of two middle norms the upper one counts: with the lower, one tiny update beside an honest one would shrink that to
+/// nothing. Inflation is left to the score, which an update that is too large spoils.
 pub(super) fn clip_factors(pool: &Pool, updates: &[&SparseUpdate]) -> Vec<Vec<f32>> {
     let norms: Vec<Vec<f32>> = pool.here(|| updates.iter().map(|update| norms(pool, update)).collect());
     let tensors = norms.first().map_or(0, Vec::len);
@@ -37,7 +38,7 @@ pub(super) fn clip_factors(pool: &Pool, updates: &[&SparseUpdate]) -> Vec<Vec<f3
             let mut column: Vec<f32> = norms.iter().map(|norms| norms[tensor]).collect();
             // No norm is negative or NaN: levels are finite, and a square's overflow is +∞.
             column.sort_by(f32::total_cmp);
-            column[(column.len() - 1) / 2]
+            column[column.len() / 2]
         })
         .collect();
     let factor = |(norm, median): (&f32, &f32)| if norm > median { median / norm } else { 1.0 };
@@ -70,10 +71,16 @@ mod tests {
     }
 
     #[test]
-    fn a_norm_above_the_lower_median_is_brought_down_to_it() {
-        assert_eq!(bits(&factors(&[1.0, -100.0, 0.5, 2.0])), bits(&[1.0, 0.01, 1.0, 0.5]));
+    fn a_norm_above_the_upper_median_is_brought_down_to_it() {
+        assert_eq!(bits(&factors(&[1.0, -100.0, 0.5, 2.0])), bits(&[1.0, 0.02, 1.0, 1.0]));
+        assert_eq!(bits(&factors(&[8.0, 4.0, 2.0])), bits(&[0.5, 1.0, 1.0]));
         assert_eq!(bits(&factors(&[8.0])), bits(&[1.0]));
-        assert_eq!(bits(&factors(&[8.0, 4.0])), bits(&[0.5, 1.0]));
+    }
+
+    #[test]
+    fn tiny_updates_that_are_no_majority_shrink_nobody() {
+        assert_eq!(bits(&factors(&[1.0, 1e-20])), bits(&[1.0, 1.0]));
+        assert_eq!(bits(&factors(&[1.0, 1e-20, 1e-20, 1.0])), bits(&[1.0; 4]));
     }
 
     #[test]
