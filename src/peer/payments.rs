@@ -34,6 +34,11 @@ const SETTLE_LOOK_MS: u64 = 5_000;
 /// A claim is repeated this often while its HTLC does not move: after a restart the node may not have seen it yet.
 const CLAIM_AGAIN_MS: u64 = 1_000;
 
+/// The node's proof of payment is for this fee: what is shown to the coordinator must be worth what was paid.
+fn check_proof(fee: &Fee, preimage: &Preimage) -> Result<(), LnError> {
+    if preimage.payment_hash() == fee.payment_hash { Ok(()) } else { Err(LnError::WrongPreimage(fee.payment_hash)) }
+}
+
 impl Session {
     /// Pays a challenge's invoice, or finds that it is paid. Ends only when that is certain.
     pub(super) async fn pay_once(&self, fee: &Fee, opening: &RoundOpening) -> Result<FeePayment, PeerError> {
@@ -44,6 +49,7 @@ impl Session {
         loop {
             let failed = match self.parts.ln.payment(fee.payment_hash).await {
                 Ok(PaymentStatus::Succeeded { preimage, fee: routing_msat }) => {
+                    check_proof(fee, &preimage)?;
                     return Ok(FeePayment::Paid(PaidFee { fee: fee.clone(), preimage, routing_msat }));
                 }
                 Ok(PaymentStatus::NotFound) => None,
@@ -261,4 +267,22 @@ struct Leg {
 enum LegEnd {
     Received { amount: Msat, settle_ms: u64 },
     GivenBack,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_fees_own_preimage_proves_its_payment() {
+        let preimage = Preimage::from_bytes([7; 32]);
+        let fee = Fee {
+            macaroon: String::new(),
+            invoice: String::new(),
+            payment_hash: preimage.payment_hash(),
+            amount_msat: Msat::new(1_000),
+        };
+        assert!(check_proof(&fee, &preimage).is_ok());
+        assert!(matches!(check_proof(&fee, &Preimage::from_bytes([8; 32])), Err(LnError::WrongPreimage(_))));
+    }
 }
