@@ -1,4 +1,4 @@
-//! One file per subcommand: wiring only, and the only place for anyhow.
+//! One file per subcommand: wiring only. A command fails with a [`Failure`]: exit code, stable code, message and fix.
 
 mod context;
 mod failure;
