@@ -27,9 +27,9 @@ fn norms(pool: &Pool, update: &SparseUpdate) -> Vec<f32> {
         .collect()
 }
 
-/// For each update, one factor a tensor: `median / norm` where the norm is above the median of these updates' norms, else
-/// 1. Of two middle norms the upper one counts: with the lower, one tiny update beside an honest one would shrink that to
-/// nothing. Inflation is left to the score, which an update that is too large spoils.
+/// For each update, one factor a tensor: `median / norm` where the norm is above the median of these updates' norms, and
+/// one elsewhere. Of two middle norms the upper one counts: with the lower, one tiny update beside an honest one would
+/// shrink that to nothing. Inflation is left to the score, which an update that is too large spoils.
 pub(super) fn clip_factors(pool: &Pool, updates: &[&SparseUpdate]) -> Vec<Vec<f32>> {
     let norms: Vec<Vec<f32>> = pool.here(|| updates.iter().map(|update| norms(pool, update)).collect());
     let tensors = norms.first().map_or(0, Vec::len);
