@@ -10,11 +10,12 @@ use crate::deny;
 use crate::disk::{self, Need};
 use crate::fail::Failure;
 use crate::libtorch::{self, Source};
+use crate::protoc;
 
 /// What the folder of a first build grows to with tests and lints.
 const BUILD_MB: u64 = 4500;
 
-/// Fetches what a build needs: room on the disk, the crates, libtorch.
+/// Fetches what a build needs: room on the disk, the crates, protoc, libtorch.
 pub(crate) fn prepare(root: &Path) -> Result<(), Failure> {
     let target = target(root);
     let cache = libtorch::cache()?;
@@ -33,6 +34,7 @@ pub(crate) fn prepare(root: &Path) -> Result<(), Failure> {
              Then run this again",
         ));
     }
+    protoc::provide(root)?;
     libtorch::provide(root)
 }
 

@@ -6,6 +6,8 @@ mod deny;
 mod disk;
 mod fail;
 mod libtorch;
+mod protoc;
+mod wheel;
 
 use std::env;
 use std::path::{Path, PathBuf};
