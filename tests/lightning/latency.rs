@@ -1,103 +1,145 @@
-//! Not a test: how long locking and settling take. Run it alone, with `--ignored --nocapture`.
+//! Not tests: how long locking and settling take, and what a thousand held rewards cost. Run one alone, with
+//! `--ignored --nocapture`; docs/benchmarks.md keeps the figures.
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use l402t::ln::{InvoiceStatus, LnEvent, PaymentStatus};
-use l402t::protocol::ids::{PaymentHash, Preimage};
+use l402t::protocol::ids::Preimage;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::bench::{Bench, FINAL_CLTV_BLOCKS, LIMITS, request};
-use crate::embedded;
 
-const PAYMENTS: u8 = 200;
+/// One after another, and then in all by the lanes.
+const PAYMENTS: u16 = 200;
+/// In flight at once.
+const LANES: u16 = 20;
+const AMOUNT_MSAT: u64 = 2_000_000;
 
 #[allow(clippy::disallowed_methods, reason = "it measures time")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-#[tokio::test]
-#[ignore = "a measurement, not a test"]
-async fn lock_and_settle() {
-    let start = now();
-    let mut bench = embedded::start().await;
-    report("from nothing to a usable channel", &mut [start.elapsed()]);
-    let (coordinator, peer) = (bench.coordinator(), bench.peer());
-    let (mut payments, mut invoices) = (coordinator.events(), peer.events());
-    let (mut created, mut locked, mut settled) = (Vec::new(), Vec::new(), Vec::new());
-    for tag in 0..PAYMENTS {
-        let preimage = Preimage::from_bytes([tag; 32]);
-        let hash = preimage.payment_hash();
-        let start = now();
-        let invoice = peer.create_hold_invoice(hash, &request(2_000_000), FINAL_CLTV_BLOCKS).await.expect("made");
-        created.push(start.elapsed());
-        let start = now();
-        coordinator.pay(&invoice, LIMITS).await.expect("taken");
-        heard(&mut invoices, LnEvent::Invoice(hash)).await;
-        locked.push(start.elapsed());
-        assert!(matches!(peer.invoice(hash).await, Ok(InvoiceStatus::Accepted { .. })));
-        let start = now();
-        peer.settle(preimage).await.expect("taken");
-        heard(&mut payments, LnEvent::Payment(hash)).await;
-        settled.push(start.elapsed());
-        assert!(matches!(coordinator.payment(hash).await, Ok(PaymentStatus::Succeeded { .. })));
-        heard(&mut invoices, LnEvent::Invoice(hash)).await;
-    }
-    report("the first lock", &mut locked[..1].to_vec());
-    report("create a hold invoice", &mut created);
-    report("pay until locked", &mut locked);
-    report("settle until the payer knows", &mut settled);
-    for (name, restart) in [("payee", true), ("payer", false)] {
-        let start = now();
-        match restart {
-            true => bench.restart_peer().await,
-            false => bench.restart_coordinator().await,
-        }
-        report(&format!("{name}: clean stop, start and channel usable"), &mut [start.elapsed()]);
-    }
-    twenty_at_once(&bench).await;
-    bench.stop().await;
+/// What each payment took.
+#[derive(Default)]
+struct Times {
+    created: Vec<Duration>,
+    locked: Vec<Duration>,
+    settled: Vec<Duration>,
 }
 
-async fn twenty_at_once(bench: &impl Bench) {
-    let (coordinator, peer) = (bench.coordinator(), bench.peer());
-    let start = now();
-    let mut preimages = Vec::new();
-    for tag in 0..20_u8 {
-        let mut bytes = [tag; 32];
-        bytes[31] = 255;
-        let preimage = Preimage::from_bytes(bytes);
-        preimages.push(preimage);
-        let hash = preimage.payment_hash();
-        let invoice = peer.create_hold_invoice(hash, &request(100_000), FINAL_CLTV_BLOCKS).await.expect("made");
-        coordinator.pay(&invoice, LIMITS).await.expect("taken");
+impl Times {
+    fn add(&mut self, more: Times) {
+        self.created.extend(more.created);
+        self.locked.extend(more.locked);
+        self.settled.extend(more.settled);
     }
-    let each = |check: fn(&InvoiceStatus) -> bool| {
-        let (peer, hashes) = (&peer, preimages.iter().map(Preimage::payment_hash).collect::<Vec<PaymentHash>>());
-        async move {
-            for hash in hashes {
-                while !peer.invoice(hash).await.is_ok_and(|status| check(&status)) {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+}
+
+/// Locking and settling over any pair of nodes: one at a time, after a restart of each, and many at once.
+pub(crate) async fn measure(bench: &mut impl Bench) {
+    let mut alone = lane(bench, 0, PAYMENTS).await;
+    report("the first lock", &mut alone.locked[..1].to_vec());
+    report("create a hold invoice", &mut alone.created);
+    report("one at a time: pay until locked", &mut alone.locked);
+    report("one at a time: settle until the payer knows", &mut alone.settled);
+    let start = now();
+    bench.restart_peer().await;
+    report("payee: clean stop, start and channel usable", &mut [start.elapsed()]);
+    let start = now();
+    bench.restart_coordinator().await;
+    report("payer: clean stop, start and channel usable", &mut [start.elapsed()]);
+    // The first payment after a start takes longer.
+    lane(bench, 1, 1).await;
+    let (start, mut all) = (now(), Times::default());
+    let lanes = (0..LANES).map(|number| lane(bench, 2 + number, PAYMENTS / LANES));
+    join_all(lanes).await.into_iter().for_each(|times| all.add(times));
+    let per_second = f64::from(PAYMENTS) / start.elapsed().as_secs_f64();
+    report(&format!("{LANES} in flight: pay until locked"), &mut all.locked);
+    report(&format!("{LANES} in flight: settle until the payer knows"), &mut all.settled);
+    say(&format!("{LANES} in flight: {per_second:.1} rewards locked and settled a second"));
+}
+
+/// Locks and settles one payment after another. No two lanes may have the same number.
+async fn lane(bench: &impl Bench, number: u16, payments: u16) -> Times {
+    let (coordinator, peer, mut times) = (bench.coordinator(), bench.peer(), Times::default());
+    let (mut paying, mut receiving) = (coordinator.events(), peer.events());
+    for place in 0..payments {
+        let preimage = numbered(number, place);
+        let hash = preimage.payment_hash();
+        let start = now();
+        let invoice = peer.create_hold_invoice(hash, &request(AMOUNT_MSAT), FINAL_CLTV_BLOCKS).await.expect("made");
+        times.created.push(start.elapsed());
+        let start = now();
+        coordinator.pay(&invoice, LIMITS).await.expect("taken");
+        heard(&mut receiving, LnEvent::Invoice(hash), async || {
+            matches!(peer.invoice(hash).await, Ok(InvoiceStatus::Accepted { .. }))
+        })
+        .await;
+        times.locked.push(start.elapsed());
+        let start = now();
+        peer.settle(preimage).await.expect("taken");
+        heard(&mut paying, LnEvent::Payment(hash), async || {
+            matches!(coordinator.payment(hash).await, Ok(PaymentStatus::Succeeded { .. }))
+        })
+        .await;
+        times.settled.push(start.elapsed());
+        heard(&mut receiving, LnEvent::Invoice(hash), async || {
+            matches!(peer.invoice(hash).await, Ok(InvoiceStatus::Settled { .. }))
+        })
+        .await;
+    }
+    times
+}
+
+pub(crate) fn numbered(lane: u16, place: u16) -> Preimage {
+    let mut bytes = [7; 32];
+    bytes[..2].copy_from_slice(&lane.to_le_bytes());
+    bytes[2..4].copy_from_slice(&place.to_le_bytes());
+    Preimage::from_bytes(bytes)
+}
+
+/// Waits for an event after which the check holds. A listener that fell behind looks, too.
+async fn heard(events: &mut Receiver<LnEvent>, wanted: LnEvent, mut holds: impl AsyncFnMut() -> bool) {
+    loop {
+        match events.recv().await {
+            Ok(event) if event != wanted => {}
+            Err(RecvError::Closed) => panic!("the node ended"),
+            Ok(_) | Err(RecvError::Lagged(_)) => {
+                if holds().await {
+                    return;
                 }
             }
         }
-    };
-    each(|status| matches!(status, InvoiceStatus::Accepted { .. })).await;
-    report("twenty holds at once: all locked", &mut [start.elapsed()]);
-    let start = now();
-    for preimage in &preimages {
-        peer.settle(*preimage).await.expect("taken");
     }
-    each(|status| matches!(status, InvoiceStatus::Settled { .. })).await;
-    report("twenty holds at once: all settled", &mut [start.elapsed()]);
 }
 
-async fn heard(events: &mut tokio::sync::broadcast::Receiver<LnEvent>, wanted: LnEvent) {
-    while events.recv().await.expect("not closed") != wanted {}
+pub(crate) fn report(what: &str, times: &mut [Duration]) {
+    times.sort();
+    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
+    say(&format!("{what}: n {}, p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms", times.len(), at(50), at(90), at(99)));
 }
 
 #[allow(clippy::print_stderr, reason = "a measurement is for people")]
-fn report(what: &str, times: &mut [Duration]) {
-    times.sort();
-    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
-    eprintln!("{what}: n {}, p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms", times.len(), at(50), at(90), at(99));
+pub(crate) fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Where the nodes are in this process.
+#[cfg(feature = "embedded")]
+mod embedded_nodes {
+    use super::{measure, now, report};
+    use crate::bench::Bench;
+
+    #[tokio::test]
+    #[ignore = "a measurement, not a test"]
+    async fn lock_and_settle_embedded() {
+        let start = now();
+        let mut bench = crate::embedded::start().await;
+        report("from nothing to a usable channel", &mut [start.elapsed()]);
+        measure(&mut bench).await;
+        bench.stop().await;
+    }
 }

@@ -6,6 +6,5 @@ mod contract;
 mod embedded;
 #[cfg(feature = "embedded")]
 mod kill;
-#[cfg(feature = "embedded")]
 mod latency;
 mod simulated;
