@@ -10,6 +10,8 @@ pub mod coordinator;
 pub mod http;
 pub mod judge;
 pub mod ln;
+#[cfg(feature = "lnd")]
+pub mod localnet;
 pub mod lock;
 pub mod model;
 pub mod peer;

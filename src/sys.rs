@@ -29,14 +29,21 @@ fn last_dl_error() -> String {
 /// kernel send it SIGTERM when the parent's thread that starts it ends, however that ends. Start children from a thread
 /// that lives as long as they should: the main thread.
 pub fn die_with_parent(command: &mut Command) {
+    die_with_parent_by(command, StopSignal::Terminate);
+}
+
+/// As [`die_with_parent`], with a signal of choice: SIGKILL for a program that may not end on its own once what it
+/// depends on has died too.
+pub fn die_with_parent_by(command: &mut Command, signal: StopSignal) {
     use std::os::unix::process::CommandExt;
     command.process_group(0);
+    let signal = signal.number();
     let parent = std::process::id();
     // SAFETY: the closure runs in the forked child before exec, where only async-signal-safe calls are allowed: prctl
     // and getppid are plain system calls, and nothing is allocated on the way to success.
     unsafe {
         command.pre_exec(move || {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, signal) != 0 {
                 return Err(io::Error::last_os_error());
             }
             // The parent may have gone before the call above.
@@ -58,13 +65,19 @@ pub enum StopSignal {
     Kill,
 }
 
+impl StopSignal {
+    const fn number(self) -> libc::c_int {
+        match self {
+            StopSignal::Terminate => libc::SIGTERM,
+            StopSignal::Kill => libc::SIGKILL,
+        }
+    }
+}
+
 /// Signals the process group that [`die_with_parent`] made for a child. A child that has ended already is no error.
 /// Call only for a child that has not been waited for, so that its id can't belong to another process by now.
 pub fn signal_group(child_pid: u32, signal: StopSignal) -> io::Result<()> {
-    let signal = match signal {
-        StopSignal::Terminate => libc::SIGTERM,
-        StopSignal::Kill => libc::SIGKILL,
-    };
+    let signal = signal.number();
     let pid = i32::try_from(child_pid).ok().filter(|pid| *pid > 1).ok_or(io::ErrorKind::InvalidInput)?;
     // SAFETY: kill has no memory effects; a negative id above −1 names exactly the child's process group.
     let result = unsafe { libc::kill(-pid, signal) };

@@ -1,0 +1,107 @@
+//! btcd and LND as child processes. Ignored by default: `./x regtest test` builds the programs and runs these.
+#![cfg(feature = "lnd")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use l402t::localnet::{Btcd, LndProcess, LndWallet, Tools};
+
+const MINE_AFTER: Duration = Duration::from_millis(50);
+
+/// Polls of something that takes seconds, and the pause between them.
+const POLLS: u32 = 600;
+const PAUSE: Duration = Duration::from_millis(50);
+
+#[allow(clippy::disallowed_methods, reason = "what `./x regtest test` built")]
+fn tools() -> Tools {
+    let folder = std::env::var_os("REGTEST_TOOLS").expect("REGTEST_TOOLS names the folder of btcd and lnd");
+    Tools::in_folder(&PathBuf::from(folder)).expect("btcd and lnd are there")
+}
+
+async fn channels_are_usable(wallet: &mut LndWallet, count: usize) {
+    for _ in 0..POLLS {
+        let channels = wallet.channels().await.expect("lnd answers");
+        if channels.iter().filter(|channel| channel.active).count() == count {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    panic!("no {count} usable channels");
+}
+
+async fn has_coins(wallet: &mut LndWallet, sat: u64) {
+    for _ in 0..POLLS {
+        if wallet.balance_sat().await.expect("lnd answers") == sat {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    panic!("{sat} sat did not arrive");
+}
+
+fn is_running(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs btcd and lnd: ./x regtest test"]
+async fn a_funded_channel_outlives_the_kill_of_its_node() {
+    let tools = tools();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut btcd = Btcd::start(&tools, &folder.path().join("btcd")).expect("btcd runs");
+    btcd.automine(MINE_AFTER).expect("it mines");
+    let (first, second) = (folder.path().join("ada"), folder.path().join("ben"));
+    let (ada, ben) = tokio::join!(
+        LndProcess::start(&tools, &first, "ada", &btcd, &[]),
+        LndProcess::start(&tools, &second, "ben", &btcd, &[])
+    );
+    let (mut ada, ben) = (ada.expect("ada runs"), ben.expect("ben runs"));
+    let (mut wallet, mut other) = (ada.wallet().await.expect("readable"), ben.wallet().await.expect("readable"));
+
+    btcd.pay(&wallet.new_address().await.expect("an address"), 20_000_000).expect("paid");
+    has_coins(&mut wallet, 20_000_000).await;
+    let ben_id = other.node_id().await.expect("lnd answers");
+    wallet.connect_to(&ben_id, &ben.files().p2p.to_string()).await.expect("connected");
+    wallet.open_channel(&ben_id, 5_000_000, 2_500_000).await.expect("opened");
+    channels_are_usable(&mut wallet, 1).await;
+
+    let before = ada.pid().expect("it runs");
+    ada.kill();
+    assert!(!is_running(before));
+    ada.restart().await.expect("it comes back");
+    let mut wallet = ada.wallet().await.expect("readable");
+    channels_are_usable(&mut wallet, 1).await;
+    channels_are_usable(&mut other, 1).await;
+    assert_eq!(other.channels().await.expect("lnd answers")[0].local_sat, 2_500_000);
+
+    let pids = [ada.pid().expect("it runs"), ben.pid().expect("it runs")];
+    drop((ada, ben, btcd));
+    assert!(!pids.into_iter().any(is_running));
+}
+
+#[test]
+#[ignore = "needs btcd and lnd: ./x regtest test"]
+fn every_payment_spends_a_coin_of_its_own_until_none_are_left() {
+    let tools = tools();
+    let folder = tempfile::tempdir().expect("a folder");
+    let address = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080";
+    let btcd = Btcd::start(&tools, folder.path()).expect("btcd runs");
+    for waiting in 1..=3 {
+        btcd.pay(address, 1_000).expect("paid");
+        assert_eq!(btcd.waiting().expect("an answer"), waiting);
+    }
+    let height = btcd.height().expect("an answer");
+    btcd.generate(1).expect("mined");
+    assert_eq!((btcd.waiting().expect("an answer"), btcd.height().expect("an answer")), (0, height + 1));
+    let error = btcd.pay(address, 21_000_000 * 100_000_000).expect_err("more than there is").to_string();
+    assert!(error.contains("mine some blocks"), "{error}");
+    btcd.pay(address, 1_000).expect("nothing was spent on what could not be paid");
+    assert!(btcd.pay("bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4", 1_000).is_err(), "an address of another network");
+}
+
+#[test]
+fn a_folder_without_the_programs_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let error = Tools::in_folder(folder.path()).expect_err("nothing is there").to_string();
+    assert!(error.contains("./x regtest build"), "{error}");
+}
