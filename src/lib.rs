@@ -14,6 +14,7 @@ pub mod ln;
 pub mod localnet;
 pub mod lock;
 pub mod model;
+pub mod offload;
 pub mod peer;
 pub mod protocol;
 pub mod store;

@@ -7,7 +7,7 @@ use super::node::Node;
 use super::peer_view::PeerView;
 use super::{Context, ExitCode, Failure};
 use crate::cli::PeerArgs;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Device, PeerConfig};
 use crate::http::client::{ClientError, CoordinatorClient, Policy};
 use crate::peer::behaviour::Behaviour;
@@ -149,7 +149,8 @@ async fn find_run(
     events: &EventSink,
 ) -> Result<RunView, PeerError> {
     let doing = "read the run";
-    let view = patiently(events, settings.give_up_after_ms, doing, || async { Ok(client.run().await?) }).await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let view = patiently(&clock, events, settings.give_up_after_ms, doing, || async { Ok(client.run().await?) }).await;
     view.map_err(|failure| PeerError::api(doing, settings.give_up_after_ms / 1_000, failure))
 }
 

@@ -5,23 +5,23 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast};
-use tokio::task::JoinHandle;
 
 use super::core::Core;
 use super::error::CoordinatorError;
 use super::handle::CoordinatorHandle;
 use super::judging::{Judge, JudgeRequest, Judgement};
 use super::run::{self, DataFolder, Run};
+use super::secrets::{Entropy, SystemEntropy};
 use super::settings::{ChannelSettings, RunSettings};
 use super::status::{self, ContributionStatus};
 use crate::clock::Clock;
 use crate::ln::bolt11::Network;
 use crate::ln::{Lightning, LnError, LnEvent};
+use crate::offload::{self, Task};
 use crate::protocol::api::Phase;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, UnixMs};
 use crate::protocol::round::Event;
@@ -48,6 +48,21 @@ pub struct Options {
     pub max_rounds: Option<u32>,
     /// Where peers on this machine find the in-process regtest chain.
     pub regtest_rpc: Option<String>,
+}
+
+/// What a coordinator is put into.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Its node.
+    pub ln: Arc<dyn Lightning>,
+    /// Its judge.
+    pub judge: Arc<dyn Judge>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Told of every commit: tests stop everything at the n-th one.
+    pub observer: Arc<dyn CommitObserver>,
+    /// Where the secrets of a new run come from.
+    pub entropy: Arc<dyn Entropy>,
 }
 
 /// Something that people want to hear of.
@@ -124,8 +139,8 @@ impl Shared {
     ) -> Result<T, CoordinatorError> {
         let core = Arc::clone(&self.core);
         // What a panic left is whole: memory follows the disk, which follows a finished transaction.
-        let task = tokio::task::spawn_blocking(move || act(&mut core.lock().unwrap_or_else(PoisonError::into_inner)));
-        task.await.unwrap_or(Err(CoordinatorError::Panicked))
+        let act = move || act(&mut core.lock().unwrap_or_else(PoisonError::into_inner));
+        offload::run(act).await.unwrap_or(Err(CoordinatorError::Panicked))
     }
 
     /// Has the engine look at once.
@@ -151,7 +166,7 @@ impl Shared {
 #[derive(Debug)]
 struct Judging {
     round: RoundNumber,
-    task: JoinHandle<Result<(JudgeRequest, Judgement), String>>,
+    task: Task<Result<(JudgeRequest, Judgement), String>>,
 }
 
 /// A coordinator: the engine and its service.
@@ -177,25 +192,26 @@ impl Coordinator {
         judge: Arc<dyn Judge>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CoordinatorError> {
-        Self::open_watched(folder, settings, options, (ln, judge, clock), Arc::new(Unwatched)).await
+        let (observer, entropy) = (Arc::new(Unwatched), Arc::new(SystemEntropy));
+        Self::open_in(folder, settings, options, Surroundings { ln, judge, clock, observer, entropy }).await
     }
 
-    /// [`Coordinator::open`], with someone to be told of every commit: tests that stop everything at the n-th one.
-    pub async fn open_watched(
+    /// [`Coordinator::open`], with everything that a test may want to decide.
+    pub async fn open_in(
         folder: &Path,
         settings: &RunSettings,
         options: Options,
-        (ln, judge, clock): (Arc<dyn Lightning>, Arc<dyn Judge>, Arc<dyn Clock>),
-        observer: Arc<dyn CommitObserver>,
+        surroundings: Surroundings,
     ) -> Result<Self, CoordinatorError> {
+        let Surroundings { ln, judge, clock, observer, entropy } = surroundings;
         let (path, settings, time) = (folder.to_owned(), settings.clone(), Arc::clone(&clock));
         let open = move || {
             let mut data = DataFolder::open(&path, observer)?;
-            let run = Arc::new(run::open_or_start(&mut data, &path, &settings, &*time)?);
+            let run = Arc::new(run::open_or_start(&mut data, &path, &settings, &*time, &*entropy)?);
             let core = Core::new(data.db, Arc::new(data.blobs), Arc::clone(&run), time, &path)?;
             Ok::<_, CoordinatorError>((run, core))
         };
-        let (run, core) = tokio::task::spawn_blocking(open).await.unwrap_or(Err(CoordinatorError::Panicked))?;
+        let (run, core) = offload::run(open).await.unwrap_or(Err(CoordinatorError::Panicked))?;
         let (ln_events, events) = (ln.events(), core.events.clone());
         let network = ln.info().await?.network;
         let network = network
@@ -264,8 +280,8 @@ impl Coordinator {
                     self.failed_ms(&error)
                 }
             };
-            tokio::time::sleep(Duration::from_millis(BREATHER_MS)).await;
-            self.wait(Duration::from_millis(wait_ms)).await;
+            self.shared.clock.sleep(BREATHER_MS).await;
+            self.wait(wait_ms).await;
         }
     }
 
@@ -286,24 +302,26 @@ impl Coordinator {
         Ok(deadline.map_or(LOOK_MS, |deadline| (deadline.0 + 1).saturating_sub(now.0)).clamp(1, LOOK_MS))
     }
 
-    async fn wait(&mut self, at_most: Duration) {
+    async fn wait(&mut self, at_most_ms: u64) {
+        let clock = Arc::clone(&self.shared.clock);
         let judged = async {
             match &mut self.judging {
                 Some(judging) => {
                     while !judging.task.is_finished() {
-                        tokio::time::sleep(Duration::from_millis(BREATHER_MS)).await;
+                        clock.sleep(BREATHER_MS).await;
                     }
                 }
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(at_most) => {}
+            biased;
+            () = clock.sleep(at_most_ms) => {}
             () = self.shared.wake.notified() => {}
             () = judged => {}
             event = self.ln_events.recv() => if event == Err(RecvError::Closed) {
                 // The node has stopped: nothing more will be heard from it, so wait instead of spinning.
-                tokio::time::sleep(at_most).await;
+                clock.sleep(at_most_ms).await;
             }
         }
     }
@@ -362,14 +380,14 @@ impl Coordinator {
         let Some((round, uploads, request)) = self.shared.with(request).await? else { return Ok(()) };
         let _ = self.events.send(RunEvent::RoundJudging { round, uploads });
         let judge = Arc::clone(&self.judge);
-        let task = tokio::task::spawn_blocking(move || judge.judge(&request).map(|judgement| (request, judgement)));
+        let task = Task::start(move || judge.judge(&request).map(|judgement| (request, judgement)));
         self.judging = Some(Judging { round, task });
         Ok(())
     }
 
     async fn judged(&mut self, judging: Judging) -> Result<(), CoordinatorError> {
         let round = judging.round;
-        let answer = judging.task.await.map_err(|_| CoordinatorError::Panicked)?;
+        let answer = judging.task.join().await.map_err(|_| CoordinatorError::Panicked)?;
         let (request, judgement) = answer.map_err(|problem| CoordinatorError::Judge { round: round.0, problem })?;
         let manifest = &self.shared.run.manifest.body;
         let predicted_tokens = status::predicted_tokens(manifest);

@@ -23,5 +23,6 @@ pub mod settings;
 pub mod status;
 mod tickets;
 
-pub use engine::{Coordinator, Options, RunEvent};
+pub use engine::{Coordinator, Options, RunEvent, Surroundings};
 pub use error::CoordinatorError;
+pub use secrets::{Entropy, SystemEntropy};

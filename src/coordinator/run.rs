@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::core::Record;
 use super::error::CoordinatorError;
-use super::secrets::RunSecret;
+use super::secrets::{Entropy, RunSecret};
 use super::settings::RunSettings;
 use crate::clock::Clock;
 use crate::model::tokens::{Tokens, split_held_out};
@@ -110,13 +110,14 @@ pub fn open_or_start(
     folder: &Path,
     settings: &RunSettings,
     clock: &dyn Clock,
+    entropy: &dyn Entropy,
 ) -> Result<Run, CoordinatorError> {
     let run = match meta(data.db.read(), META_SETTINGS)? {
         Some(before) => {
             refuse_changes(&before, settings)?;
             read(data)?
         }
-        None => start(data, settings, clock)?,
+        None => start(data, settings, clock, entropy)?,
     };
     blobs::write_synced(&folder.join(MANIFEST_FILE), &folder.join("manifest.part"), &run.manifest.to_bytes())?;
     Ok(run)
@@ -179,16 +180,14 @@ fn secret_bytes(db: &Connection, name: &str) -> Result<[u8; 32], StoreError> {
     bytes.ok_or(StoreError::Corrupt { what: "secret of the run" })
 }
 
-fn random() -> Result<[u8; 32], CoordinatorError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| CoordinatorError::Unreadable {
-        path: "the system's random source".into(),
-        source: std::io::Error::other(error.to_string()),
-    })?;
-    Ok(bytes)
-}
-
-fn start(data: &mut DataFolder, settings: &RunSettings, clock: &dyn Clock) -> Result<Run, CoordinatorError> {
+fn start(
+    data: &mut DataFolder,
+    settings: &RunSettings,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<Run, CoordinatorError> {
+    let unreadable = |source| CoordinatorError::Unreadable { path: "the system's random source".into(), source };
+    let random = || entropy.bytes32().map_err(unreadable);
     check(settings)?;
     let config = read_file("model", settings.model.as_deref())?;
     let corpus = read_file("corpus", settings.corpus.as_deref())?;

@@ -1,12 +1,30 @@
 //! Everything secret of a run, derived from one random value: nothing of it can be lost while the database is there.
 
-use std::fmt;
+use std::{fmt, io};
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 use crate::protocol::ids::{Blake3Hash, ContributionId, Preimage, RoundNumber, RunId, UnixMs};
 use crate::protocol::l402::{RootKey, TokenId};
+
+/// Where a new run's secrets come from.
+pub trait Entropy: Send + Sync + fmt::Debug {
+    /// 32 bytes that nobody can guess.
+    fn bytes32(&self) -> io::Result<[u8; 32]>;
+}
+
+/// The operating system's random source.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn bytes32(&self) -> io::Result<[u8; 32]> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(bytes)
+    }
+}
 
 /// The run's secret. Its `Debug` shows nothing.
 #[derive(Clone)]

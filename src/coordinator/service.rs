@@ -12,6 +12,7 @@ use super::handle::{CoordinatorHandle, Refusal, TicketAnswer};
 use super::settings::OpenChannels;
 use crate::ln::bolt11::Network;
 use crate::ln::{ChannelRequest, ChannelState};
+use crate::offload;
 use crate::protocol::api::{
     ChannelOffer, ContributionView, LightningView, Phase, RegistrationView, RoundView, RunView,
 };
@@ -109,7 +110,7 @@ impl CoordinatorHandle for Shared {
             target.blobs.put(&payload)?;
             Ok(target)
         };
-        let target = tokio::task::spawn_blocking(store).await.unwrap_or(Err(CoordinatorError::Panicked))?;
+        let target = offload::run(store).await.unwrap_or(Err(CoordinatorError::Panicked))?;
         self.with(move |core| core.note_payload(contribution, &target)).await?;
         self.wake();
         self.contribution(contribution).await

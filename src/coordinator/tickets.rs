@@ -112,7 +112,7 @@ impl Shared {
                     return Ok(Ok(()));
                 }
                 InvoiceStatus::Open | InvoiceStatus::Accepted { .. } if look + 1 < FEE_LOOKS => {
-                    tokio::time::sleep(std::time::Duration::from_millis(FEE_LOOK_MS)).await;
+                    self.clock.sleep(FEE_LOOK_MS).await;
                 }
                 InvoiceStatus::Open
                 | InvoiceStatus::Accepted { .. }

@@ -84,14 +84,15 @@ pub(super) fn check_opening(
     Ok(())
 }
 
-/// An L402 challenge: one payment hash in macaroon and invoice, the agreed fee, this network, not expired.
+/// An L402 challenge: one payment hash in macaroon and invoice, the agreed fee, this network. `None` if it came too late to
+/// be paid. `now` is the coordinator's: an invoice is dated by its payee's clock.
 pub(super) fn check_challenge(
     challenge: &ChallengeParams,
     manifest: &RunManifest,
     limits: &Limits,
     network: Network,
     now: UnixMs,
-) -> Result<Fee, PeerError> {
+) -> Result<Option<Fee>, PeerError> {
     let macaroon =
         Macaroon::from_base64(&challenge.macaroon).map_err(|error| untrusted(format!("the challenge: {error}")))?;
     let identifier = Identifier::of(&macaroon).map_err(|error| untrusted(format!("the challenge: {error}")))?;
@@ -106,15 +107,12 @@ pub(super) fn check_challenge(
             invoice.amount, manifest.reward.fee_msat
         )));
     }
-    if invoice.is_expired(now) {
-        return Err(untrusted("the challenge's invoice has expired already"));
-    }
-    Ok(Fee {
+    Ok((!invoice.is_expired(now)).then(|| Fee {
         macaroon: challenge.macaroon.clone(),
-        invoice: invoice.bolt11,
+        invoice: invoice.bolt11.clone(),
         payment_hash: invoice.payment_hash,
         amount_msat: invoice.amount,
-    })
+    }))
 }
 
 /// Reward terms: the coordinator's, for this contribution, exactly what the manifest promises, each tranche on a payment

@@ -1,7 +1,6 @@
 //! A contribution, step by step from the signed commitment to its end. Each step is journalled before the next begins, and
 //! each may be repeated after a crash without paying twice or forgetting a preimage.
 
-use crate::clock::Stopwatch;
 use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::ContributionState;
@@ -105,7 +104,7 @@ impl Session {
         opening: &RoundOpening,
     ) -> Result<Progress, PeerError> {
         let doing = "sell a ticket";
-        let watch = Stopwatch::start();
+        let watch = self.timer();
         let credentials = paid.as_ref().map(credentials).transpose()?;
         let ask = || self.parts.api.ticket(&entry.commitment, credentials.as_ref());
         let mut answer = self.patiently(doing, ask).await;
@@ -138,9 +137,15 @@ impl Session {
                 if self.coordinator_now() > opening.commit_deadline_ms {
                     return self.end_missed(entry, "the round takes no more commitments");
                 }
-                let (limits, now) = (&self.parts.settings.limits, self.parts.clock.now());
-                let fee = checks::check_challenge(&challenge, &self.manifest, limits, self.network, now)?;
-                self.moved(entry.at(Stage::Paying(fee)), &[])
+                let (limits, now) = (&self.parts.settings.limits, self.coordinator_now());
+                match checks::check_challenge(&challenge, &self.manifest, limits, self.network, now)? {
+                    Some(fee) => self.moved(entry.at(Stage::Paying(fee)), &[]),
+                    // It was on its way for too long: there is another.
+                    None => {
+                        self.pause().await;
+                        Ok(Progress::Moved(entry))
+                    }
+                }
             }
             // Paying again for the same contribution is what a thief would want.
             (Ok(TicketOffer::PaymentRequired(_)), Some(_)) => {
@@ -208,7 +213,7 @@ impl Session {
     /// Hands the invoices in and waits until this peer's own node holds every tranche.
     async fn wait_for_locks(&self, entry: Entry, offer: Offer, opening: &RoundOpening) -> Result<Progress, PeerError> {
         let doing = "lock the reward";
-        let watch = Stopwatch::start();
+        let watch = self.timer();
         let mut hints = self.parts.ln.events();
         match self.patiently(doing, || self.parts.api.submit_invoices(&offer.submission)).await {
             Ok(_) => {}
@@ -254,7 +259,7 @@ impl Session {
     async fn upload(&self, entry: Entry, offer: Offer, opening: &RoundOpening) -> Result<Progress, PeerError> {
         let doing = "take the payload";
         let payload = self.read_payload(&entry)?;
-        let watch = Stopwatch::start();
+        let watch = self.timer();
         let mut hints = self.parts.ln.events();
         while !self.all_locked(&offer).await? {
             if watch.elapsed_ms() > LOCKS_AGAIN_MS || self.coordinator_now() > opening.upload_deadline_ms {

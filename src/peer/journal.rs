@@ -3,7 +3,7 @@
 //! Written and synced before each step that it describes. A contribution's stage never goes back.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::Serialize;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::stage::Entry;
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{ContributionId, RoundNumber, RunId, UnixMs};
+use crate::store::database::{CommitObserver, Unwatched};
 
 /// `PRAGMA user_version` of the schema below.
 const SCHEMA_VERSION: i64 = 1;
@@ -62,6 +63,9 @@ pub enum JournalError {
         /// To where.
         stage: &'static str,
     },
+    /// Whoever watches the commits wants no more of them.
+    #[error("stopped")]
+    Halted,
 }
 
 /// What a ledger line is about.
@@ -127,11 +131,19 @@ impl Totals {
 
 /// The peer's journal.
 #[derive(Debug)]
-pub struct Journal(Mutex<Connection>);
+pub struct Journal {
+    connection: Mutex<Connection>,
+    observer: Arc<dyn CommitObserver>,
+}
 
 impl Journal {
     /// Opens or makes the journal.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
+        Self::open_watched(path, Arc::new(Unwatched))
+    }
+
+    /// [`Journal::open`], with someone to be told of every commit: tests that stop everything at the n-th one.
+    pub fn open_watched(path: &Path, observer: Arc<dyn CommitObserver>) -> Result<Self, JournalError> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // A step follows at once on what was written: it must be on disk by then.
@@ -142,21 +154,21 @@ impl Journal {
             0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?,
             other => return Err(JournalError::Version(other)),
         }
-        Ok(Self(Mutex::new(connection)))
+        Ok(Self { connection: Mutex::new(connection), observer })
     }
 
     /// Opens an existing journal to look at, even while a peer is using it.
     pub fn open_read_only(path: &Path) -> Result<Self, JournalError> {
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         match version(&connection)? {
-            SCHEMA_VERSION => Ok(Self(Mutex::new(connection))),
+            SCHEMA_VERSION => Ok(Self { connection: Mutex::new(connection), observer: Arc::new(Unwatched) }),
             other => Err(JournalError::Version(other)),
         }
     }
 
     // A panic while the lock was held left at worst an unfinished transaction, which SQLite rolled back.
     fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes an entry and what was paid or received with it, all or nothing.
@@ -192,8 +204,9 @@ impl Journal {
                 ],
             )?;
         }
+        self.observer.before_commit().map_err(|_| JournalError::Halted)?;
         transaction.commit()?;
-        Ok(())
+        self.observer.after_commit().map_err(|_| JournalError::Halted)
     }
 
     /// The contribution to a round, if there is one.

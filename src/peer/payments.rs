@@ -1,6 +1,6 @@
 //! The peer's money: pays the fee once, sees the reward locked, and settles or cancels it.
 
-use crate::clock::Stopwatch;
+use crate::clock::Timer;
 use crate::ln::{InvoiceStatus, LnError, PayLimits, PaymentStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{PaymentHash, Preimage};
@@ -148,7 +148,7 @@ impl Session {
             })
             .collect();
         let mut hints = self.parts.ln.events();
-        let watch = Stopwatch::start();
+        let watch = self.timer();
         loop {
             for leg in legs.iter_mut().filter(|leg| leg.end.is_none()) {
                 self.advance_leg(leg, &watch).await?;
@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    async fn advance_leg(&self, leg: &mut Leg, watch: &Stopwatch) -> Result<(), PeerError> {
+    async fn advance_leg(&self, leg: &mut Leg, watch: &Timer) -> Result<(), PeerError> {
         let status = self.ask_node(|| self.parts.ln.invoice(leg.payment_hash)).await?;
         let asked = match (status, leg.preimage) {
             (InvoiceStatus::Settled { amount }, _) => {

@@ -9,7 +9,6 @@ use super::journal::Totals;
 use super::session::Session;
 use super::stage::Ending;
 use super::trainer::TrainerSlot;
-use crate::clock::Stopwatch;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{ContributionState, Phase};
 use crate::protocol::ids::{ContributionId, RoundNumber};
@@ -65,7 +64,7 @@ impl Session {
     /// What was claimed or given back last still has to reach the coordinator's node: this peer's node must not stop
     /// before. If the coordinator doesn't confirm it in time, the nodes make up for it when they next meet.
     async fn see_off(&self, tally: &Tally) {
-        let watch = Stopwatch::start();
+        let watch = self.timer();
         for contribution in &tally.last_ended {
             while watch.elapsed_ms() < SEE_OFF_MS {
                 match self.parts.api.contribution(*contribution).await {

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::broadcast;
 
@@ -15,13 +14,14 @@ use super::folder::DataFolder;
 use super::journal::{Journal, Line};
 use super::settings::PeerSettings;
 use super::stage::Entry;
-use crate::clock::{Clock, Stopwatch};
+use crate::clock::{Clock, Timer};
 use crate::ln::bolt11::Network;
 use crate::ln::{Lightning, LnError, LnEvent};
 use crate::protocol::api::{RoundView, RunView};
 use crate::protocol::ids::{RoundNumber, RunId, UnixMs};
 use crate::protocol::manifest::RunManifest;
 use crate::protocol::sign::IdentityKey;
+use crate::store::database::{CommitObserver, Unwatched};
 
 /// First and longest pause between two tries.
 const FIRST_PAUSE_MS: u64 = 250;
@@ -60,17 +60,26 @@ pub struct Session {
     /// The coordinator's clock minus this one's, in ms.
     offset_ms: Arc<AtomicI64>,
     /// The round that is being worked on since this process was started, and since when.
-    working: Mutex<Option<(RoundNumber, Stopwatch)>>,
+    working: Mutex<Option<(RoundNumber, Timer)>>,
 }
 
 impl Session {
     /// Opens the journal and checks the run against the owner's limits.
     pub fn open(parts: PeerParts, view: &RunView) -> Result<Self, PeerError> {
+        Self::open_watched(parts, view, Arc::new(Unwatched))
+    }
+
+    /// [`Session::open`], with someone to be told of the journal's every commit.
+    pub fn open_watched(
+        parts: PeerParts,
+        view: &RunView,
+        observer: Arc<dyn CommitObserver>,
+    ) -> Result<Self, PeerError> {
         let manifest = checks::check_run(view, &parts.settings.limits)?.clone();
         let network = view.lightning.network.parse().map_err(|_| {
             PeerError::Untrusted(format!("its Lightning network {:?} is none that is known", view.lightning.network))
         })?;
-        let journal = Journal::open(&parts.folder.journal())?;
+        let journal = Journal::open_watched(&parts.folder.journal(), observer)?;
         Ok(Self {
             parts,
             journal,
@@ -108,13 +117,13 @@ impl Session {
 
     /// Work on a round begins now.
     pub(super) fn begin_round(&self, round: RoundNumber) {
-        *self.working.lock().unwrap_or_else(PoisonError::into_inner) = Some((round, Stopwatch::start()));
+        *self.working.lock().unwrap_or_else(PoisonError::into_inner) = Some((round, self.timer()));
     }
 
     /// Since work on the round began; `None` if that was before this process was started.
     pub(super) fn round_ms(&self, round: RoundNumber) -> Option<u64> {
         let working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
-        working.filter(|(current, _)| *current == round).map(|(_, watch)| watch.elapsed_ms())
+        working.as_ref().filter(|(current, _)| *current == round).map(|(_, watch)| watch.elapsed_ms())
     }
 
     /// A round, with its opening checked.
@@ -154,7 +163,8 @@ impl Session {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, ApiFailure>>,
     {
-        patiently(&self.parts.events, self.parts.settings.give_up_after_ms, doing, call).await
+        let (clock, budget_ms) = (&self.parts.clock, self.parts.settings.give_up_after_ms);
+        patiently(clock, &self.parts.events, budget_ms, doing, call).await
     }
 
     /// Repeats a call to the node while it is unavailable. For calls that change nothing when repeated: all but `pay`.
@@ -163,7 +173,7 @@ impl Session {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, LnError>>,
     {
-        let watch = Stopwatch::start();
+        let watch = self.timer();
         loop {
             match call().await {
                 Err(LnError::Unavailable(_)) if watch.elapsed_ms() < NODE_PATIENCE_MS => self.pause().await,
@@ -174,16 +184,24 @@ impl Session {
 
     /// Waits for a hint from the node, at most for the polling time.
     pub(super) async fn hint(&self, hints: &mut broadcast::Receiver<LnEvent>) {
-        let poll = Duration::from_millis(self.parts.settings.poll_ms);
-        match tokio::time::timeout(poll, hints.recv()).await {
-            Ok(Ok(_)) | Ok(Err(broadcast::error::RecvError::Lagged(_))) | Err(_) => {}
-            // A node that tells nothing any more is polled.
-            Ok(Err(broadcast::error::RecvError::Closed)) => tokio::time::sleep(poll).await,
+        tokio::select! {
+            biased;
+            hint = hints.recv() => match hint {
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                // A node that tells nothing any more is polled.
+                Err(broadcast::error::RecvError::Closed) => self.pause().await,
+            },
+            () = self.pause() => {}
         }
     }
 
     pub(super) async fn pause(&self) {
-        tokio::time::sleep(Duration::from_millis(self.parts.settings.poll_ms)).await;
+        self.parts.clock.sleep(self.parts.settings.poll_ms).await;
+    }
+
+    /// Measures by this peer's clock.
+    pub(super) fn timer(&self) -> Timer {
+        Timer::start(&self.parts.clock)
     }
 }
 
@@ -202,6 +220,7 @@ impl CoordinatorClock {
 
 /// Repeats a call while it ends in [`ApiFailure::Unreachable`], until `budget_ms` has gone by.
 pub async fn patiently<T, F, Fut>(
+    clock: &Arc<dyn Clock>,
     events: &EventSink,
     budget_ms: u64,
     doing: &'static str,
@@ -211,7 +230,7 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, ApiFailure>>,
 {
-    let watch = Stopwatch::start();
+    let watch = Timer::start(clock);
     let mut pause_ms = FIRST_PAUSE_MS;
     loop {
         let reason = match call().await {
@@ -225,7 +244,7 @@ where
             return Err(ApiFailure::Unreachable(reason));
         }
         events.emit(&PeerEvent::Waiting { doing, reason, left_ms });
-        tokio::time::sleep(Duration::from_millis(pause_ms.min(left_ms))).await;
+        clock.sleep(pause_ms.min(left_ms)).await;
         pause_ms = (pause_ms * 2).min(LONGEST_PAUSE_MS);
     }
 }

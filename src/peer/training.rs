@@ -12,6 +12,7 @@ use super::session::{CoordinatorClock, Session};
 use super::stage::{Entry, Stage};
 use super::trainer::{LocalUpdate, Onlooker, RoundWork, StepReport, TrainerSlot};
 use crate::clock::Stopwatch;
+use crate::offload;
 use crate::protocol::api::RoundView;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, UnixMs};
 use crate::protocol::sign::Statement;
@@ -28,7 +29,7 @@ impl Session {
             commit_in_ms: opening.commit_deadline_ms.0.saturating_sub(self.coordinator_now().0),
         });
         let work = self.prepare(opening).await?;
-        let watch = Stopwatch::start();
+        let watch = self.timer();
         let Some(update) = self.run_trainer(work, opening, trainer).await? else { return Ok(None) };
         let train_ms = watch.elapsed_ms();
         let payload_bytes = update.payload.len() as u64;
@@ -111,7 +112,7 @@ impl Session {
             tokens: 0,
         };
         let slot = trainer.clone();
-        let trained = tokio::task::spawn_blocking(move || slot.lock().contribute(&work, &mut onlooker)).await;
+        let trained = offload::run(move || slot.lock().contribute(&work, &mut onlooker)).await;
         trained.unwrap_or_else(|error| Err(PeerError::Training(error.to_string())))
     }
 

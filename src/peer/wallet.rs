@@ -1,6 +1,5 @@
 //! Makes sure that the peer can be paid: its node is known to the coordinator, and a channel is usable.
 
-use crate::clock::Stopwatch;
 use crate::ln::{ChannelState, NodeInfo};
 use crate::protocol::api::{ChannelOffer, LightningView};
 use crate::protocol::statements::PeerRegistration;
@@ -15,7 +14,7 @@ const REMIND_MS: u64 = 10_000;
 impl Session {
     /// Registers this peer's node and waits for a usable channel.
     pub(super) async fn ready_to_be_paid(&self, lightning: &LightningView) -> Result<NodeInfo, PeerError> {
-        let watch = Stopwatch::start();
+        let watch = self.timer();
         let mut hints = self.parts.ln.events();
         let info = self.ask_node(|| self.parts.ln.info()).await?;
         if info.network != lightning.network {

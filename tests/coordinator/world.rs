@@ -8,16 +8,15 @@ use l402t::clock::{Clock, ManualClock};
 use l402t::coordinator::handle::CoordinatorHandle;
 use l402t::coordinator::judging::Judge;
 use l402t::coordinator::settings::{ChannelSettings, HeldOutSettings, RunSettings};
-use l402t::coordinator::{Coordinator, CoordinatorError, Options};
+use l402t::coordinator::{Coordinator, CoordinatorError, Options, Surroundings, SystemEntropy};
 use l402t::ln::simulated::{Faults, Network};
 use l402t::protocol::amount::{Msat, Ppm};
 use l402t::protocol::ids::{RoundNumber, UnixMs};
 use l402t::protocol::manifest::{RewardParams, RunManifest, TimingParams};
-use l402t::protocol::round::{Round, RoundRules, transition};
+use l402t::protocol::round::RoundRules;
 use l402t::protocol::sign::Signed;
-use l402t::protocol::statements::RoundOpening;
 use l402t::protocol::transcript::Transcript;
-use l402t::store::database::{Database, Unwatched};
+use l402t::store::database::Unwatched;
 use l402t::store::ledger::{self, Totals};
 
 use crate::fuse::{Fuse, FusedLightning};
@@ -94,9 +93,9 @@ impl World {
         let options =
             Options { channels: ChannelSettings::default(), max_rounds: Some(self.max_rounds), regtest_rpc: None };
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let parts = (ln as _, Arc::clone(&self.judge), clock);
-        let watched = Arc::clone(fuse) as _;
-        let mut coordinator = Coordinator::open_watched(&self.data(), &self.settings, options, parts, watched).await?;
+        let (judge, observer, entropy) = (Arc::clone(&self.judge), Arc::clone(fuse) as _, Arc::new(SystemEntropy));
+        let surroundings = Surroundings { ln, judge, clock, observer, entropy };
+        let mut coordinator = Coordinator::open_in(&self.data(), &self.settings, options, surroundings).await?;
         coordinator.reconcile().await?;
         Ok(coordinator)
     }
@@ -137,7 +136,7 @@ impl World {
         let db = l402t::store::coordinator::open(&self.data(), Arc::new(Unwatched)).expect("opened");
         let manifest = std::fs::read(self.data().join("manifest.json")).expect("a manifest");
         let manifest: Signed<RunManifest> = Signed::from_bytes(&manifest).expect("canonical");
-        let folded = fold(&db, &RoundRules::of(&manifest.body));
+        let folded = crate::fold::fold(&db, &RoundRules::of(&manifest.body));
         let stored = l402t::store::coordinator::rounds(db.read()).expect("rounds");
         assert_eq!(folded, stored.into_iter().map(|row| row.state).collect::<Vec<_>>(), "log and projection differ");
         ledger::totals(db.read(), None).expect("summed")
@@ -146,28 +145,6 @@ impl World {
     pub(crate) fn transcript(&self, round: u32) -> Signed<Transcript> {
         read_transcript(&self.data(), RoundNumber(round))
     }
-}
-
-/// The rounds as the event log tells them.
-fn fold(db: &Database, rules: &RoundRules) -> Vec<Round> {
-    let mut rounds: Vec<Round> = Vec::new();
-    let visit = |at: UnixMs, body: &str| {
-        let mut record: serde_json::Value = serde_json::from_str(body).expect("JSON");
-        let fields = record.as_object_mut().expect("an object");
-        let kind = fields.remove("record").expect("a record");
-        if kind == "round_opened" {
-            let opening: RoundOpening = serde_json::from_value(fields["opening"].clone()).expect("an opening");
-            let RoundOpening { round, opened_ms, commit_deadline_ms, upload_deadline_ms, .. } = opening;
-            rounds.push(Round::open(round, opened_ms, commit_deadline_ms, upload_deadline_ms));
-        } else if kind == "round" {
-            let place = fields.remove("round").and_then(|round| round.as_u64()).expect("a round") as usize;
-            let event = serde_json::from_value(record).expect("an event");
-            rounds[place] = transition(&rounds[place], &event, at, rules).expect("legal then, legal now").0;
-        }
-        Ok(())
-    };
-    l402t::store::events::replay(db.read(), visit).expect("an unbroken log");
-    rounds
 }
 
 pub(crate) fn read_transcript(data: &Path, round: RoundNumber) -> Signed<Transcript> {

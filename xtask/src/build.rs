@@ -53,6 +53,30 @@ pub(crate) fn test(root: &Path, arguments: &[String]) -> Result<(), Failure> {
     must(cargo(root).args(["test", "--release", "--locked", "--workspace"]).args(arguments), "tests failed")
 }
 
+/// Runs the seeded simulator: `--seeds N`, `--from S`.
+pub(crate) fn simulate(root: &Path, arguments: &[String]) -> Result<(), Failure> {
+    let (seeds, from) = seeds(arguments)?;
+    prepare(root)?;
+    let mut run = cargo(root);
+    run.args(["test", "--release", "--locked", "--test", "simulator", "--", "--nocapture", "whatever_happens"]);
+    run.env("L402T_SIMULATE_SEEDS", seeds.to_string()).env("L402T_SIMULATE_FROM", from.to_string());
+    must(&mut run, "a seed failed: it is named above, with the command that shows it again")
+}
+
+/// How many seeds, and the first.
+fn seeds(arguments: &[String]) -> Result<(u64, u64), Failure> {
+    let (mut seeds, mut from) = (1_000, 0);
+    for pair in arguments.chunks(2) {
+        let number = pair.get(1).and_then(|text| text.parse().ok());
+        match (pair[0].as_str(), number) {
+            ("--seeds", Some(number)) => seeds = number,
+            ("--from", Some(number)) => from = number,
+            _ => return Err(Failure::usage("./x simulate takes --seeds N and --from S, both numbers".to_owned())),
+        }
+    }
+    Ok((seeds, from))
+}
+
 /// Runs the benchmarks.
 pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<(), Failure> {
     prepare(root)?;
@@ -94,4 +118,19 @@ pub(crate) fn must(command: &mut Command, otherwise: &str) -> Result<(), Failure
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     let status: io::Result<_> = command.status();
     status.is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_read_and_nonsense_is_refused() {
+        let read = |text: &str| seeds(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).ok();
+        assert_eq!(read("--seeds 5 --from 7"), Some((5, 7)));
+        assert_eq!(read(""), Some((1_000, 0)));
+        for wrong in ["--seeds", "--seeds x", "5", "--sees 5"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -32,6 +32,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     match command.as_str() {
         "demo" => build::demo(&root, rest),
         "test" => build::test(&root, rest),
+        "simulate" => build::simulate(&root, rest),
         "bench" => build::bench(&root, rest),
         "lint" => build::lint(&root),
         "setup" => {

@@ -157,6 +157,10 @@ impl Ledger {
         state
     }
 
+    pub(super) fn channels_between(&self, a: NodeIndex, b: NodeIndex) -> usize {
+        self.sides(a).filter(|(channel, side)| channel.ends[1 - side] == b).count()
+    }
+
     /// Moves `capacity` from `from`'s wallet into a channel, `push` of it to the other side.
     pub(super) fn open_channel(
         &mut self,

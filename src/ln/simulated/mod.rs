@@ -16,8 +16,9 @@ pub use faults::Faults;
 use world::World;
 
 use crate::clock::{Clock, SystemClock};
-use crate::ln::{Lightning, LnEvent};
+use crate::ln::{InvoiceStatus, Lightning, LnEvent, PaymentStatus};
 use crate::protocol::amount::Msat;
+use crate::protocol::ids::PaymentHash;
 
 /// The network. Clones share it.
 ///
@@ -106,6 +107,40 @@ impl Network {
         let index = world.node(name);
         world.ledger.nodes[index].online = true;
         world.run_due();
+    }
+
+    /// Takes blocks back, as a reorganisation does. What expired by them stays expired.
+    pub fn unmine(&self, blocks: u32) {
+        let mut world = self.world();
+        world.ledger.height = world.ledger.height.saturating_sub(blocks);
+    }
+
+    /// Height of the best block.
+    pub fn height(&self) -> u32 {
+        self.world().ledger.height
+    }
+
+    /// Everything that a node ever tried to pay, for audits.
+    pub fn payments(&self, name: &str) -> Vec<(PaymentHash, Msat, PaymentStatus)> {
+        let mut world = self.world();
+        let index = world.node(name);
+        let payments = world.ledger.nodes[index].payments.iter();
+        payments.map(|(hash, payment)| (*hash, payment.amount, payment.status())).collect()
+    }
+
+    /// Every invoice that a node ever made, for audits.
+    pub fn invoices(&self, name: &str) -> Vec<(PaymentHash, Msat, InvoiceStatus)> {
+        let mut world = self.world();
+        let (index, now) = (world.node(name), world.now());
+        let invoices = world.ledger.nodes[index].invoices.iter();
+        invoices.map(|(hash, invoice)| (*hash, invoice.amount, invoice.status(now))).collect()
+    }
+
+    /// How many channels there are between two nodes.
+    pub fn channels_between(&self, a: &str, b: &str) -> usize {
+        let mut world = self.world();
+        let (a, b) = (world.node(a), world.node(b));
+        world.ledger.channels_between(a, b)
     }
 
     /// Everything there is, on chain, in channels and in HTLCs: changed by [`Network::fund`] alone.

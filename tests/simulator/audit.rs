@@ -1,0 +1,163 @@
+//! What must be true at the end, whatever happened: every msat is where both sides' books say, nothing was paid twice,
+//! nothing is left open.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use l402t::ln::{InvoiceStatus, PaymentStatus};
+use l402t::peer::folder::journal_in;
+use l402t::peer::journal::{Journal, Totals as PeerTotals};
+use l402t::protocol::amount::Msat;
+use l402t::protocol::ids::{PaymentHash, RoundNumber};
+use l402t::protocol::manifest::RunManifest;
+use l402t::protocol::round::RoundRules;
+use l402t::protocol::sign::{Signed, Statement};
+use l402t::protocol::transcript::Transcript;
+use l402t::store::coordinator as tables;
+use l402t::store::database::{Database, Unwatched};
+use l402t::store::ledger::{self, Totals};
+
+use crate::fold::fold;
+use crate::plan::{Manner, PeerPlan};
+use crate::world::{COORDINATOR, FUNDS, PUSH, World};
+
+/// Checks everything; what is wrong is noted as a violation. The coordinator's totals.
+pub(crate) fn audit(world: &World) -> Totals {
+    let Ok(db) = tables::open(&world.data(COORDINATOR), Arc::new(Unwatched)) else {
+        world.sim.violated("the coordinator's database can't be opened");
+        return Totals::default();
+    };
+    let books = ledger::totals(db.read(), None).expect("summed");
+    let check = |holds: bool, rule: &str| {
+        if !holds {
+            world.sim.violated(rule);
+        }
+    };
+    let manifest = std::fs::read(world.data(COORDINATOR).join("manifest.json")).expect("a manifest");
+    let manifest: Signed<RunManifest> = Signed::from_bytes(&manifest).expect("canonical");
+    log_is_projection(world, &db, &manifest.body);
+    transcripts_follow(world, &manifest.body);
+
+    let mut peers = PeerTotals::default();
+    let mut received = Msat::ZERO;
+    for peer in &world.plan.peers {
+        let (totals, rewards) = audit_peer(world, peer);
+        peers = PeerTotals::sum([peers, totals]);
+        received = received.checked_add(rewards).expect("small");
+    }
+    check(books.rewards_locked_msat == Msat::ZERO, "money is still locked in the coordinator's books");
+    check(books.rewards_settled_msat == received, "the coordinator's books and the peers' disagree on rewards");
+    check(books.fees_received_msat == peers.fees_msat, "the coordinator's books and the peers' disagree on fees");
+    let pushed = world.plan.peers.iter().map(|peer| world.network.channels_between(COORDINATOR, peer.name) as u64);
+    let pushed = PUSH.msat() * pushed.sum::<u64>();
+    let funds = if world.plan.opens_channels {
+        FUNDS.msat()
+    } else {
+        FUNDS.msat() + world.plan.peers.len() as u64 * 1_000_000_000
+    };
+    let expected = funds + books.fees_received_msat.msat()
+        - pushed
+        - books.rewards_settled_msat.msat()
+        - books.routing_fees_msat.msat();
+    check(world.network.balance(COORDINATOR).msat() == expected, "the coordinator's wallet is not what its books say");
+    for (hash, _, status) in world.network.payments(COORDINATOR) {
+        check(status != PaymentStatus::InFlight, &format!("the coordinator's payment {hash} has not ended"));
+    }
+    for (hash, _, status) in world.network.invoices(COORDINATOR) {
+        let ended = matches!(status, InvoiceStatus::Settled { .. } | InvoiceStatus::Canceled);
+        check(ended, &format!("the coordinator's fee invoice {hash} is {status:?}"));
+    }
+    books
+}
+
+/// A peer's own books against its node. What it spent and received by its node if it is gone, or by its journal.
+fn audit_peer(world: &World, peer: &PeerPlan) -> (PeerTotals, Msat) {
+    let (sim, name) = (&world.sim, peer.name);
+    let check = |holds: bool, rule: String| {
+        if !holds {
+            sim.violated(format_args!("{name}: {rule}"));
+        }
+    };
+    let (mut paid, mut routing, mut received) = (0, 0, Msat::ZERO);
+    // The payee's word counts: a payer that is gone never hears that it has paid.
+    let taken: BTreeMap<_, _> = world.network.invoices(COORDINATOR).into_iter().map(|(hash, _, s)| (hash, s)).collect();
+    for (hash, amount, status) in world.network.payments(name) {
+        if matches!(taken.get(&hash), Some(InvoiceStatus::Settled { .. })) {
+            paid += amount.msat();
+        }
+        if let PaymentStatus::Succeeded { fee, .. } = status {
+            routing += fee.msat();
+        }
+    }
+    let mut ends: BTreeMap<PaymentHash, InvoiceStatus> = BTreeMap::new();
+    for (hash, _, status) in world.network.invoices(name) {
+        if let InvoiceStatus::Settled { amount } = status {
+            received = received.checked_add(amount).expect("small");
+        }
+        ends.insert(hash, status);
+    }
+    let truth = PeerTotals { fees_msat: Msat::new(paid), routing_msat: Msat::new(routing), received_msat: received };
+    check(world.network.channels_between(COORDINATOR, name) <= 1, "has more than one channel".into());
+    let journal = Journal::open_read_only(&journal_in(&world.data(name)));
+    let Ok(journal) = journal else {
+        check(peer.manner == Manner::Vanishes, "has no journal".into());
+        return (truth, received);
+    };
+    if peer.manner == Manner::Vanishes {
+        return (truth, received);
+    }
+    let totals = journal.totals().expect("read");
+    check(totals == truth, format!("its journal says {totals:?}, its node {truth:?}"));
+    let unfinished = journal.unfinished(None).expect("read");
+    check(unfinished.is_empty(), format!("{} contributions have not ended", unfinished.len()));
+    for (hash, status) in &ends {
+        let ended = matches!(status, InvoiceStatus::Settled { .. } | InvoiceStatus::Canceled);
+        check(ended, format!("the hold invoice {hash} is {status:?}"));
+    }
+    for entry in journal.entries().expect("read") {
+        let fees = journal.totals_of(entry.contribution).expect("read").fees_msat;
+        check(fees <= Msat::new(5_000), format!("paid {fees} in fees for one contribution"));
+    }
+    let balance = world.network.balance(name);
+    let channels = world.network.channels_between(COORDINATOR, name) as u64;
+    let expected = PUSH.msat() * channels + received.msat() - paid - routing;
+    check(balance.msat() == expected, format!("its wallet has {balance}, not {expected}"));
+    (totals, received)
+}
+
+/// The stored rounds are what the events lead to.
+fn log_is_projection(world: &World, db: &Database, manifest: &RunManifest) {
+    let folded = fold(db, &RoundRules::of(manifest));
+    let stored: Vec<_> = tables::rounds(db.read()).expect("rounds").into_iter().map(|row| row.state).collect();
+    if folded != stored {
+        world.sim.violated("the stored rounds are not what the log of events leads to");
+    }
+}
+
+/// One transcript a round, each signed, each following from the one before; a preimage in a receipt is the tranche's own.
+fn transcripts_follow(world: &World, manifest: &RunManifest) {
+    let (mut checkpoint, mut previous) = (manifest.initial_checkpoint, None);
+    for round in 0..world.plan.rounds {
+        let path = world.data(COORDINATOR).join(format!("transcripts/{round}.json"));
+        let Ok(bytes) = std::fs::read(path) else {
+            world.sim.violated(format_args!("round {round} has no transcript"));
+            return;
+        };
+        let signed: Signed<Transcript> = Signed::from_bytes(&bytes).expect("canonical");
+        let body = signed.verify(&manifest.coordinator).expect("the coordinator's");
+        let opening = &body.opening.body;
+        let follows = (opening.round, opening.checkpoint, opening.previous_transcript)
+            == (RoundNumber(round), checkpoint, previous);
+        if !follows {
+            world.sim.violated(format_args!("round {round} does not follow from the one before"));
+        }
+        for record in &body.contributions {
+            for (tranche, preimage) in record.terms.body.tranches.iter().zip(&record.receipt.body.preimages) {
+                if preimage.is_some_and(|preimage| preimage.payment_hash() != tranche.payment_hash) {
+                    world.sim.violated(format_args!("round {round}: a receipt has a wrong preimage"));
+                }
+            }
+        }
+        (checkpoint, previous) = (body.next_checkpoint, Some(body.digest()));
+    }
+}
