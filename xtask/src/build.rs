@@ -11,6 +11,7 @@ use crate::disk::{self, Need};
 use crate::fail::Failure;
 use crate::libtorch::{self, Source};
 use crate::protoc;
+use crate::regtest;
 
 /// What the folder of a first build grows to with tests and lints.
 const BUILD_MB: u64 = 4500;
@@ -38,12 +39,22 @@ pub(crate) fn prepare(root: &Path) -> Result<(), Failure> {
     libtorch::provide(root)
 }
 
-/// Builds the release binary and becomes `l402t demo`, so that Ctrl-C and the exit code are the demo's own.
+/// Builds the release binary and becomes `l402t demo`; with a demo on LND, builds that first.
 pub(crate) fn demo(root: &Path, arguments: &[String]) -> Result<(), Failure> {
+    let mut all = vec!["demo".to_owned()];
+    all.extend_from_slice(arguments);
+    if arguments.iter().any(|argument| ["lnd", "mixed", "--ln=lnd", "--ln=mixed"].contains(&argument.as_str())) {
+        all.extend(["--tools".to_owned(), regtest::tools(root)?.display().to_string()]);
+    }
+    become_l402t(root, all)
+}
+
+/// Builds the release binary and becomes `l402t` with these arguments, so that Ctrl-C and the exit code are its own.
+pub(crate) fn become_l402t(root: &Path, arguments: Vec<String>) -> Result<(), Failure> {
     prepare(root)?;
     must(cargo(root).args(["build", "--release", "--locked", "--bin", "l402t"]), "the build failed")?;
     let binary = target(root).join("release/l402t");
-    let error = Command::new(&binary).arg("demo").args(arguments).exec();
+    let error = Command::new(&binary).args(arguments).exec();
     Err(Failure::usage(format!("can't start {}: {error}", binary.display())))
 }
 

@@ -5,8 +5,10 @@ mod build;
 mod deny;
 mod disk;
 mod fail;
+mod go;
 mod libtorch;
 mod protoc;
+mod regtest;
 mod wheel;
 
 use std::env;
@@ -35,6 +37,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         "simulate" => build::simulate(&root, rest),
         "bench" => build::bench(&root, rest),
         "lint" => build::lint(&root),
+        "regtest" => regtest::run(&root, rest),
         "setup" => {
             build::prepare(&root)?;
             eprintln!("x: ready. Next: ./x demo, or ./x test");
