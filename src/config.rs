@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
 
 use crate::coordinator::settings::{ChannelSettings, RunSettings};
@@ -72,6 +73,10 @@ pub struct CoordinatorConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LightningConfig {
+    /// Which node.
+    pub node: NodeKind,
+    /// The LND node, where `node` is that.
+    pub lnd: LndConfig,
     /// Where blocks come from. None: a coordinator runs a regtest chain of its own, and a peer uses that one.
     pub chain: Option<ChainConfig>,
     /// Where other nodes may connect.
@@ -91,6 +96,8 @@ pub struct LightningConfig {
 impl Default for LightningConfig {
     fn default() -> Self {
         Self {
+            node: NodeKind::Embedded,
+            lnd: LndConfig::default(),
             chain: None,
             listen: "127.0.0.1:0".to_owned(),
             advertise: None,
@@ -99,6 +106,35 @@ impl Default for LightningConfig {
             max_dust_exposure_sat: 5_000_000,
             regtest_port: 0,
         }
+    }
+}
+
+/// Which Lightning node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeKind {
+    /// In this process.
+    #[default]
+    Embedded,
+    /// An LND that runs already.
+    Lnd,
+}
+
+/// An LND node. Certificate and macaroon are named by path, `file:PATH` or `env:NAME`; `~/` is the user's home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LndConfig {
+    /// `host:port` of its gRPC.
+    pub address: String,
+    /// Its certificate, PEM.
+    pub tls_cert: String,
+    /// What allows this program to use it. Needed.
+    pub macaroon: Option<String>,
+}
+
+impl Default for LndConfig {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:10009".to_owned(), tls_cert: "~/.lnd/tls.cert".to_owned(), macaroon: None }
     }
 }
 
@@ -235,6 +271,16 @@ pub enum ConfigError {
         /// What is wrong.
         detail: String,
     },
+    /// What a key refers to can't be read.
+    #[error("{key} = {reference:?}: {detail}")]
+    Reference {
+        /// Which key.
+        key: &'static str,
+        /// What it says: a path, `file:PATH` or `env:NAME`.
+        reference: String,
+        /// What is wrong with that.
+        detail: String,
+    },
 }
 
 /// The environment, as far as this program looks at it.
@@ -256,6 +302,36 @@ impl Environment {
             .filter(|(name, _)| name.starts_with(PREFIX))
             .collect();
         Self { variables, home: path("HOME"), config_home: path("XDG_CONFIG_HOME"), data_home: path("XDG_DATA_HOME") }
+    }
+
+    /// What a key refers to: the content of a file (`PATH`, `file:PATH`) or of a variable (`env:NAME`).
+    ///
+    /// # Errors
+    /// When there is no such file or variable, or nothing in it.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn read_reference(&self, key: &'static str, reference: &str) -> Result<SecretSlice<u8>, ConfigError> {
+        let refused = |detail: String| ConfigError::Reference { key, reference: reference.to_owned(), detail };
+        let content = match reference.strip_prefix("env:") {
+            Some(name) => std::env::var_os(name)
+                .ok_or_else(|| refused(format!("there is no environment variable {name}")))?
+                .into_encoded_bytes(),
+            None => {
+                let path = self.under_home(reference.strip_prefix("file:").unwrap_or(reference));
+                std::fs::read(&path).map_err(|error| refused(format!("can't read {}: {error}", path.display())))?
+            }
+        };
+        let content = SecretSlice::from(content);
+        if content.expose_secret().is_empty() {
+            return Err(refused("it is empty".to_owned()));
+        }
+        Ok(content)
+    }
+
+    fn under_home(&self, path: &str) -> PathBuf {
+        match (path.strip_prefix("~/"), &self.home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            (Some(_) | None, _) => PathBuf::from(path),
+        }
     }
 
     /// The names of this program's variables.
@@ -407,6 +483,7 @@ mod tests {
             "# corpus = ",
             "# advertise = ",
             "# anchor_reserve_sat = ",
+            "# macaroon = ",
             "# [lightning.chain]",
         ] {
             assert!(example.contains(optional), "the example must mention {optional}");
@@ -438,5 +515,38 @@ mod tests {
     fn a_text_setting_may_look_like_a_number() {
         let config = load("", &[("L402T_PEER_COORDINATOR", "8402")]).expect("valid");
         assert_eq!(config.peer.coordinator.as_deref(), Some("8402"));
+    }
+
+    #[test]
+    fn an_lnd_is_named_by_file_or_by_environment() {
+        let text = "[lightning]\nnode = \"lnd\"\n[lightning.lnd]\nmacaroon = \"/secret\"\n";
+        let config = load(text, &[("L402T_LIGHTNING_LND_ADDRESS", "node:10009")]).expect("valid");
+        assert_eq!((config.lightning.node, config.lightning.lnd.address.as_str()), (NodeKind::Lnd, "node:10009"));
+        assert_eq!(config.lightning.lnd.macaroon.as_deref(), Some("/secret"));
+        let error = load("[lightning.lnd]\nmacaron = \"x\"\n", &[]).expect_err("refused").to_string();
+        assert!(error.contains("line 2") && error.contains("`macaron`"), "{error}");
+        let error = load("[lightning]\nnode = \"cln\"\n", &[]).expect_err("refused").to_string();
+        assert!(error.contains("embedded") && error.contains("lnd"), "{error}");
+    }
+
+    #[test]
+    fn a_reference_is_read_from_its_file_and_what_is_missing_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let environment = Environment { home: Some(folder.path().to_path_buf()), ..Environment::default() };
+        std::fs::write(folder.path().join("secret"), "hush").expect("written");
+        std::fs::write(folder.path().join("nothing"), "").expect("written");
+        let path = folder.path().join("secret").display().to_string();
+        for reference in [path.clone(), format!("file:{path}"), "~/secret".to_owned()] {
+            let read = environment.read_reference("macaroon", &reference).expect("there");
+            assert_eq!(read.expose_secret(), b"hush");
+        }
+        for (reference, said) in [
+            ("~/none", "can't read"),
+            ("env:L402T_NO_SUCH_VARIABLE", "no environment variable"),
+            ("~/nothing", "empty"),
+        ] {
+            let error = environment.read_reference("macaroon", reference).expect_err("refused").to_string();
+            assert!(error.contains(said) && error.contains(reference) && error.contains("macaroon"), "{error}");
+        }
     }
 }

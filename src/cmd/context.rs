@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use secrecy::SecretSlice;
+
 use super::stop::Stop;
 use super::{Failure, bug, interrupted, logging};
 use crate::cli::GlobalArgs;
@@ -48,6 +50,12 @@ impl Context {
             .map_err(|error| Failure::io("make the data folder", &path, &error))?;
         logging::start(&self.config.log, &self.ui, Some(&path))?;
         Ok(path)
+    }
+
+    /// What a key of the configuration refers to: a file's content, or a variable's.
+    pub fn read_reference(&self, key: &'static str, reference: &str) -> Result<SecretSlice<u8>, Failure> {
+        let fix = "Give a path, file:PATH or env:NAME that this user can read";
+        self.environment.read_reference(key, reference).map_err(|error| Failure::usage("config", error, fix))
     }
 
     /// Sets up logging for a command without a data folder: to stderr.

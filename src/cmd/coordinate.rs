@@ -53,7 +53,7 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Fai
     let threads = args.threads.unwrap_or(config.coordinator.threads);
     let pool = context.blocking(move || checked_pool(Some(threads))).await?;
     let channels = config.coordinator.channels;
-    let node = Node::of_coordinator(&config.lightning, &data, channels.max_channels, channels.capacity_sat).await?;
+    let node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
     let options = Options { channels, max_rounds: args.rounds, regtest_rpc: node.regtest_rpc.clone() };
     let judge = Arc::new(Df32Judge::new(pool));
     let opened = Coordinator::open(&data, &config.run, options, node.ln.clone(), judge, Arc::new(SystemClock)).await;

@@ -4,10 +4,6 @@ mod context;
 mod failure;
 mod judge_pool;
 mod logging;
-#[cfg(not(feature = "embedded"))]
-#[path = "no_node.rs"]
-mod node;
-#[cfg(feature = "embedded")]
 mod node;
 mod peer_view;
 mod stop;

@@ -44,7 +44,7 @@ pub async fn run(args: PeerArgs, context: Context) -> Result<ExitCode, Failure> 
     };
     // Before a wallet is made for it.
     check_run(&run, &settings.limits)?;
-    let node = Node::of_peer(&context.config.lightning, &run.lightning, &folder.lightning()).await?;
+    let node = Node::of_peer(&context, &run.lightning, &folder.lightning()).await?;
     let parts = PeerParts {
         folder,
         key,

@@ -7,6 +7,8 @@ pub mod bolt11;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod limits;
+#[cfg(feature = "lnd")]
+pub mod lnd;
 #[cfg(feature = "embedded")]
 pub mod regtest;
 pub mod simulated;

@@ -1,13 +1,13 @@
-//! The Lightning node of a coordinator or a peer, wired to its chain.
+//! The embedded node of a coordinator or a peer, wired to its chain.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Failure;
+use super::Node;
+use crate::cmd::Failure;
 use crate::config::{ChainConfig, LightningConfig, NetworkName};
-use crate::ln::Lightning;
 use crate::ln::embedded::{ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, Settings};
 use crate::ln::regtest::{RegtestChain, RegtestError};
 use crate::protocol::api::LightningView;
@@ -25,81 +25,65 @@ const COORDINATOR_EXTRA_PER_CHANNEL_SAT: u64 = 50_000;
 /// Beside the chain, so that peers find it again after the coordinator was restarted.
 const PORT_FILE: &str = "rpc-port";
 
-/// A running node, and the chain if this process runs that too.
-#[derive(Debug)]
-pub(super) struct Node {
-    /// The node.
-    pub(super) ln: Arc<dyn Lightning>,
-    /// Where peers on this machine find the regtest chain.
-    pub(super) regtest_rpc: Option<String>,
-    chain: Option<RegtestChain>,
+/// The regtest chain that this process runs.
+pub(super) type OwnChain = RegtestChain;
+
+/// A coordinator's: with a regtest chain of its own where no other chain is configured.
+pub(super) async fn of_coordinator(
+    config: &LightningConfig,
+    data: &Path,
+    channels: u32,
+    capacity_sat: u64,
+) -> Result<Node, Failure> {
+    let (chain, own) = match &config.chain {
+        Some(chain) => (source(chain), None),
+        None => {
+            let (chain, address) = own_chain(config.regtest_port, &data.join("regtest"))?;
+            (ChainSource::RegtestRpc { address: address.to_string() }, Some((chain, address)))
+        }
+    };
+    let node = EmbeddedNode::start(&settings(config, chain.clone(), &[]), &data.join("lightning")).await?;
+    let each_sat = capacity_sat.saturating_add(COORDINATOR_EXTRA_PER_CHANNEL_SAT);
+    let funds_sat = each_sat.saturating_mul(u64::from(channels)).saturating_add(COORDINATOR_EXTRA_SAT);
+    fund(&node, &chain, funds_sat).await?;
+    let regtest_rpc = own.as_ref().map(|(_, address)| address.to_string());
+    Ok(Node { ln: Arc::new(node), regtest_rpc, chain: own.map(|(chain, _)| chain) })
 }
 
-impl Node {
-    /// A coordinator's: with a regtest chain of its own where no other chain is configured.
-    pub(super) async fn of_coordinator(
-        config: &LightningConfig,
-        data: &Path,
-        channels: u32,
-        capacity_sat: u64,
-    ) -> Result<Self, Failure> {
-        let (chain, own) = match &config.chain {
-            Some(chain) => (source(chain), None),
-            None => {
-                let (chain, address) = own_chain(config.regtest_port, &data.join("regtest"))?;
-                (ChainSource::RegtestRpc { address: address.to_string() }, Some((chain, address)))
-            }
-        };
-        let node = EmbeddedNode::start(&settings(config, chain.clone(), &[]), &data.join("lightning")).await?;
-        let each_sat = capacity_sat.saturating_add(COORDINATOR_EXTRA_PER_CHANNEL_SAT);
-        let funds_sat = each_sat.saturating_mul(u64::from(channels)).saturating_add(COORDINATOR_EXTRA_SAT);
-        fund(&node, &chain, funds_sat).await?;
-        let regtest_rpc = own.as_ref().map(|(_, address)| address.to_string());
-        Ok(Self { ln: Arc::new(node), regtest_rpc, chain: own.map(|(chain, _)| chain) })
-    }
-
-    /// A peer's: on the configured chain, or on the coordinator's regtest chain on the same machine.
-    pub(super) async fn of_peer(
-        config: &LightningConfig,
-        view: &LightningView,
-        folder: &Path,
-    ) -> Result<Self, Failure> {
-        let chain = match (&config.chain, &view.regtest_rpc) {
-            (Some(chain), _) => source(chain),
-            (None, Some(address)) => ChainSource::RegtestRpc { address: on_this_machine(address)?.to_string() },
-            (None, None) => {
-                let message =
-                    format!("the coordinator's Lightning network is {}, and no chain is configured", view.network);
-                return Err(Failure::usage(
-                    "no_chain",
-                    message,
-                    "Name a chain under [lightning.chain] in the configuration",
-                ));
-            }
-        };
-        // Coins of the regtest chain are worth nothing, so its coordinator may be trusted not to double-spend them.
-        let trusted = match chain {
-            ChainSource::RegtestRpc { .. } => std::slice::from_ref(&view.node_id),
-            ChainSource::BitcoindRpc { .. } | ChainSource::Esplora { .. } | ChainSource::Electrum { .. } => &[],
-        };
-        let node = EmbeddedNode::start(&settings(config, chain.clone(), trusted), folder).await?;
-        fund(&node, &chain, PEER_FUNDS_SAT).await?;
-        if let Some(address) = &view.address {
-            // From here: a coordinator can't reach a node behind a home router.
-            if let Err(error) = node.connect(&view.node_id, address).await {
-                tracing::info!(%error, "not connected to the coordinator's node yet");
-            }
+/// A peer's: on the configured chain, or on the coordinator's regtest chain on the same machine.
+pub(super) async fn of_peer(config: &LightningConfig, view: &LightningView, folder: &Path) -> Result<Node, Failure> {
+    let chain = match (&config.chain, &view.regtest_rpc) {
+        (Some(chain), _) => source(chain),
+        (None, Some(address)) => ChainSource::RegtestRpc { address: on_this_machine(address)?.to_string() },
+        (None, None) => {
+            let message =
+                format!("the coordinator's Lightning network is {}, and no chain is configured", view.network);
+            return Err(Failure::usage(
+                "no_chain",
+                message,
+                "Name a chain under [lightning.chain] in the configuration",
+            ));
         }
-        Ok(Self { ln: Arc::new(node), regtest_rpc: None, chain: None })
-    }
-
-    /// Stops the node, then the chain.
-    pub(super) async fn stop(mut self) {
-        self.ln.stop().await;
-        if let Some(mut chain) = self.chain.take() {
-            chain.stop();
+    };
+    // Coins of the regtest chain are worth nothing, so its coordinator may be trusted not to double-spend them.
+    let trusted = match chain {
+        ChainSource::RegtestRpc { .. } => std::slice::from_ref(&view.node_id),
+        ChainSource::BitcoindRpc { .. } | ChainSource::Esplora { .. } | ChainSource::Electrum { .. } => &[],
+    };
+    let node = EmbeddedNode::start(&settings(config, chain.clone(), trusted), folder).await?;
+    fund(&node, &chain, PEER_FUNDS_SAT).await?;
+    if let Some(address) = &view.address {
+        // From here: a coordinator can't reach a node behind a home router.
+        if let Err(error) = node.connect(&view.node_id, address).await {
+            tracing::info!(%error, "not connected to the coordinator's node yet");
         }
     }
+    Ok(Node { ln: Arc::new(node), regtest_rpc: None, chain: None })
+}
+
+/// Stops the chain.
+pub(super) fn stop(mut chain: OwnChain) {
+    chain.stop();
 }
 
 /// A regtest chain in this process, on the port that it had before if that is free.

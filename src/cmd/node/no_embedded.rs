@@ -1,0 +1,29 @@
+//! In the place of the embedded node where this l402t was built without it: an auditor needs none.
+
+use std::path::Path;
+
+use super::Node;
+use crate::cmd::Failure;
+use crate::config::LightningConfig;
+use crate::protocol::api::LightningView;
+
+/// Can't be made.
+#[derive(Debug)]
+pub(super) enum OwnChain {}
+
+fn missing() -> Failure {
+    let message = "this l402t was built without a Lightning node of its own (feature embedded)";
+    Failure::usage("no_lightning", message, "Build it with default features")
+}
+
+pub(super) async fn of_coordinator(_: &LightningConfig, _: &Path, _: u32, _: u64) -> Result<Node, Failure> {
+    Err(missing())
+}
+
+pub(super) async fn of_peer(_: &LightningConfig, _: &LightningView, _: &Path) -> Result<Node, Failure> {
+    Err(missing())
+}
+
+pub(super) fn stop(chain: OwnChain) {
+    match chain {}
+}
