@@ -105,3 +105,35 @@ fn a_folder_without_the_programs_is_refused_with_what_to_do() {
     let error = Tools::in_folder(folder.path()).expect_err("nothing is there").to_string();
     assert!(error.contains("./x regtest build"), "{error}");
 }
+
+#[cfg(feature = "embedded")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs btcd and lnd: ./x regtest test"]
+async fn an_embedded_node_follows_the_same_chain_and_gets_a_channel_from_lnd() {
+    use l402t::ln::embedded::{EmbeddedNode, Settings};
+    use l402t::ln::{ChannelState, Lightning};
+    use l402t::localnet::{Funding, Network};
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let funding = Funding { channels: 1, capacity_sat: 2_000_000 };
+    let network = Network::start(&tools(), folder.path(), &["coordinator"], funding).await.expect("it runs");
+    let coordinator = network.nodes().next().expect("it has a node").clone();
+    let chain = network.bridge().expect("built with embedded nodes");
+    let settings = Settings { trusted_peers_0conf: vec![coordinator.node_id.clone()], ..Settings::regtest(&chain) };
+    let node = EmbeddedNode::start(&settings, &folder.path().join("embedded")).await.expect("it runs");
+    node.fund_from_regtest_faucet(200_000).await.expect("coins from the blocks that btcd mined");
+
+    let info = node.info().await.expect("an answer");
+    let mut wallet = coordinator.files.wallet().await.expect("readable");
+    wallet.connect_to(&info.node_id, &info.address.expect("it listens")).await.expect("connected");
+    wallet.open_channel(&info.node_id, 2_000_000, 500_000).await.expect("opened");
+    channels_are_usable(&mut wallet, 1).await;
+    for _ in 0..POLLS {
+        if node.channel_state(&coordinator.node_id).await.expect("an answer") == ChannelState::Usable {
+            node.stop().await;
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    panic!("the embedded node can't use the channel");
+}

@@ -1,14 +1,16 @@
 //! btcd: the chain of the local network, and its miner.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bitcoin::Txid;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::faucet::{self, Faucet};
@@ -28,6 +30,25 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const START_POLL: Duration = Duration::from_millis(50);
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
+/// How another process reaches a btcd of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BtcdAccess {
+    /// JSON-RPC over TLS, `host:port`.
+    pub rpc: SocketAddr,
+    /// Its certificate (PEM).
+    pub certificate: PathBuf,
+}
+
+impl BtcdAccess {
+    /// The best block's height. Blocks.
+    ///
+    /// # Errors
+    /// When btcd doesn't answer.
+    pub fn height(&self) -> Result<u32, LocalnetError> {
+        faucet::height(&BtcdRpc::new(self.rpc.port(), USER, PASSWORD, &self.certificate)?)
+    }
+}
+
 /// A btcd on regtest with a chain of 450 blocks or more. The chain lives as long as this: btcd throws away what it finds
 /// of an earlier regtest chain. Dropping it kills it.
 #[derive(Debug)]
@@ -35,7 +56,7 @@ pub struct Btcd {
     process: Process,
     rpc: BtcdRpc,
     certificate: PathBuf,
-    faucet: Mutex<Faucet>,
+    faucet: Arc<Mutex<Faucet>>,
     miner: Option<Miner>,
 }
 
@@ -75,7 +96,7 @@ impl Btcd {
             .arg("--configfile=/dev/null");
         let process = Process::start("btcd", command, &folder.join("btcd.log"), StopSignal::Terminate)?;
         let rpc = BtcdRpc::new(rpc_port, USER, PASSWORD, &certificate)?;
-        let mut btcd = Self { process, rpc, certificate, faucet: Mutex::new(faucet), miner: None };
+        let mut btcd = Self { process, rpc, certificate, faucet: Arc::new(Mutex::new(faucet)), miner: None };
         btcd.wait_until_it_answers()?;
         btcd.generate(FIRST_BLOCKS)?;
         Ok(btcd)
@@ -175,6 +196,25 @@ impl Btcd {
             drop(stop);
             thread.join().ok();
         }
+    }
+
+    /// Serves this chain as Bitcoin Core would, for embedded nodes, on 127.0.0.1 and any free port.
+    ///
+    /// # Errors
+    /// When there is no port.
+    #[cfg(feature = "embedded")]
+    pub fn bridge(&self) -> Result<super::Bridge, LocalnetError> {
+        super::Bridge::start(self.rpc.clone(), Arc::clone(&self.faucet))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// How to reach its JSON-RPC.
+    pub fn access(&self) -> BtcdAccess {
+        BtcdAccess { rpc: self.rpc.address(), certificate: self.certificate.clone() }
     }
 
     /// Stops it in order. Blocks. Stop every LND before: one whose chain is gone doesn't end when asked to.

@@ -103,6 +103,9 @@ pub enum LocalnetError {
         /// What was asked for.
         wanted_sat: u64,
     },
+    /// Embedded nodes could not reach the chain.
+    #[error("btcd's chain can't be served to embedded nodes: {0}")]
+    Bridge(String),
     /// The key pair for btcd's TLS.
     #[error("can't make a certificate for btcd: {0}")]
     Certificate(String),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::btcd::{Btcd, path_flag};
 use super::process::Process;
 use super::wallet::LndWallet;
@@ -17,7 +19,7 @@ const START_POLL: Duration = Duration::from_millis(50);
 const STOP_GRACE: Duration = Duration::from_secs(15);
 
 /// How to reach an LND.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LndFiles {
     /// gRPC, `host:port`.
     pub rpc: SocketAddr,
@@ -29,6 +31,16 @@ pub struct LndFiles {
     pub admin_macaroon: PathBuf,
     /// What it and its start-up wrote.
     pub log: PathBuf,
+}
+
+impl LndFiles {
+    /// A connection for what a node's owner does.
+    ///
+    /// # Errors
+    /// When the certificate or macaroon can't be read.
+    pub async fn wallet(&self) -> Result<LndWallet, LocalnetError> {
+        LndWallet::connect(self).await
+    }
 }
 
 /// An LND on a [`Btcd`]'s chain. Dropping it kills it.
@@ -97,7 +109,7 @@ impl LndProcess {
     /// # Errors
     /// When its certificate or macaroon can't be read.
     pub async fn wallet(&self) -> Result<LndWallet, LocalnetError> {
-        LndWallet::connect(&self.files).await
+        self.files.wallet().await
     }
 
     /// Starts it again on the same folder and ports (killed first if it still runs), and waits until it can be used.
@@ -127,6 +139,8 @@ impl LndProcess {
             .args(["--protocol.option-scid-alias", "--protocol.zero-conf", "--maxpendingchannels=20"])
             .arg(format!("--rpclisten={}", self.files.rpc))
             .arg(format!("--listen={}", self.files.p2p))
+            // So that it tells others where it is.
+            .arg(format!("--externalip={}", self.files.p2p))
             .arg(format!("--alias={}", self.name))
             .args(&self.more_flags);
         // Killed with its owner: its chain may die at the same moment, and then it would not end when asked to.

@@ -128,6 +128,8 @@ impl LndWallet {
             node_pubkey: hex::decode(node_id).map_err(|error| refused(error.to_string()))?,
             local_funding_amount: i64::try_from(capacity_sat).map_err(|error| refused(error.to_string()))?,
             push_sat: i64::try_from(push_sat).map_err(|error| refused(error.to_string()))?,
+            // Embedded nodes refuse channels that are to be announced: they have no alias.
+            private: true,
             ..Default::default()
         };
         self.client.lightning().open_channel_sync(request).await.map(drop).map_err(failed)

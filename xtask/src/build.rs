@@ -117,6 +117,13 @@ fn target(root: &Path) -> PathBuf {
 pub(crate) fn cargo(root: &Path) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root);
+    // The cargo that started this told it about itself. Crates whose build looks at these would be built anew, with all that
+    // depends on them, whenever `./x` and a plain `cargo` take turns.
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 

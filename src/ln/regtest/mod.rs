@@ -10,7 +10,7 @@ mod error;
 mod mempool;
 mod record_file;
 mod rpc;
-mod server;
+pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use chain::Chain;
 pub use error::RegtestError;
-use server::Server;
+use serde_json::Value;
+use server::{Answers, Server};
 
 use crate::clock::SystemClock;
 
@@ -35,6 +36,12 @@ impl SharedChain {
     fn lock(&self) -> MutexGuard<'_, Chain> {
         // A thread that panicked while it held the lock had not connected a block halfway: that can't panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answers for SharedChain {
+    fn answer(&self, method: &str, params: &Value) -> Result<Value, RegtestError> {
+        rpc::answer(&mut self.lock(), method, params)
     }
 }
 
@@ -70,7 +77,7 @@ impl RegtestChain {
     pub fn serve(&mut self, port: u16) -> Result<SocketAddr, RegtestError> {
         // The old one first: it may hold the same port.
         self.server = None;
-        let server = Server::start(self.chain.clone(), port)?;
+        let server = Server::start(Arc::new(self.chain.clone()), port)?;
         let address = server.address();
         self.server = Some(server);
         Ok(address)

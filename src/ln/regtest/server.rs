@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::RegtestError;
 use super::error::code;
-use super::{RegtestError, SharedChain, rpc};
 
 const MAX_CONNECTIONS: usize = 256;
 const MAX_HEADER_BYTES: u64 = 16 * 1_024;
@@ -21,9 +21,15 @@ const MAX_BODY_BYTES: usize = 8 << 20;
 /// A client that is silent for longer is let go; it connects again when it needs to.
 const IDLE: Duration = Duration::from_secs(120);
 
+/// A chain that can be asked.
+pub(crate) trait Answers: Send + Sync + std::fmt::Debug {
+    /// Answers one call. Blocks.
+    fn answer(&self, method: &str, params: &Value) -> Result<Value, RegtestError>;
+}
+
 /// A running server.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     state: Arc<State>,
     acceptor: Option<JoinHandle<()>>,
@@ -31,7 +37,7 @@ pub(super) struct Server {
 
 #[derive(Debug)]
 struct State {
-    chain: SharedChain,
+    chain: Arc<dyn Answers>,
     stopping: AtomicBool,
     open: Mutex<HashMap<u64, TcpStream>>,
     /// One per connection; those that have ended are forgotten with the next one.
@@ -39,7 +45,8 @@ struct State {
 }
 
 impl Server {
-    pub(super) fn start(chain: SharedChain, port: u16) -> Result<Self, RegtestError> {
+    /// Serves `chain` on 127.0.0.1 and `port`, or any free one for 0.
+    pub(crate) fn start(chain: Arc<dyn Answers>, port: u16) -> Result<Self, RegtestError> {
         let failed = |source| RegtestError::Listen { port, source };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -57,7 +64,8 @@ impl Server {
         Ok(Self { address, state, acceptor: Some(acceptor) })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }
@@ -171,7 +179,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Vec
 fn answer(state: &State, request: &Value) -> (&'static str, Value) {
     let id = &request["id"];
     let method = request["method"].as_str().unwrap_or_default();
-    let result = rpc::answer(&mut state.chain.lock(), method, &request["params"]);
+    let result = state.chain.answer(method, &request["params"]);
     match result {
         Ok(result) => ("200 OK", json!({ "result": result, "error": null, "id": id })),
         Err(error) => {
