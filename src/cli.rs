@@ -58,6 +58,12 @@ pub enum Command {
     /// The whole system on this machine: a coordinator, three honest peers, one that cheats and one that copies
     #[command(after_help = "Example: l402t demo --json")]
     Demo(DemoArgs),
+    /// A Bitcoin regtest with LND nodes on this machine, for trying things out: it stays up until told otherwise
+    #[cfg(feature = "lnd")]
+    #[command(
+        after_help = "Example: l402t regtest up --peers 2 --tools DIR   (./x regtest up builds btcd and LND first)"
+    )]
+    Regtest(RegtestArgs),
     /// Print the OpenAPI description of the coordinator's API
     #[command(after_help = "Example: l402t openapi > openapi.json")]
     Openapi,
@@ -155,4 +161,40 @@ pub struct DemoArgs {
     /// Leave the data folders behind
     #[arg(long)]
     pub keep: bool,
+}
+
+/// `l402t regtest`.
+#[cfg(feature = "lnd")]
+#[derive(Clone, Debug, Args)]
+pub struct RegtestArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: RegtestCommand,
+}
+
+/// What `l402t regtest` can do.
+#[cfg(feature = "lnd")]
+#[derive(Clone, Debug, Subcommand)]
+pub enum RegtestCommand {
+    /// Start btcd, a coordinator's LND and its peers' LNDs, with coins and balanced channels, and print how to use them
+    Up(RegtestUpArgs),
+    /// Stop all of it and remove its folder
+    Down,
+    /// Show heights, balances and channels (exit code 1: nothing is up)
+    Status,
+    /// The process that stays
+    #[command(hide = true)]
+    Keep(RegtestUpArgs),
+}
+
+/// `l402t regtest up`. With `--json`: {already_up, btcd {rpc, certificate}, bridge, nodes [{name, node_id, files}]}.
+#[cfg(feature = "lnd")]
+#[derive(Clone, Debug, Args)]
+pub struct RegtestUpArgs {
+    /// Peers' LNDs, beside the coordinator's
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub peers: u32,
+    /// The folder with btcd and lnd; `./x regtest` builds them and adds this
+    #[arg(long, value_name = "DIR")]
+    pub tools: PathBuf,
 }

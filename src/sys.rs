@@ -75,7 +75,8 @@ impl StopSignal {
 }
 
 /// Signals the process group that [`die_with_parent`] made for a child. A child that has ended already is no error.
-/// Call only for a child that has not been waited for, so that its id can't belong to another process by now.
+/// Call only for a child that has not been waited for, or for a process that leads a group of its own and is known to run
+/// (by a lock that it holds), so that the id can't belong to another process by now.
 pub fn signal_group(child_pid: u32, signal: StopSignal) -> io::Result<()> {
     let signal = signal.number();
     let pid = i32::try_from(child_pid).ok().filter(|pid| *pid > 1).ok_or(io::ErrorKind::InvalidInput)?;

@@ -13,6 +13,8 @@ pub mod demo;
 pub mod ledger;
 pub mod openapi;
 pub mod peer;
+#[cfg(feature = "lnd")]
+pub mod regtest;
 pub mod replay;
 pub mod validate;
 
@@ -112,6 +114,8 @@ async fn run(command: Command, context: Context) -> Result<ExitCode, Failure> {
         Command::Peer(args) => peer::run(args, context).await,
         Command::Ledger(args) => context.clone().blocking(move || ledger::run(&args, &context)).await,
         Command::Demo(args) => demo::run(args, context).await,
+        #[cfg(feature = "lnd")]
+        Command::Regtest(args) => regtest::run(args, context).await,
         Command::Openapi => openapi::run(&context),
     }
 }

@@ -1,6 +1,7 @@
 //! What a node's owner asks of LND here: addresses, balances, channels. Payments are not made through this.
 
 use fedimint_tonic_lnd::lnrpc;
+use serde::Serialize;
 
 use super::LocalnetError;
 use super::lnd::LndFiles;
@@ -19,7 +20,7 @@ impl std::fmt::Debug for LndWallet {
 }
 
 /// One of an LND's channels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LndChannel {
     /// The other node, 66 hex digits.
     pub node_id: String,
