@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
 
-use crate::coordinator::settings::{ChannelSettings, RunSettings};
+use crate::coordinator::settings::{ChannelSettings, Gate, RunSettings};
 
 const PREFIX: &str = "L402T_";
 
@@ -29,6 +29,8 @@ pub struct Config {
     pub lightning: LightningConfig,
     /// `l402t peer`.
     pub peer: PeerConfig,
+    /// `l402t fetch`.
+    pub fetch: FetchConfig,
 }
 
 /// What is logged, and where.
@@ -65,6 +67,12 @@ pub struct CoordinatorConfig {
     pub listen: String,
     /// Threads for the judge; 0 takes one a core.
     pub threads: u32,
+    /// Who takes the submission fee before a ticket is given.
+    pub gate: Gate,
+    /// Reverse proxies, as addresses or networks, that say whose requests they pass on.
+    pub trusted_proxies: Vec<String>,
+    /// The header in which they say it.
+    pub forwarded_header: ForwardedHeader,
     /// Channels to peers.
     pub channels: ChannelSettings,
 }
@@ -91,8 +99,6 @@ pub struct LightningConfig {
     pub max_dust_exposure_sat: u64,
     /// Port of the regtest chain that a coordinator runs; 0 picks a free one.
     pub regtest_port: u16,
-    /// Where the newest state of each wallet is noted, outside of the data folders. None only where there is no home.
-    pub state_folder: Option<PathBuf>,
 }
 
 impl Default for LightningConfig {
@@ -107,7 +113,6 @@ impl Default for LightningConfig {
             anchor_reserve_sat: None,
             max_dust_exposure_sat: 5_000_000,
             regtest_port: 0,
-            state_folder: None,
         }
     }
 }
@@ -195,8 +200,26 @@ pub enum NetworkName {
 
 impl Default for CoordinatorConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8402".to_owned(), threads: 0, channels: ChannelSettings::default() }
+        Self {
+            listen: "127.0.0.1:8402".to_owned(),
+            threads: 0,
+            gate: Gate::Own,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::XForwardedFor,
+            channels: ChannelSettings::default(),
+        }
     }
+}
+
+/// The header in which reverse proxies say whose requests they pass on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// What trains.
@@ -247,6 +270,22 @@ impl Default for PeerConfig {
     }
 }
 
+/// `l402t fetch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FetchConfig {
+    /// The most that is paid to the server for one download, in sat.
+    pub max_price_sat: u64,
+    /// The most that is paid to nodes on the way, in sat.
+    pub max_routing_fee_sat: u64,
+}
+
+impl Default for FetchConfig {
+    fn default() -> Self {
+        Self { max_price_sat: 100, max_routing_fee_sat: 10 }
+    }
+}
+
 /// Why the configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -293,7 +332,6 @@ pub struct Environment {
     home: Option<PathBuf>,
     config_home: Option<PathBuf>,
     data_home: Option<PathBuf>,
-    state_home: Option<PathBuf>,
 }
 
 impl Environment {
@@ -305,13 +343,7 @@ impl Environment {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with(PREFIX))
             .collect();
-        Self {
-            variables,
-            home: path("HOME"),
-            config_home: path("XDG_CONFIG_HOME"),
-            data_home: path("XDG_DATA_HOME"),
-            state_home: path("XDG_STATE_HOME"),
-        }
+        Self { variables, home: path("HOME"), config_home: path("XDG_CONFIG_HOME"), data_home: path("XDG_DATA_HOME") }
     }
 
     /// What a key refers to: the content of a file (`PATH`, `file:PATH`) or of a variable (`env:NAME`).
@@ -358,12 +390,6 @@ impl Environment {
         Some(folder.join("l402t/config.toml")).filter(|path| path.exists())
     }
 
-    /// The user's own folder for what belongs to no data folder; `None` where there is no home.
-    fn state_folder(&self) -> Option<PathBuf> {
-        let folder = self.state_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/state")))?;
-        Some(folder.join("l402t"))
-    }
-
     /// `L402T_DATA`, or the user's own folder for a command; `None` where there is no home.
     pub fn data_folder(&self, command: &str) -> Option<PathBuf> {
         if let Some(path) = self.variables.get("L402T_DATA") {
@@ -387,14 +413,10 @@ impl Config {
             }
         }
         // Each part has been checked by now, so this can only fail on what is wrong in itself.
-        let mut config: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
+        table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
             path: file.map(Path::to_path_buf).unwrap_or_default(),
             detail: error.to_string(),
-        })?;
-        if config.lightning.state_folder.is_none() {
-            config.lightning.state_folder = environment.state_folder();
-        }
-        Ok(config)
+        })
     }
 }
 
@@ -504,7 +526,6 @@ mod tests {
             "# advertise = ",
             "# anchor_reserve_sat = ",
             "# macaroon = ",
-            "# state_folder = ",
             "# [lightning.chain]",
         ] {
             assert!(example.contains(optional), "the example must mention {optional}");

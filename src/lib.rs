@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cmd;
 pub mod config;
 pub mod coordinator;
+pub mod fetch;
 pub mod http;
 pub mod judge;
 pub mod ln;

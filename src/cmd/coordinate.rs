@@ -12,9 +12,11 @@ use super::node::Node;
 use super::{Context, ExitCode, Failure};
 use crate::cli::CoordinateArgs;
 use crate::clock::SystemClock;
+use crate::config::{self, CoordinatorConfig};
 use crate::coordinator::judging::Df32Judge;
+use crate::coordinator::settings::Gate;
 use crate::coordinator::{Coordinator, CoordinatorError, Options, RunEvent};
-use crate::http::server::{Limits, ServeError, Server};
+use crate::http::server::{BadNetwork, ForwardedHeader, Limits, ServeError, Server, Settings, TrustedProxies};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::RunId;
 use crate::store::StoreError;
@@ -50,15 +52,18 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Fai
     let listen: SocketAddr = listen.parse().map_err(|_| {
         Failure::usage("listen", format!("{listen:?} is not an address and port"), "Write it as 127.0.0.1:8402")
     })?;
+    check_gate(config.coordinator.gate, listen)?;
+    let settings = Settings { limits: Limits::default(), proxies: proxies(&config.coordinator)? };
     let threads = args.threads.unwrap_or(config.coordinator.threads);
     let pool = context.blocking(move || checked_pool(Some(threads))).await?;
     let channels = config.coordinator.channels;
     let node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
-    let options = Options { channels, max_rounds: args.rounds, regtest_rpc: node.regtest_rpc.clone() };
+    let (regtest_rpc, gate) = (node.regtest_rpc.clone(), config.coordinator.gate);
+    let options = Options { channels, max_rounds: args.rounds, regtest_rpc, gate };
     let judge = Arc::new(Df32Judge::new(pool));
     let opened = Coordinator::open(&data, &config.run, options, node.ln.clone(), judge, Arc::new(SystemClock)).await;
     let ended = match opened {
-        Ok(coordinator) => serve(coordinator, &node, listen, &data, &context).await,
+        Ok(coordinator) => serve(coordinator, &node, (listen, settings), &data, &context).await,
         Err(error) => Err(error.into()),
     };
     // Whatever happened, the node's state is flushed.
@@ -67,17 +72,45 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Fai
     ended
 }
 
+/// Without a gate of our own, only a proxy on this machine may reach the port, unless the operator says otherwise.
+fn check_gate(gate: Gate, listen: SocketAddr) -> Result<(), Failure> {
+    match gate {
+        Gate::Proxy if !listen.ip().is_loopback() => Err(Failure::usage(
+            "open_gate",
+            format!("gate = \"proxy\" on {listen}: whoever reaches that address would get tickets without paying"),
+            "Listen on 127.0.0.1, or set gate = \"proxy_elsewhere\" once nothing but the proxy can reach the port",
+        )),
+        Gate::Own | Gate::Proxy | Gate::ProxyElsewhere => Ok(()),
+    }
+}
+
+fn proxies(config: &CoordinatorConfig) -> Result<TrustedProxies, Failure> {
+    let networks: Result<_, BadNetwork> = config.trusted_proxies.iter().map(|text| text.trim().parse()).collect();
+    let networks = networks.map_err(|error| {
+        Failure::usage(
+            "trusted_proxies",
+            format!("trusted_proxies: {error}"),
+            "See [coordinator] in config.example.toml",
+        )
+    })?;
+    let header = match config.forwarded_header {
+        config::ForwardedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
+        config::ForwardedHeader::Forwarded => ForwardedHeader::Forwarded,
+    };
+    Ok(TrustedProxies { networks, header })
+}
+
 async fn serve(
     mut coordinator: Coordinator,
     node: &Node,
-    listen: SocketAddr,
+    (listen, settings): (SocketAddr, Settings),
     data: &Path,
     context: &Context,
 ) -> Result<ExitCode, Failure> {
     let mut events = coordinator.events();
     coordinator.reconcile().await?;
     let info = node.ln.info().await.map_err(CoordinatorError::from)?;
-    let server = Server::start(listen, coordinator.handle(), Limits::default()).await?;
+    let server = Server::start(listen, coordinator.handle(), settings).await?;
     let url = format!("http://{}", server.address());
     context.ui.say(format!("{} on {}; serving {url}", info.implementation, info.network));
     context.ui.json(&ServiceEvent::Listening {

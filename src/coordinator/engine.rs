@@ -16,7 +16,7 @@ use super::handle::CoordinatorHandle;
 use super::judging::{Judge, JudgeRequest, Judgement};
 use super::run::{self, DataFolder, Run};
 use super::secrets::{Entropy, SystemEntropy};
-use super::settings::{ChannelSettings, RunSettings};
+use super::settings::{ChannelSettings, Gate, RunSettings};
 use super::status::{self, ContributionStatus};
 use crate::clock::Clock;
 use crate::ln::bolt11::Network;
@@ -48,6 +48,8 @@ pub struct Options {
     pub max_rounds: Option<u32>,
     /// Where peers on this machine find the in-process regtest chain.
     pub regtest_rpc: Option<String>,
+    /// Who takes the fee.
+    pub gate: Gate,
 }
 
 /// What a coordinator is put into.

@@ -104,6 +104,20 @@ impl Default for ChannelSettings {
     }
 }
 
+/// Who takes the submission fee before a ticket is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gate {
+    /// This coordinator: by L402, on its own node.
+    #[default]
+    Own,
+    /// A reverse proxy that speaks L402, on this machine. Whoever reaches the port pays nothing, so it must be a loopback
+    /// address.
+    Proxy,
+    /// The same, on any address: the operator has seen to it that only the proxy reaches the port.
+    ProxyElsewhere,
+}
+
 /// When a channel is opened to a peer that registers. A push is a gift, and an opening costs fees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

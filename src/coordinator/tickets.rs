@@ -7,6 +7,7 @@ use super::core::{Core, Record};
 use super::engine::Shared;
 use super::error::{CoordinatorError, refusal};
 use super::handle::{Challenge, TicketAnswer};
+use super::settings::Gate;
 use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{Phase, Ticket};
@@ -62,8 +63,10 @@ impl Shared {
             Known::Sold(ticket) => return Ok(TicketAnswer::Ticket(ticket)),
             Known::Unsold(challenge) => challenge,
         };
-        if self.run.manifest.body.reward.fee_msat == Msat::ZERO {
-            return self.sold(commitment).await;
+        match self.options.gate {
+            Gate::Own if self.run.manifest.body.reward.fee_msat > Msat::ZERO => {}
+            // Credentials that come along are the proxy's own: it has looked at them.
+            Gate::Own | Gate::Proxy | Gate::ProxyElsewhere => return self.sold(commitment).await,
         }
         let refused = match credentials {
             None => None,

@@ -87,6 +87,22 @@ pub fn parse(text: &str, network: Network) -> Result<CheckedInvoice, LnError> {
     })
 }
 
+/// Reads an invoice for whichever network it names: for a payer who hasn't opened a wallet yet. The same errors.
+pub fn parse_any_network(text: &str) -> Result<CheckedInvoice, LnError> {
+    let start = text.trim().get(..6).unwrap_or_default().to_ascii_lowercase();
+    // The longer names first: one begins with another.
+    let networks = [
+        ("lnbcrt", Network::Regtest),
+        ("lntbs", Network::Signet),
+        ("lntb", Network::Testnet),
+        ("lnbc", Network::Bitcoin),
+    ];
+    match networks.into_iter().find(|(prefix, _)| start.starts_with(prefix)) {
+        Some((_, network)) => parse(text, network),
+        None => Err(LnError::BadInvoice("it names no network that is known here".into())),
+    }
+}
+
 /// An amount in whole bitcoin (no multiplier) with more digits than 21 million has: the parser multiplies it unchecked.
 fn names_more_than_all_bitcoin(text: &str) -> bool {
     let prefix = text.rfind('1').map_or(text, |separator| &text[..separator]);
@@ -148,6 +164,15 @@ mod tests {
     fn an_amount_that_overflows_is_refused() {
         let error = parse("lnbc999999999999999999991qqqq", Network::Bitcoin).expect_err("too much");
         assert!(error.to_string().contains("never exist"), "{error}");
+    }
+
+    #[test]
+    fn an_invoice_says_which_network_it_is_for() {
+        assert_eq!(parse_any_network(COFFEE).expect("valid").network, Network::Bitcoin);
+        assert_eq!(parse_any_network(&COFFEE.to_ascii_uppercase()).expect("valid").network, Network::Bitcoin);
+        for text in ["", "lnxx1", "lnbcrt2500u1pvjluez", &COFFEE.replacen("lnbc", "lntb", 1)] {
+            assert!(parse_any_network(text).is_err(), "{text}");
+        }
     }
 
     #[test]

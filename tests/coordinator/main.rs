@@ -4,6 +4,7 @@
 mod crash;
 mod fold;
 mod fuse;
+mod hostile;
 mod judge;
 mod peer;
 mod refusals;

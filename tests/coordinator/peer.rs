@@ -92,11 +92,16 @@ impl Peer {
     }
 
     pub(crate) async fn pay_fee(&self, challenge: &Challenge) -> String {
-        let hash = self.ln.pay(&challenge.invoice, LIMITS).await.expect("paid");
-        let status = self.ln.payment(hash).await.expect("known");
-        let PaymentStatus::Succeeded { preimage, .. } = status else { panic!("the fee is {status:?}") };
+        let preimage = self.pay_invoice(&challenge.invoice).await;
         let macaroon = Macaroon::from_base64(&challenge.macaroon).expect("a macaroon");
         Credentials::new(macaroon, preimage).expect("ours").to_header()
+    }
+
+    pub(crate) async fn pay_invoice(&self, bolt11: &str) -> Preimage {
+        let hash = self.ln.pay(bolt11, LIMITS).await.expect("paid");
+        let status = self.ln.payment(hash).await.expect("known");
+        let PaymentStatus::Succeeded { preimage, .. } = status else { panic!("the fee is {status:?}") };
+        preimage
     }
 
     pub(crate) async fn invoices(&self, ticket: &Ticket) -> Signed<InvoiceSubmission> {

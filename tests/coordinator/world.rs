@@ -7,7 +7,7 @@ use std::time::Duration;
 use l402t::clock::{Clock, ManualClock};
 use l402t::coordinator::handle::CoordinatorHandle;
 use l402t::coordinator::judging::Judge;
-use l402t::coordinator::settings::{ChannelSettings, HeldOutSettings, RunSettings};
+use l402t::coordinator::settings::{Gate, HeldOutSettings, RunSettings};
 use l402t::coordinator::{Coordinator, CoordinatorError, Options, Surroundings, SystemEntropy};
 use l402t::ln::simulated::{Faults, Network};
 use l402t::protocol::amount::{Msat, Ppm};
@@ -43,6 +43,7 @@ pub(crate) struct World {
     pub(crate) settings: RunSettings,
     pub(crate) max_rounds: u32,
     pub(crate) judge: Arc<dyn Judge>,
+    pub(crate) gate: Gate,
 }
 
 impl World {
@@ -80,7 +81,7 @@ impl World {
             },
             ..RunSettings::default()
         };
-        Self { folder, network, clock, settings, max_rounds: 1, judge: Arc::new(FakeJudge) }
+        Self { folder, network, clock, settings, max_rounds: 1, judge: Arc::new(FakeJudge), gate: Gate::Own }
     }
 
     pub(crate) fn data(&self) -> std::path::PathBuf {
@@ -90,8 +91,7 @@ impl World {
     /// A coordinator that lives until the fuse blows.
     pub(crate) async fn open(&self, fuse: &Arc<Fuse>) -> Result<Coordinator, CoordinatorError> {
         let ln = Arc::new(FusedLightning { node: self.network.node(COORDINATOR), fuse: Arc::clone(fuse) });
-        let options =
-            Options { channels: ChannelSettings::default(), max_rounds: Some(self.max_rounds), regtest_rpc: None };
+        let options = Options { max_rounds: Some(self.max_rounds), gate: self.gate, ..Options::default() };
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let (judge, observer, entropy) = (Arc::clone(&self.judge), Arc::clone(fuse) as _, Arc::new(SystemEntropy));
         let surroundings = Surroundings { ln, judge, clock, observer, entropy };

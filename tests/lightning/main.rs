@@ -7,8 +7,4 @@ mod embedded;
 #[cfg(feature = "embedded")]
 mod kill;
 mod latency;
-#[cfg(feature = "embedded")]
-mod reorganisation;
 mod simulated;
-#[cfg(feature = "embedded")]
-mod wallet;

@@ -9,7 +9,7 @@ use l402t::coordinator::handle::{CoordinatorHandle, Refusal, TicketAnswer};
 use l402t::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer};
 use l402t::protocol::api::{ContributionView, RegistrationView, RoundView, RunView};
 use l402t::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
-use l402t::protocol::l402::{ChallengeParams, Credentials};
+use l402t::protocol::l402::{ChallengeParams, Credentials, Scheme};
 use l402t::protocol::sign::Signed;
 use l402t::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
 use tokio::sync::oneshot;
@@ -130,6 +130,7 @@ impl CoordinatorApi for Wire {
         Ok(match self.ask("ticket", ask).await? {
             TicketAnswer::Ticket(ticket) => TicketOffer::Sold(ticket),
             TicketAnswer::PaymentRequired(challenge) => TicketOffer::PaymentRequired(ChallengeParams {
+                scheme: Scheme::L402,
                 macaroon: challenge.macaroon,
                 invoice: challenge.invoice,
             }),

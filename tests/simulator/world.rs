@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use l402t::coordinator::settings::{ChannelSettings, HeldOutSettings, OpenChannels, RunSettings};
+use l402t::coordinator::settings::{ChannelSettings, Gate, HeldOutSettings, OpenChannels, RunSettings};
 use l402t::coordinator::{Coordinator, CoordinatorError, Entropy, Options, RunEvent, Surroundings};
 use l402t::ln::Lightning;
 use l402t::ln::simulated::Network;
@@ -276,6 +276,7 @@ impl World {
             },
             max_rounds: Some(self.plan.rounds),
             regtest_rpc: None,
+            gate: Gate::Own,
         };
         let surroundings = Surroundings {
             ln: self.node(COORDINATOR, &life),

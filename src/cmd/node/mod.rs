@@ -14,11 +14,6 @@ pub(super) mod lnd;
 use std::path::Path;
 use std::sync::Arc;
 
-#[cfg(not(feature = "embedded"))]
-pub(super) use embedded::missing;
-#[cfg(feature = "embedded")]
-pub(super) use embedded::{for_owner, network};
-
 use super::{Context, Failure};
 use crate::config::NodeKind;
 use crate::ln::Lightning;
@@ -62,6 +57,23 @@ impl Node {
                 embedded::of_peer(config, view, folder).await
             }
             NodeKind::Lnd => Ok(Self::of(lnd::of_peer(context, view, folder).await?)),
+        }
+    }
+
+    /// The one that pays for what has nothing to do with a run. `view` is of the peer's coordinator, if it has one.
+    pub(super) async fn of_wallet(
+        context: &Context,
+        view: Option<&LightningView>,
+        folder: &Path,
+    ) -> Result<Self, Failure> {
+        let config = &context.config.lightning;
+        match (config.node, view) {
+            (_, Some(view)) => Self::of_peer(context, view, folder).await,
+            (NodeKind::Embedded, None) => {
+                lnd::refuse_folder_of_lnd(folder)?;
+                embedded::of_wallet(config, folder).await
+            }
+            (NodeKind::Lnd, None) => Ok(Self::of(lnd::start(context, folder).await?)),
         }
     }
 

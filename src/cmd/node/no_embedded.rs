@@ -11,7 +11,7 @@ use crate::protocol::api::LightningView;
 #[derive(Debug)]
 pub(super) enum OwnChain {}
 
-pub(in crate::cmd) fn missing() -> Failure {
+fn missing() -> Failure {
     let message = "this l402t was built without a Lightning node of its own (feature embedded)";
     Failure::usage("no_lightning", message, "Build it with default features")
 }
@@ -26,4 +26,8 @@ pub(super) async fn of_peer(_: &LightningConfig, _: &LightningView, _: &Path) ->
 
 pub(super) fn stop(chain: OwnChain) {
     match chain {}
+}
+
+pub(super) async fn of_wallet(_: &LightningConfig, _: &Path) -> Result<Node, Failure> {
+    Err(missing())
 }

@@ -7,6 +7,7 @@
 mod download;
 mod error;
 mod transport;
+pub mod web;
 
 #[cfg(test)]
 mod tests;

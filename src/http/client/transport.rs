@@ -8,7 +8,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 use super::{ClientError, CoordinatorClient, Policy, TicketReply};
-use crate::protocol::api::ErrorBody;
+use crate::protocol::api::{ApiError, ErrorBody};
 use crate::protocol::l402::{Credentials, parse_challenge};
 
 /// Idle connections are closed before the server does it, which would fail the request that comes just then.
@@ -118,7 +118,8 @@ impl CoordinatorClient {
         }
         let headers = answer.challenges.iter().map(String::as_str);
         let params = parse_challenge(headers).map_err(|error| answer.bad(&error.to_string()))?;
-        let ErrorBody { error: reason } = answer.json()?;
+        // A reverse proxy that sells tokens in the coordinator's place has no error of this API to give.
+        let reason = serde_json::from_slice(&answer.body).map_or_else(|_| by_proxy(), |ErrorBody { error }| error);
         Ok(TicketReply::Challenge { params, reason })
     }
 
@@ -161,6 +162,15 @@ impl CoordinatorClient {
         } else {
             ClientError::Interrupted { url, reason }
         }
+    }
+}
+
+/// The reason for a challenge that came without one.
+fn by_proxy() -> ApiError {
+    ApiError {
+        code: "payment_required".into(),
+        message: "a reverse proxy in front of the coordinator asks for payment".into(),
+        fix: "pay the invoice in the WWW-Authenticate header".into(),
     }
 }
 

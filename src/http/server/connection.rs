@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,10 +23,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Stop;
 use super::limits::{Limits, MAX_HEAD_BYTES, MAX_HEADERS};
 use super::rate::Client;
 use super::routes::{App, router};
+use super::{Settings, Stop, TrustedProxies};
 use crate::coordinator::handle::CoordinatorHandle;
 
 /// How long, and for how many bytes, a closed connection is still read from: a reset would destroy the last answer.
@@ -38,9 +39,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn serve(
     listener: TcpListener,
     coordinator: Arc<dyn CoordinatorHandle>,
-    limits: Limits,
+    settings: Settings,
     mut stopped: watch::Receiver<Stop>,
 ) {
+    let Settings { limits, proxies } = settings;
+    let proxies = Arc::new(proxies);
     let app = App::new(coordinator, limits);
     let router = router(app.clone());
     let open = Arc::new(OpenConnections::default());
@@ -53,10 +56,15 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, address)) => {
-                let client = Client::of(address.ip());
-                match open.enter(client, &limits) {
+                // All of a proxy's connections may be in use at once, each for another client.
+                let own_most = match proxies.contains(address.ip()) {
+                    true => limits.connections,
+                    false => limits.connections_per_address,
+                };
+                match open.enter(Client::of(address.ip()), limits.connections, own_most) {
                     Some(place) => {
-                        let serve = connection(stream, client, router.clone(), limits, stopped.clone());
+                        let origin = Origin { connected: address.ip(), proxies: Arc::clone(&proxies) };
+                        let serve = connection(stream, origin, router.clone(), limits, stopped.clone());
                         connections.spawn(async move {
                             serve.await;
                             drop(place);
@@ -93,11 +101,11 @@ struct Place {
 }
 
 impl OpenConnections {
-    fn enter(self: &Arc<Self>, client: Client, limits: &Limits) -> Option<Place> {
+    fn enter(self: &Arc<Self>, client: Client, most: usize, own_most: usize) -> Option<Place> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let total: usize = counts.values().sum();
         let own = counts.get(&client).copied().unwrap_or(0);
-        if total >= limits.connections || own >= limits.connections_per_address {
+        if total >= most || own >= own_most {
             return None;
         }
         counts.insert(client, own + 1);
@@ -117,9 +125,15 @@ impl Drop for Place {
     }
 }
 
+/// Tells whose requests a connection carries.
+struct Origin {
+    connected: IpAddr,
+    proxies: Arc<TrustedProxies>,
+}
+
 async fn connection(
     stream: TcpStream,
-    client: Client,
+    origin: Origin,
     router: Router,
     limits: Limits,
     mut stopped: watch::Receiver<Stop>,
@@ -128,6 +142,7 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let client = Client::of(origin.proxies.origin(origin.connected, request.headers()));
         request.extensions_mut().insert(client);
         Box::pin(service.call(request.map(Body::new)))
     });

@@ -17,6 +17,7 @@ use super::rate::Client;
 use super::routes::App;
 use crate::coordinator::handle::TicketAnswer;
 use crate::protocol::ids::{Blake3Hash, ContributionId};
+use crate::protocol::l402::find_credentials;
 use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
 
 /// The committed description of the API.
@@ -61,7 +62,9 @@ pub(super) async fn ticket(
     headers: HeaderMap,
     SignedBody(commitment): SignedBody<Commitment>,
 ) -> Answer {
-    let credentials = headers.get(AUTHORIZATION).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let texts: Vec<_> =
+        headers.get_all(AUTHORIZATION).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    let credentials = find_credentials(texts.iter().map(|text| &**text)).map(str::to_owned);
     // Whether it will be a challenge is known only afterwards, when its invoice has been made: take first, give back.
     app.challenges.take(client, Instant::now()).map_err(Failure::too_many_requests)?;
     let answer = app.call(move |c| async move { c.ticket(round, commitment, credentials).await }).await;

@@ -8,6 +8,7 @@ mod connection;
 mod content;
 mod extract;
 mod failure;
+mod forwarded;
 mod handlers;
 mod limits;
 mod page;
@@ -27,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use forwarded::{BadNetwork, ForwardedHeader, Network, TrustedProxies};
 pub use limits::{Limits, Rate};
 
 use crate::coordinator::handle::CoordinatorHandle;
@@ -57,6 +59,22 @@ pub enum ServeError {
     },
 }
 
+/// How to serve: what clients may use, and behind what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// What clients may use.
+    pub limits: Limits,
+    /// The reverse proxies in front.
+    pub proxies: TrustedProxies,
+}
+
+impl From<Limits> for Settings {
+    /// With nothing in front.
+    fn from(limits: Limits) -> Self {
+        Self { limits, proxies: TrustedProxies::default() }
+    }
+}
+
 /// A running server. Dropping it stops it too, without waiting.
 #[derive(Debug)]
 pub struct Server {
@@ -79,12 +97,12 @@ impl Server {
     pub async fn start(
         listen: SocketAddr,
         coordinator: Arc<dyn CoordinatorHandle>,
-        limits: Limits,
+        settings: impl Into<Settings>,
     ) -> Result<Self, ServeError> {
         let listener = TcpListener::bind(listen).await.map_err(|source| bind_error(listen, source))?;
         let address = listener.local_addr().map_err(|source| bind_error(listen, source))?;
         let (stop, stopped) = watch::channel(Stop::No);
-        let accepting = tokio::spawn(connection::serve(listener, coordinator, limits, stopped));
+        let accepting = tokio::spawn(connection::serve(listener, coordinator, settings.into(), stopped));
         tracing::info!(%address, "serving the HTTP API");
         Ok(Self { address, stop, accepting })
     }

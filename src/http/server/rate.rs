@@ -121,6 +121,7 @@ impl RateLimiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::server::Limits;
 
     const RATE: Rate = Rate { burst: 2, per_minute: 60 };
 
@@ -177,6 +178,32 @@ mod tests {
         assert_eq!(limiter.table().buckets.len(), MAX_ADDRESSES);
         let later = start + Duration::from_secs(5);
         assert!(newcomers.into_iter().all(|n| limiter.take(client(n), later).is_ok()));
+    }
+
+    #[test]
+    fn a_million_requests_a_minute_get_the_rate_and_leave_one_bucket() {
+        let start = Instant::now();
+        let rate = Limits::default().challenges;
+        let limiter = RateLimiter::new(rate, start);
+        let served = (0..1_000_000u64)
+            .filter(|nth| limiter.take(client(1), start + Duration::from_micros(nth * 60)).is_ok())
+            .count() as u64;
+        assert!(served <= u64::from(rate.burst + rate.per_minute), "{served}");
+        assert!(
+            served * 10 >= 9 * u64::from(rate.burst + rate.per_minute),
+            "{served}: a hasty client gets its own too"
+        );
+        assert_eq!(limiter.table().buckets.len(), 1);
+    }
+
+    #[test]
+    fn a_million_addresses_a_minute_leave_a_bounded_table() {
+        let start = Instant::now();
+        let limiter = RateLimiter::new(Limits::default().challenges, start);
+        for nth in 0..1_000_000u32 {
+            let _ = limiter.take(client(nth), start + Duration::from_micros(u64::from(nth) * 60));
+        }
+        assert!(limiter.table().buckets.len() <= MAX_ADDRESSES);
     }
 
     #[test]

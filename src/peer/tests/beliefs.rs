@@ -10,7 +10,7 @@ use crate::peer::settings::PeerSettings;
 use crate::peer::stage::{Entry, Offer, Stage, Ticketed};
 use crate::protocol::amount::{Msat, Ppm};
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, Preimage, RoundNumber, RunId, UnixMs};
-use crate::protocol::l402::{ChallengeParams, Grant, Identifier, RootKey, TokenId, mint};
+use crate::protocol::l402::{ChallengeParams, Grant, Identifier, RootKey, Scheme, TokenId, mint};
 use crate::protocol::manifest::RunManifest;
 use crate::protocol::reward::tranche_amounts;
 use crate::protocol::sign::{IdentityKey, Statement};
@@ -45,7 +45,7 @@ async fn a_challenge_is_paid_only_if_all_of_it_fits() {
     let (hash, invoice) = challenge(&*node, FEE).await;
     let (_, dear) = challenge(&*node, Msat::new(FEE.msat() + 1)).await;
     let check = |macaroon: String, invoice: &str, network, now| {
-        let params = ChallengeParams { macaroon, invoice: invoice.to_owned() };
+        let params = ChallengeParams { scheme: Scheme::L402, macaroon, invoice: invoice.to_owned() };
         check_challenge(&params, &manifest, &limits, network, now)
     };
     let fee = check(macaroon(hash), &invoice, Bitcoin::Regtest, NOW).expect("all of it fits").expect("in time");

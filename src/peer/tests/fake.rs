@@ -18,7 +18,7 @@ use crate::protocol::api::{
 use crate::protocol::held_out::secret_commitment;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, Preimage, RoundNumber, UnixMs};
 use crate::protocol::l402::{
-    ChallengeParams, Credentials, Expectation, Grant, Identifier, RootKey, TokenId, mint, verify,
+    ChallengeParams, Credentials, Expectation, Grant, Identifier, RootKey, Scheme, TokenId, mint, verify,
 };
 use crate::protocol::manifest::{
     CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, TimingParams, TrainingParams,
@@ -362,7 +362,8 @@ impl CoordinatorApi for FakeCoordinator {
         if habit == Habit::TakesFees && credentials.is_some() {
             self.next_round(commitment.body.round);
         }
-        Ok(TicketOffer::PaymentRequired(ChallengeParams { macaroon: macaroon.to_base64(), invoice: invoice.bolt11 }))
+        let (scheme, macaroon) = (Scheme::L402, macaroon.to_base64());
+        Ok(TicketOffer::PaymentRequired(ChallengeParams { scheme, macaroon, invoice: invoice.bolt11 }))
     }
 
     async fn submit_invoices(&self, submission: &Signed<InvoiceSubmission>) -> Result<ContributionView, ApiFailure> {

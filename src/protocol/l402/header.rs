@@ -20,9 +20,38 @@ pub enum HeaderError {
     TooLong,
 }
 
+/// The name that a server calls the scheme by. A client answers with the same one: older servers know only the older.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// Since 2023.
+    #[default]
+    L402,
+    /// Before.
+    Lsat,
+}
+
+impl Scheme {
+    const ALL: [Scheme; 2] = [Scheme::L402, Scheme::Lsat];
+
+    /// As it is written in headers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scheme::L402 => "L402",
+            Scheme::Lsat => "LSAT",
+        }
+    }
+
+    /// By its name, in any case.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scheme| scheme.name().eq_ignore_ascii_case(name))
+    }
+}
+
 /// What an L402 challenge says, unchecked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChallengeParams {
+    /// What the server calls it.
+    pub scheme: Scheme,
     /// The macaroon, in some base64.
     pub macaroon: String,
     /// The BOLT 11 invoice.
@@ -35,8 +64,24 @@ pub fn challenge_header(macaroon_base64: &str, bolt11: &str) -> String {
 }
 
 /// The value of `Authorization`.
-pub fn credentials_header(macaroon: &Macaroon, preimage: &Preimage) -> String {
-    format!("L402 {}:{}", macaroon.to_base64(), hex::encode(preimage.as_bytes()))
+pub fn credentials_header(scheme: Scheme, macaroon: &Macaroon, preimage: &Preimage) -> String {
+    format!("{} {}:{}", scheme.name(), macaroon.to_base64(), hex::encode(preimage.as_bytes()))
+}
+
+/// Finds the L402 (or LSAT) credentials among all the `Authorization` headers of a request. Some clients send them under
+/// both names, some proxies join headers with commas, and other schemes may stand beside; without any, the first header.
+pub fn find_credentials<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut first = None;
+    for header in headers {
+        first = first.or(Some(header));
+        // Neither base64 nor hex has a comma.
+        let mut parts = header.split(',').map(str::trim);
+        let ours = |part: &&str| part.split([' ', '\t']).next().is_some_and(|word| Scheme::named(word).is_some());
+        if let Some(credentials) = parts.find(ours) {
+            return Some(credentials);
+        }
+    }
+    first
 }
 
 /// Finds the L402 (or else LSAT) challenge in all the `WWW-Authenticate` headers of an answer.
@@ -50,8 +95,11 @@ pub fn parse_challenge<'a>(headers: impl IntoIterator<Item = &'a str>) -> Result
         }
         challenges.extend(split_challenges(header));
     }
-    let payable = |scheme: &str| challenges.iter().filter(|c| c.scheme.eq_ignore_ascii_case(scheme)).find_map(params);
-    payable("L402").or_else(|| payable("LSAT")).ok_or(HeaderError::NoChallenge)
+    let payable = |scheme: Scheme| {
+        let named = challenges.iter().filter(|challenge| Scheme::named(challenge.scheme) == Some(scheme));
+        named.into_iter().find_map(|challenge| params(scheme, challenge))
+    };
+    Scheme::ALL.into_iter().find_map(payable).ok_or(HeaderError::NoChallenge)
 }
 
 /// One challenge of a header: a scheme and its parameters.
@@ -60,12 +108,13 @@ struct RawChallenge<'a> {
     params: Vec<(&'a str, String)>,
 }
 
-fn params(challenge: &RawChallenge<'_>) -> Option<ChallengeParams> {
+fn params(scheme: Scheme, challenge: &RawChallenge<'_>) -> Option<ChallengeParams> {
     let find = |name: &str| {
         let named = challenge.params.iter().find(|(key, value)| key.eq_ignore_ascii_case(name) && !value.is_empty());
         named.map(|(_, value)| value.clone())
     };
-    Some(ChallengeParams { macaroon: find("macaroon").or_else(|| find("token"))?, invoice: find("invoice")? })
+    let macaroon = find("macaroon").or_else(|| find("token"))?;
+    Some(ChallengeParams { scheme, macaroon, invoice: find("invoice")? })
 }
 
 /// Splits a header at its schemes: a word is a parameter's name if `=` follows it, else a scheme.
@@ -157,6 +206,29 @@ mod tests {
         assert_eq!(parse(&[lsat, "Basic realm=x", l402]), found());
         assert_eq!(parse(&[r#"L402 macaroon="half""#, l402]), found());
         assert_eq!(parse(&[&format!("{lsat}, {l402}")]), found());
+    }
+
+    #[test]
+    fn the_scheme_of_the_challenge_is_kept() {
+        let scheme = |header: &str| parse_challenge([header]).map(|challenge| challenge.scheme);
+        assert_eq!(scheme(r#"l402 macaroon="a", invoice="b""#), Ok(Scheme::L402));
+        assert_eq!(scheme(r#"LSAT macaroon="a", invoice="b""#), Ok(Scheme::Lsat));
+    }
+
+    #[test]
+    fn credentials_are_found_among_headers_of_any_scheme() {
+        for headers in [
+            &["L402 M:P"][..],
+            &["Basic dTpw", "L402 M:P"],
+            &["L402 M:P, LSAT M:P"],
+            &["Basic dTpw, L402 M:P"],
+            &["L402 M:P", "LSAT other:P"],
+        ] {
+            assert_eq!(find_credentials(headers.iter().copied()), Some("L402 M:P"), "{headers:?}");
+        }
+        assert_eq!(find_credentials(["LSAT M:P", "L402 M:P"]), Some("LSAT M:P"));
+        assert_eq!(find_credentials(["Bearer x", "Basic y"]), Some("Bearer x"));
+        assert_eq!(find_credentials([]), None);
     }
 
     #[test]

@@ -7,6 +7,8 @@ mod header;
 mod macaroon;
 mod token;
 
-pub use header::{ChallengeParams, HeaderError, challenge_header, credentials_header, parse_challenge};
+pub use header::{
+    ChallengeParams, HeaderError, Scheme, challenge_header, credentials_header, find_credentials, parse_challenge,
+};
 pub use macaroon::{MAX_MACAROON_BYTES, Macaroon, MacaroonError};
 pub use token::{Credentials, Expectation, Grant, Identifier, RootKey, TokenError, TokenId, mint, verify};

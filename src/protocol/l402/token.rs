@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::header::credentials_header;
+use super::header::{Scheme, credentials_header};
 use super::macaroon::{Macaroon, MacaroonError};
 use crate::protocol::ids::{ContributionId, PaymentHash, Preimage};
 
@@ -206,7 +206,7 @@ impl Credentials {
         let malformed = |what: &str| TokenError::Malformed(what.into());
         let (scheme, rest) =
             header.trim().split_once([' ', '\t']).ok_or_else(|| malformed("expected: L402 <macaroon>:<preimage>"))?;
-        if !scheme.eq_ignore_ascii_case("L402") && !scheme.eq_ignore_ascii_case("LSAT") {
+        if Scheme::named(scheme).is_none() {
             return Err(malformed("the scheme is neither L402 nor LSAT"));
         }
         let (macaroon, preimage) = match rest.trim().split_once(':') {
@@ -237,7 +237,7 @@ impl Credentials {
 
     /// The value of an `Authorization` header.
     pub fn to_header(&self) -> String {
-        credentials_header(&self.macaroon, &self.preimage)
+        credentials_header(Scheme::L402, &self.macaroon, &self.preimage)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Answer, read_to_end, serve};
-use crate::http::server::Limits;
+use super::{Answer, PATIENCE, Served, read_to_end, serve};
+use crate::http::server::{Limits, Rate, Settings, TrustedProxies};
 use crate::http::testing as sample;
 use crate::http::testing::contribution_id;
 
@@ -118,6 +118,55 @@ async fn slow_headers_and_idle_connections_are_closed() {
         stream.write_all(opening.as_bytes()).await.expect("sent");
         read_to_end(&mut stream).await;
     }
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_in_is_cut_off_and_others_are_served_meanwhile() {
+    let limits = Limits { header_read: Duration::from_millis(300), ..Limits::default() };
+    let served = serve(limits).await;
+    let mut slow = Vec::new();
+    for _ in 0..100 {
+        let (mut reader, mut writer) = served.connect().await.into_split();
+        slow.push(tokio::spawn(async move {
+            let trickle = async {
+                for byte in b"GET /v1/run HTTP/1.1\r\nHost: ".iter().chain(std::iter::repeat(&b'a')) {
+                    if writer.write_all(&[*byte]).await.is_err() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let ended = async { while matches!(reader.read(&mut [0; 64]).await, Ok(1..)) {} };
+            tokio::select! { () = trickle => {}, () = ended => {} }
+        }));
+    }
+    assert_eq!(served.get("/v1/run").await.status, 200);
+    for connection in slow {
+        tokio::time::timeout(PATIENCE, connection).await.expect("cut off").expect("no panic");
+    }
+}
+
+#[tokio::test]
+async fn clients_behind_a_named_proxy_have_rates_of_their_own_and_nobody_else_can_claim_one() {
+    let rate = Rate { burst: 3, per_minute: 1 };
+    let limits = Limits { requests: rate, ..Limits::default() };
+    let proxies =
+        TrustedProxies { networks: vec!["127.0.0.1".parse().expect("an address")], ..TrustedProxies::default() };
+    let behind = serve(Settings { limits, proxies }).await;
+    let direct = serve(limits).await;
+    let statuses = async |served: &Served, from: &dyn Fn(u32) -> String| {
+        let mut statuses = Vec::new();
+        for nth in 0..6 {
+            let answer = served.send("GET", "/v1/run", &[("X-Forwarded-For", &from(nth))], b"").await;
+            statuses.push(answer.status);
+        }
+        statuses
+    };
+    assert_eq!(statuses(&behind, &|nth| format!("192.0.2.{nth}")).await, [200; 6], "six clients");
+    assert_eq!(statuses(&behind, &|_| "198.51.100.1".into()).await, [200, 200, 200, 429, 429, 429]);
+    let spoofed = statuses(&behind, &|nth| format!("203.0.113.{nth}, 198.51.100.2")).await;
+    assert_eq!(spoofed, [200, 200, 200, 429, 429, 429], "what the client wrote itself doesn't count");
+    assert_eq!(statuses(&direct, &|nth| format!("192.0.2.{nth}")).await, [200, 200, 200, 429, 429, 429]);
 }
 
 #[tokio::test]

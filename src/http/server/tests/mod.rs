@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Limits, Server};
+use super::{Server, Settings};
 use crate::http::testing::FakeCoordinator;
 
 /// No test should take this long; a hang fails instead.
@@ -24,9 +24,9 @@ struct Served {
     server: Server,
 }
 
-async fn serve(limits: Limits) -> Served {
+async fn serve(settings: impl Into<Settings>) -> Served {
     let fake = Arc::new(FakeCoordinator::new());
-    let server = Server::start("127.0.0.1:0".parse().expect("an address"), fake.clone(), limits).await;
+    let server = Server::start("127.0.0.1:0".parse().expect("an address"), fake.clone(), settings).await;
     Served { fake, server: server.expect("a free port") }
 }
 

@@ -1,0 +1,187 @@
+//! `l402t fetch`: the wallet that pays, and what is told while it goes on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use super::node::Node;
+use super::{Context, ExitCode, Failure, interrupted};
+use crate::cli::FetchArgs;
+use crate::clock::SystemClock;
+use crate::config::NodeKind;
+use crate::fetch::{
+    Blame, FetchError, FetchEvent, Fetched, Payment, Request, Session, TokenStore, Unaccepted, Wallet, WalletError,
+};
+use crate::http::client::CoordinatorClient;
+use crate::http::client::web::WebUrl;
+use crate::ln::Lightning;
+use crate::peer::folder::DataFolder;
+use crate::protocol::amount::Msat;
+use crate::protocol::ids::PaymentHash;
+use crate::ui::{Progress, Ui, Unit};
+
+/// With `--json`, the only line.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    url: &'a str,
+    file: &'a PathBuf,
+    bytes: u64,
+    /// How many of them an earlier run had brought.
+    resumed_from: u64,
+    /// `free`, `reused` or `bought`.
+    token: &'static str,
+    payment_hash: Option<PaymentHash>,
+    paid_msat: Msat,
+    routing_fee_msat: Msat,
+}
+
+/// Runs the command.
+pub async fn run(args: FetchArgs, context: Context) -> Result<ExitCode, Failure> {
+    let data = context.open_data("peer")?;
+    let url = WebUrl::parse(&args.url).map_err(FetchError::from)?;
+    let output = match (&args.output, url.file_name()) {
+        (Some(output), _) => output.clone(),
+        (None, Some(name)) => PathBuf::from(name),
+        (None, None) => {
+            let message = format!("{} does not end in a file's name", url.as_str());
+            return Err(Failure::usage("no_file_name", message, "Name the file with --output FILE"));
+        }
+    };
+    let limits = &context.config.fetch;
+    let request = Request {
+        url,
+        output,
+        max_price: sat(args.max_price.unwrap_or(limits.max_price_sat))?,
+        max_routing_fee: sat(limits.max_routing_fee_sat)?,
+        unaccepted: if args.pay_again { Unaccepted::PayAgain } else { Unaccepted::Refuse },
+    };
+    let store = TokenStore::open(&data.join("fetch")).map_err(FetchError::from)?;
+    let wallet = Arc::new(PeersWallet { context: context.clone(), data, node: Mutex::new(None) });
+    let mut session = Session::new(store, wallet.clone(), Arc::new(SystemClock));
+    let mut teller = Teller { ui: context.ui.clone(), bar: None };
+    let ended = tokio::select! {
+        ended = session.fetch(&request, |event| teller.tell(&event)) => ended.map_err(Failure::from),
+        () = context.stop.requested() => Err(interrupted()),
+    };
+    // Whatever happened, the node's state is flushed.
+    wallet.close().await;
+    drop(teller);
+    report(&context.ui, &request, &ended?);
+    Ok(ExitCode::Ok)
+}
+
+fn sat(amount: u64) -> Result<Msat, Failure> {
+    let msat = amount.checked_mul(1_000).map(Msat::new).filter(|msat| *msat <= Msat::MAX_MONEY);
+    msat.ok_or_else(|| Failure::usage("amount", format!("{amount} sat will never exist"), "Allow less"))
+}
+
+fn report(ui: &Ui, request: &Request, fetched: &Fetched) {
+    let (token, payment_hash, paid_msat, routing_fee_msat) = match fetched.payment {
+        Payment::Free => ("free", None, Msat::ZERO, Msat::ZERO),
+        Payment::Reused { payment_hash } => ("reused", Some(payment_hash), Msat::ZERO, Msat::ZERO),
+        Payment::Bought { payment_hash, amount, routing_fee } => ("bought", Some(payment_hash), amount, routing_fee),
+    };
+    ui.json(&Report {
+        url: request.url.as_str(),
+        file: &request.output,
+        bytes: fetched.bytes,
+        resumed_from: fetched.resumed_from,
+        token,
+        payment_hash,
+        paid_msat,
+        routing_fee_msat,
+    });
+    let how = match fetched.payment {
+        Payment::Free => "for nothing".to_owned(),
+        Payment::Reused { .. } => "with a token bought before".to_owned(),
+        Payment::Bought { amount, routing_fee, .. } => format!("for {amount} and {routing_fee} of routing fees"),
+    };
+    ui.line(format!("{}: {} bytes, {how}", request.output.display(), fetched.bytes));
+}
+
+/// Tells people on stderr.
+struct Teller {
+    ui: Ui,
+    bar: Option<Progress>,
+}
+
+impl Teller {
+    fn tell(&mut self, event: &FetchEvent) {
+        match event {
+            FetchEvent::Paying { amount, payee } => self.ui.say(format!("paying {amount} to node {payee}")),
+            FetchEvent::Paid { routing_fee } => self.ui.say(format!("paid, {routing_fee} in routing fees")),
+            FetchEvent::GoingOn { reason } => self.ui.say(format!("{reason}; going on")),
+            FetchEvent::Progress { done_bytes, total_bytes: Some(total) } => {
+                let ui = &self.ui;
+                let bar = self.bar.get_or_insert_with(|| ui.progress("downloading", *total, Unit::Bytes));
+                bar.set(*done_bytes, "");
+            }
+            FetchEvent::Progress { total_bytes: None, .. } => {}
+        }
+    }
+}
+
+/// The configured node: by default the embedded one in the peer's data folder.
+struct PeersWallet {
+    context: Context,
+    data: PathBuf,
+    node: Mutex<Option<(Node, DataFolder)>>,
+}
+
+impl PeersWallet {
+    async fn start(&self) -> Result<(Node, DataFolder), Failure> {
+        // A running peer has its wallet open.
+        let folder = DataFolder::open(&self.data)?;
+        let config = &self.context.config;
+        // An embedded peer's node follows its coordinator's chain, where no other one is configured.
+        let view = match (config.lightning.node, &config.lightning.chain, &config.peer.coordinator) {
+            (NodeKind::Embedded, None, Some(url)) => {
+                let client = CoordinatorClient::new(url).map_err(no_coordinator)?;
+                Some(client.run().await.map_err(no_coordinator)?.lightning)
+            }
+            (NodeKind::Embedded | NodeKind::Lnd, _, _) => None,
+        };
+        let node = Node::of_wallet(&self.context, view.as_ref(), &folder.lightning()).await?;
+        Ok((node, folder))
+    }
+
+    async fn close(&self) {
+        if let Some((node, _folder)) = self.node.lock().await.take() {
+            node.stop().await;
+        }
+    }
+}
+
+fn no_coordinator(error: crate::http::client::ClientError) -> Failure {
+    let fix = "Start the coordinator, or name a chain under [lightning.chain] in the configuration";
+    Failure::payment("no_chain", format!("the wallet follows its coordinator's chain, but {error}"), fix)
+}
+
+#[async_trait]
+impl Wallet for PeersWallet {
+    async fn open(&self) -> Result<Arc<dyn Lightning>, WalletError> {
+        let mut node = self.node.lock().await;
+        if node.is_none() {
+            let started = self.start().await;
+            *node = Some(started.map_err(|Failure { code, message, fix, .. }| WalletError { code, message, fix })?);
+        }
+        match &*node {
+            Some((node, _)) => Ok(node.ln.clone()),
+            None => Err(WalletError { code: "bug".into(), message: "no node".into(), fix: "Report this".into() }),
+        }
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        let exit = match error.blame() {
+            Blame::Local => ExitCode::Usage,
+            Blame::Remote => ExitCode::Remote,
+            Blame::Payment => ExitCode::Payment,
+        };
+        Failure::new(exit, error.code(), &error, error.fix())
+    }
+}
