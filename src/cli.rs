@@ -55,6 +55,9 @@ pub enum Command {
     /// Show every msat that came in, went out or is locked
     #[command(after_help = "Example: l402t ledger --data ./peer")]
     Ledger(LedgerArgs),
+    /// Look after the embedded node's money: show, backup, restore, send, close
+    #[command(after_help = "Example: l402t wallet show --data ./peer")]
+    Wallet(WalletArgs),
     /// Download what a server sells by L402, and pay for it over Lightning: once, however often it is interrupted
     #[command(after_help = "Example: l402t fetch https://example.org/data.bin --max-price 100 --output data.bin")]
     Fetch(FetchArgs),
@@ -153,6 +156,98 @@ pub struct LedgerArgs {
     /// Only this round
     #[arg(long, value_name = "N")]
     pub round: Option<u32>,
+}
+
+/// `l402t wallet`. The wallet is the one in the data folder: a peer's unless `--data` names another.
+#[derive(Clone, Debug, Args)]
+pub struct WalletArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: WalletCommand,
+}
+
+/// What can be done with a wallet.
+#[derive(Clone, Debug, Subcommand)]
+pub enum WalletCommand {
+    /// Show balances and channels as they were when the node last looked; it may be running
+    #[command(after_help = "Example: l402t wallet show --json")]
+    Show,
+    /// Show the 24 words that bring back the coins on chain
+    #[command(after_help = "Example: l402t wallet words")]
+    Words(WordsArgs),
+    /// Write seed, channel state and records to one file; the node may be running
+    ///
+    /// Keep the file as safe as money: it holds the seed, and is not encrypted. With the next payment its channel state is
+    /// old: then it no longer brings the channels back as they are, but still gets this side's part of them back.
+    #[command(after_help = "Example: l402t wallet backup ~/l402t-wallet.backup")]
+    Backup(BackupArgs),
+    /// Make a wallet from a backup, or from its words, in an empty data folder; or get the money out of an old one
+    #[command(after_help = "Example: l402t wallet restore ~/l402t-wallet.backup --data ./restored")]
+    Restore(RestoreArgs),
+    /// Send coins on chain; the node must not be running
+    #[command(after_help = "Example: l402t wallet send bc1q… all")]
+    Send(SendArgs),
+    /// Close a channel, so that its money comes back on chain; the node must not be running
+    #[command(after_help = "Example: l402t wallet close 0123…")]
+    Close(CloseArgs),
+}
+
+/// `l402t wallet words`.
+#[derive(Clone, Debug, Args)]
+pub struct WordsArgs {
+    /// Show them even where stdout is not a terminal
+    #[arg(long)]
+    pub reveal: bool,
+}
+
+/// `l402t wallet backup`.
+#[derive(Clone, Debug, Args)]
+pub struct BackupArgs {
+    /// Where to write it; an older backup of the same wallet is replaced
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Move the wallet into the file: it never starts again here, and goes on, channels and all, where it is restored
+    #[arg(long = "move")]
+    pub moved: bool,
+}
+
+/// `l402t wallet restore`.
+#[derive(Clone, Debug, Args)]
+pub struct RestoreArgs {
+    /// A backup
+    #[arg(value_name = "FILE", conflicts_with = "words")]
+    pub file: Option<PathBuf>,
+    /// Read the 24 words from stdin: the coins on chain come back, channels don't
+    #[arg(long, conflicts_with = "seed_only")]
+    pub words: bool,
+    /// Never use the channel state: have the other nodes close the channels, and claim this side's part of them
+    #[arg(long)]
+    pub seed_only: bool,
+    /// You have looked: the funding of every channel is spent by a confirmed transaction (for Esplora and Electrum)
+    #[arg(long, requires = "seed_only")]
+    pub channels_are_closed: bool,
+}
+
+/// `l402t wallet send`.
+#[derive(Clone, Debug, Args)]
+pub struct SendArgs {
+    /// An address on the wallet's network
+    #[arg(value_name = "ADDRESS")]
+    pub address: String,
+    /// In sat, or all
+    #[arg(value_name = "SAT|all")]
+    pub amount: String,
+}
+
+/// `l402t wallet close`.
+#[derive(Clone, Debug, Args)]
+pub struct CloseArgs {
+    /// As `l402t wallet show` names it
+    #[arg(value_name = "CHANNEL")]
+    pub channel: String,
+    /// Without the other node: dearer, and the money is locked for some hundred blocks
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `l402t fetch`. Exit codes: 2 the URL or the file, 3 the server, 4 the payment (too expensive, too).

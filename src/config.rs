@@ -99,6 +99,8 @@ pub struct LightningConfig {
     pub max_dust_exposure_sat: u64,
     /// Port of the regtest chain that a coordinator runs; 0 picks a free one.
     pub regtest_port: u16,
+    /// Where the newest state of each wallet is noted, outside of the data folders. None only where there is no home.
+    pub state_folder: Option<PathBuf>,
 }
 
 impl Default for LightningConfig {
@@ -113,6 +115,7 @@ impl Default for LightningConfig {
             anchor_reserve_sat: None,
             max_dust_exposure_sat: 5_000_000,
             regtest_port: 0,
+            state_folder: None,
         }
     }
 }
@@ -332,6 +335,7 @@ pub struct Environment {
     home: Option<PathBuf>,
     config_home: Option<PathBuf>,
     data_home: Option<PathBuf>,
+    state_home: Option<PathBuf>,
 }
 
 impl Environment {
@@ -343,7 +347,13 @@ impl Environment {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with(PREFIX))
             .collect();
-        Self { variables, home: path("HOME"), config_home: path("XDG_CONFIG_HOME"), data_home: path("XDG_DATA_HOME") }
+        Self {
+            variables,
+            home: path("HOME"),
+            config_home: path("XDG_CONFIG_HOME"),
+            data_home: path("XDG_DATA_HOME"),
+            state_home: path("XDG_STATE_HOME"),
+        }
     }
 
     /// What a key refers to: the content of a file (`PATH`, `file:PATH`) or of a variable (`env:NAME`).
@@ -390,6 +400,12 @@ impl Environment {
         Some(folder.join("l402t/config.toml")).filter(|path| path.exists())
     }
 
+    /// The user's own folder for what belongs to no data folder; `None` where there is no home.
+    fn state_folder(&self) -> Option<PathBuf> {
+        let folder = self.state_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/state")))?;
+        Some(folder.join("l402t"))
+    }
+
     /// `L402T_DATA`, or the user's own folder for a command; `None` where there is no home.
     pub fn data_folder(&self, command: &str) -> Option<PathBuf> {
         if let Some(path) = self.variables.get("L402T_DATA") {
@@ -413,10 +429,14 @@ impl Config {
             }
         }
         // Each part has been checked by now, so this can only fail on what is wrong in itself.
-        table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
+        let mut config: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
             path: file.map(Path::to_path_buf).unwrap_or_default(),
             detail: error.to_string(),
-        })
+        })?;
+        if config.lightning.state_folder.is_none() {
+            config.lightning.state_folder = environment.state_folder();
+        }
+        Ok(config)
     }
 }
 
@@ -526,6 +546,7 @@ mod tests {
             "# advertise = ",
             "# anchor_reserve_sat = ",
             "# macaroon = ",
+            "# state_folder = ",
             "# [lightning.chain]",
         ] {
             assert!(example.contains(optional), "the example must mention {optional}");

@@ -18,6 +18,8 @@ pub mod peer;
 pub mod regtest;
 pub mod replay;
 pub mod validate;
+#[cfg(feature = "embedded")]
+pub mod wallet;
 
 use std::ffi::OsString;
 use std::sync::OnceLock;
@@ -114,6 +116,10 @@ async fn run(command: Command, context: Context) -> Result<ExitCode, Failure> {
         Command::Coordinate(args) => coordinate::run(args, context).await,
         Command::Peer(args) => peer::run(args, context).await,
         Command::Ledger(args) => context.clone().blocking(move || ledger::run(&args, &context)).await,
+        #[cfg(feature = "embedded")]
+        Command::Wallet(args) => wallet::run(args, context).await,
+        #[cfg(not(feature = "embedded"))]
+        Command::Wallet(_) => Err(node::missing()),
         Command::Fetch(args) => fetch::run(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,
         #[cfg(feature = "lnd")]

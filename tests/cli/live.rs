@@ -12,20 +12,20 @@ use serde_json::Value;
 use crate::{home, l402t, run, stderr, stdout};
 
 /// A process whose stdout is JSON lines. Killed when dropped.
-struct Live {
-    child: Child,
+pub(crate) struct Live {
+    pub(crate) child: Child,
     lines: BufReader<ChildStdout>,
 }
 
 impl Live {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
         let lines = BufReader::new(child.stdout.take().expect("piped"));
         Self { child, lines }
     }
 
     /// Reads on until an event of that name.
-    fn wait_for(&mut self, event: &str) -> Value {
+    pub(crate) fn wait_for(&mut self, event: &str) -> Value {
         let mut seen = String::new();
         loop {
             let mut line = String::new();
@@ -38,13 +38,13 @@ impl Live {
         }
     }
 
-    fn interrupt(mut self) -> Option<i32> {
+    pub(crate) fn interrupt(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
         self.child.wait().expect("it ends").code()
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("it ends");
     }
@@ -82,19 +82,19 @@ upload_ms = 90000
 close_at_contributions = 1
 "#;
 
-fn prepare(home: &Path) {
+pub(crate) fn prepare(home: &Path) {
     std::fs::write(home.join("model.json"), MODEL).expect("written");
     std::fs::write(home.join("corpus.txt"), "All happy families are alike. ".repeat(400)).expect("written");
     std::fs::write(home.join("c.toml"), CONFIG).expect("written");
 }
 
-fn coordinator(home: &Path, listen: &str) -> Live {
+pub(crate) fn coordinator(home: &Path, listen: &str) -> Live {
     let mut command = l402t(home);
     command.args(["coordinate", "--config", "c.toml", "--data", "c", "--json", "--threads", "1", "--listen", listen]);
     Live::start(&mut command)
 }
 
-fn garbage_peer(home: &Path, url: &str, rounds: &str) -> Live {
+pub(crate) fn garbage_peer(home: &Path, url: &str, rounds: &str) -> Live {
     let mut command = l402t(home);
     command.args(["peer", "--data", "p", "--json", "--behaviour", "garbage", "--coordinator", url, "--rounds", rounds]);
     Live::start(&mut command)

@@ -1,6 +1,7 @@
 //! What a user sees: help, errors and their remedies, `--json`, exit codes.
 
 mod live;
+mod wallet;
 mod words;
 
 use std::path::Path;

@@ -18,12 +18,26 @@ fn check_snapshot(name: &str, actual: &str) {
 #[test]
 fn the_help_of_every_command_is_as_it_was() {
     let home = home();
-    for command in ["", "coordinate", "peer", "validate", "replay", "ledger", "openapi"] {
-        let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
+    for command in [
+        "",
+        "coordinate",
+        "peer",
+        "validate",
+        "replay",
+        "ledger",
+        "wallet",
+        "wallet backup",
+        "wallet restore",
+        "openapi",
+    ] {
+        let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let output = run(home.path(), &arguments);
         assert_eq!(output.status.code(), Some(0), "{command}");
         assert!(stderr(&output).is_empty(), "{command}");
-        check_snapshot(&format!("help-{}", if command.is_empty() { "l402t" } else { command }), &stdout(&output));
+        check_snapshot(
+            &format!("help-{}", if command.is_empty() { "l402t".to_owned() } else { command.replace(' ', "-") }),
+            &stdout(&output),
+        );
     }
 }
 

@@ -42,6 +42,14 @@ pub(crate) fn preimage(tag: u8) -> (Preimage, PaymentHash) {
     (preimage, preimage.payment_hash())
 }
 
+/// A preimage of many.
+pub(crate) fn numbered(group: u16, place: u16) -> Preimage {
+    let mut bytes = [7; 32];
+    bytes[..2].copy_from_slice(&group.to_le_bytes());
+    bytes[2..4].copy_from_slice(&place.to_le_bytes());
+    Preimage::from_bytes(bytes)
+}
+
 /// The peer holds `amount_msat` of the coordinator's.
 pub(crate) async fn hold(bench: &impl Bench, tag: u8, amount_msat: u64) -> (Preimage, PaymentHash) {
     let (preimage, hash) = preimage(tag);

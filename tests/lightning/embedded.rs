@@ -47,6 +47,27 @@ pub(crate) async fn node(rpc: &str, dir: PathBuf, trusted: &[String]) -> Arc<Emb
 }
 
 impl Embedded {
+    /// Replaces the last blocks, and returns once both nodes are on the new ones.
+    pub(crate) async fn reorganise(&mut self, depth: u32) {
+        self.chain.reorganise(depth).expect("other blocks");
+        self.seen().await;
+    }
+
+    pub(crate) fn height(&self) -> u32 {
+        self.chain.height()
+    }
+
+    async fn seen(&self) {
+        let height = self.chain.height();
+        for node in [self.coordinator.as_ref(), self.peer.as_ref()].into_iter().flatten() {
+            until("the blocks are seen", async || {
+                node.sync().await.expect("synced");
+                node.info().await.is_ok_and(|info| info.block_height == height)
+            })
+            .await;
+        }
+    }
+
     fn dir(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
@@ -89,14 +110,7 @@ impl Bench for Embedded {
 
     async fn mine(&mut self, blocks: u32) {
         self.chain.mine(blocks).expect("mined");
-        let height = self.chain.height();
-        for node in [self.coordinator.as_ref(), self.peer.as_ref()].into_iter().flatten() {
-            until("the blocks are seen", async || {
-                node.sync().await.expect("synced");
-                node.info().await.is_ok_and(|info| info.block_height >= height)
-            })
-            .await;
-        }
+        self.seen().await;
     }
 
     async fn stop(&mut self) {

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use l402t::ln::{InvoiceStatus, LnEvent, PaymentStatus};
-use l402t::protocol::ids::Preimage;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::bench::{Bench, FINAL_CLTV_BLOCKS, LIMITS, request};
+use crate::bench::{Bench, FINAL_CLTV_BLOCKS, LIMITS, numbered, request};
 
 /// One after another, and then in all by the lanes.
 const PAYMENTS: u16 = 200;
@@ -92,13 +91,6 @@ async fn lane(bench: &impl Bench, number: u16, payments: u16) -> Times {
         .await;
     }
     times
-}
-
-pub(crate) fn numbered(lane: u16, place: u16) -> Preimage {
-    let mut bytes = [7; 32];
-    bytes[..2].copy_from_slice(&lane.to_le_bytes());
-    bytes[2..4].copy_from_slice(&place.to_le_bytes());
-    Preimage::from_bytes(bytes)
 }
 
 /// Waits for an event after which the check holds. A listener that fell behind looks, too.

@@ -7,4 +7,8 @@ mod embedded;
 #[cfg(feature = "embedded")]
 mod kill;
 mod latency;
+#[cfg(feature = "embedded")]
+mod reorganisation;
 mod simulated;
+#[cfg(feature = "embedded")]
+mod wallet;

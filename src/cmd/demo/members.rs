@@ -67,6 +67,8 @@ impl Members {
         for variable in Environment::of_process().names() {
             command.env_remove(variable);
         }
+        // The demo's wallets are gone with its folder, and so is what is noted about them.
+        command.env("L402T_LIGHTNING_STATE_FOLDER", folder.join("state"));
         die_with_parent(&mut command);
         let mut child =
             tokio::process::Command::from(command).spawn().map_err(|error| Failure::io("start", &program, &error))?;

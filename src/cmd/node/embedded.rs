@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::Node;
 use crate::cmd::Failure;
 use crate::config::{ChainConfig, LightningConfig, NetworkName};
-use crate::ln::embedded::{ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, Settings};
+use crate::ln::bolt11::Network;
+use crate::ln::embedded::{ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, Settings, last_regtest_chain};
 use crate::ln::regtest::{RegtestChain, RegtestError};
 use crate::protocol::api::LightningView;
 
@@ -96,6 +97,35 @@ pub(super) fn stop(mut chain: OwnChain) {
     chain.stop();
 }
 
+/// What a wallet is started with by its owner alone: no coordinator says which chain it is on.
+pub(in crate::cmd) fn for_owner(
+    config: &LightningConfig,
+    data: &Path,
+    wallet: &Path,
+) -> Result<(Settings, Option<RegtestChain>), Failure> {
+    let regtest = data.join("regtest");
+    let (chain, own) = match (&config.chain, last_regtest_chain(wallet)?) {
+        (Some(chain), _) => (source(chain), None),
+        // A coordinator's: nobody else runs its chain.
+        (None, _) if regtest.exists() => {
+            let (chain, address) = own_chain(config.regtest_port, &regtest)?;
+            (ChainSource::RegtestRpc { address: address.to_string() }, Some(chain))
+        }
+        (None, Some(address)) => (ChainSource::RegtestRpc { address: on_this_machine(&address)?.to_string() }, None),
+        (None, None) => {
+            let fix = "Name a chain under [lightning.chain] in the configuration";
+            return Err(Failure::usage("no_chain", "the wallet has no chain to follow", fix));
+        }
+    };
+    Ok((settings(config, chain, &[]), own))
+}
+
+/// The network of the configured chain.
+pub(in crate::cmd) fn network(config: &LightningConfig) -> Network {
+    let chain = config.chain.as_ref().map_or_else(|| ChainSource::RegtestRpc { address: String::new() }, source);
+    settings(config, chain, &[]).network()
+}
+
 /// A regtest chain in this process, on the port that it had before if that is free.
 fn own_chain(port: u16, folder: &Path) -> Result<(RegtestChain, SocketAddr), Failure> {
     let mut chain = RegtestChain::open(folder)?;
@@ -136,6 +166,7 @@ fn settings(config: &LightningConfig, chain: ChainSource, trusted: &[String]) ->
         trusted_peers_0conf: config.trusted_peers_0conf.iter().chain(trusted).cloned().collect(),
         anchor_reserve_sat: config.anchor_reserve_sat,
         max_dust_exposure_sat: config.max_dust_exposure_sat,
+        marks: config.state_folder.as_ref().map(|folder| folder.join("wallets")),
     }
 }
 
@@ -166,7 +197,39 @@ fn source(chain: &ChainConfig) -> ChainSource {
 
 impl From<EmbeddedError> for Failure {
     fn from(error: EmbeddedError) -> Self {
-        Failure::payment("lightning", error, "Mend what the message names, then start again: nothing is lost")
+        let recover = "Put the newest copy of the folder back. If it is lost: `l402t wallet restore --seed-only` gets back the \
+                       coins on chain and, once the other nodes have closed them, your part of the channels; payments \
+                       that were under way may be lost";
+        match &error {
+            EmbeddedError::Stale { .. } | EmbeddedError::Behind(_) => Failure::usage("wallet_is_old", error, recover),
+            EmbeddedError::Restored(_) => Failure::usage("wallet_may_be_old", error, recover),
+            EmbeddedError::Moved(_) => {
+                Failure::usage("wallet_moved", error, "Restore the backup that it was moved into, once, and use that")
+            }
+            EmbeddedError::Recovering(_) => {
+                Failure::usage("wallet_recovering", error, "Go on with `l402t wallet restore --seed-only`")
+            }
+            EmbeddedError::NoWallet(_) => Failure::usage("no_wallet", error, "Name its folder with --data DIR"),
+            EmbeddedError::NotEmpty(_) => Failure::usage("not_empty", error, "Name another folder with --data DIR"),
+            EmbeddedError::BackupDamaged { .. } => Failure::usage("backup_damaged", error, "Use another backup"),
+            EmbeddedError::BackupInTheWay { .. } => Failure::usage("in_the_way", error, "Choose another file"),
+            EmbeddedError::WrongNetwork { .. } => {
+                Failure::usage("wrong_network", error, "Name a chain of the wallet's network under [lightning.chain]")
+            }
+            EmbeddedError::BadWords(_) => Failure::usage("bad_words", error, "Write all 24 words, in their order"),
+            EmbeddedError::MarkerDamaged(_) => {
+                Failure::usage("marker_damaged", error, "Make sure that this is the newest copy, then start again")
+            }
+            EmbeddedError::Disk { .. }
+            | EmbeddedError::InUse(_)
+            | EmbeddedError::SeedMissing(_)
+            | EmbeddedError::SeedDamaged { .. }
+            | EmbeddedError::Setting { .. }
+            | EmbeddedError::Store { .. }
+            | EmbeddedError::Node { .. } => {
+                Failure::payment("lightning", error, "Mend what the message names, then start again: nothing is lost")
+            }
+        }
     }
 }
 

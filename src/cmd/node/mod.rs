@@ -14,6 +14,11 @@ pub(super) mod lnd;
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(not(feature = "embedded"))]
+pub(super) use embedded::missing;
+#[cfg(feature = "embedded")]
+pub(super) use embedded::{for_owner, network};
+
 use super::{Context, Failure};
 use crate::config::NodeKind;
 use crate::ln::Lightning;

@@ -11,7 +11,7 @@ use crate::protocol::api::LightningView;
 #[derive(Debug)]
 pub(super) enum OwnChain {}
 
-fn missing() -> Failure {
+pub(in crate::cmd) fn missing() -> Failure {
     let message = "this l402t was built without a Lightning node of its own (feature embedded)";
     Failure::usage("no_lightning", message, "Build it with default features")
 }

@@ -169,13 +169,29 @@ pub(super) fn node_id(text: &str) -> Result<PublicKey, LnError> {
     PublicKey::from_str(text).map_err(|_| LnError::Refused(format!("{text:?} is not a node id of 66 hex digits")))
 }
 
-/// Connects to the peers that have a channel with this node and are away. Blocks for as long as that takes.
-pub(super) fn reconnect(node: &Node) {
+/// Who is connected to again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// Peers that have a channel with this node.
+    WithChannels,
+    /// Every peer that is remembered.
+    Everybody,
+}
+
+/// Connects to the peers that are away. Blocks for as long as that takes.
+pub(super) fn reconnect(node: &Node, whom: Whom) {
     let with_channel: HashSet<PublicKey> =
         node.list_channels().iter().map(|channel| channel.counterparty_node_id).collect();
     for peer in node.list_peers() {
-        let away = peer.is_persisted && !peer.is_connected && with_channel.contains(&peer.node_id);
-        if away && let Err(error) = node.connect(peer.node_id, peer.address.clone(), true) {
+        let wanted = match whom {
+            Whom::WithChannels => with_channel.contains(&peer.node_id),
+            Whom::Everybody => true,
+        };
+        if wanted
+            && peer.is_persisted
+            && !peer.is_connected
+            && let Err(error) = node.connect(peer.node_id, peer.address.clone(), true)
+        {
             tracing::debug!(peer = %peer.node_id, %error, "not reachable yet");
         }
     }

@@ -42,9 +42,7 @@ impl Faucet {
         if missing_sat() == 0 {
             return Ok(());
         }
-        let address = node.onchain_payment().new_address().map_err(|error| ldk_error("make an address", error))?;
-        client::faucet(&self.address, &address.to_string(), missing_sat().max(LEAST_SAT))
-            .map_err(|error| LnError::Unavailable(error.to_string()))?;
+        self.pay(node, missing_sat())?;
         for _ in 0..POLLS {
             sync()?;
             if missing_sat() == 0 {
@@ -53,5 +51,12 @@ impl Faucet {
             std::thread::sleep(PAUSE);
         }
         Err(LnError::Unavailable("no block with the faucet's coins came within ten seconds".into()))
+    }
+
+    /// Has the wallet paid this much, or the least that the faucet pays; it confirms with the next block.
+    pub(super) fn pay(&self, node: &Node, amount_sat: u64) -> Result<(), LnError> {
+        let address = node.onchain_payment().new_address().map_err(|error| ldk_error("make an address", error))?;
+        client::faucet(&self.address, &address.to_string(), amount_sat.max(LEAST_SAT))
+            .map_err(|error| LnError::Unavailable(error.to_string()))
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::broadcast;
 
 use super::invoice::with_final_cltv;
 use super::records::{InvoiceKind, InvoiceRecord, InvoiceState, PaymentRecord, PaymentState, Records};
-use super::store::Store;
+use super::store::{Store, Trouble};
 use crate::clock::{Clock, SystemClock};
 use crate::ln::bolt11::{self, CheckedInvoice, Network};
 use crate::ln::limits::FAIL_BACK_BLOCKS;
@@ -59,13 +59,21 @@ impl Htlcs {
         self.events.send(event).ok();
     }
 
-    /// Refuses to go on after a failed write.
+    /// Refuses to go on after a failed write, or when LDK must not.
     pub(super) fn check_store(&self) -> Result<(), LnError> {
-        if self.store.has_failed() {
-            let what = "it could not write its state: free disk space, then restart this process";
-            return Err(LnError::Unavailable(what.into()));
+        match self.store.trouble() {
+            None => Ok(()),
+            Some(Trouble::WriteFailed) => Err(LnError::Unavailable(
+                "it could not write its state: free disk space, then restart this process".into(),
+            )),
+            Some(Trouble::Behind) => Err(LnError::Refused(
+                "another node proved that its channel state is old. Stop this process; its next start says what to do"
+                    .into(),
+            )),
+            Some(Trouble::Broken) => Err(LnError::Refused(
+                "it broke off, as it does when its channel state is old. Stop this process and look at its log".into(),
+            )),
         }
-        Ok(())
     }
 
     /// Makes an invoice, or returns the one that a hold invoice's hash has already.

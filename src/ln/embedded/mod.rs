@@ -6,41 +6,54 @@
 //! A hold invoice and an ordinary one are the same thing here: for the ordinary one the node has the preimage already
 //! and claims at once. LDK's own automatic claiming is not used.
 
+mod backup;
 mod channels;
 mod error;
 mod events;
+mod facts;
 mod faucet;
 mod htlcs;
 mod invoice;
 mod keeper;
+mod marker;
 mod node;
 mod pool;
 mod records;
+mod recovery;
 mod seed;
 mod settings;
 mod start;
 mod store;
+mod summary;
 #[cfg(test)]
 mod tests;
+mod withdraw;
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use channels::Channels;
+pub use backup::{BackupInfo, BackupKind, back_up, look_at, restore, restore_from_words, words};
+use channels::{Channels, Whom};
 pub use error::EmbeddedError;
 use faucet::Faucet;
 use htlcs::Htlcs;
 use keeper::Keeper;
 use pool::Pool;
 use records::Records;
+pub use recovery::{ClosedBy, Recovery, RecoveryStep};
 pub use settings::{ChainNetwork, ChainSource, Settings};
-use start::Started;
+use start::{Mode, Started};
+use store::Trouble;
+pub use summary::{ChannelSummary, ClosingSummary, OpenState, WalletSummary, last_regtest_chain, last_summary};
 use tokio::sync::{broadcast, watch};
+pub use withdraw::{Closing, OnChainAmount};
 
+use crate::clock::{Clock, SystemClock};
 use crate::ln::LnError;
 
 /// Events that a slow listener may fall behind by.
@@ -49,6 +62,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 const SLOW_CALL_LIMIT: Duration = Duration::from_secs(60);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
+const SUMMARY_PAUSE: Duration = Duration::from_secs(1);
 /// How many of the first claim rounds after a start also repeat what was canceled before it.
 const CANCELLATION_REPEATS: u32 = 10;
 
@@ -67,8 +81,20 @@ struct Parts {
     channels: Channels,
     faucet: Option<Faucet>,
     settings: Settings,
+    mode: Mode,
     address: String,
     lock: File,
+    summary: Mutex<Option<WalletSummary>>,
+}
+
+impl Parts {
+    /// Writes down what the wallet holds, and puts the number of its newest state on disk.
+    fn keep_summary(&self) {
+        let mut last = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
+        let network = self.settings.network().to_string();
+        summary::keep(&self.htlcs.node, &self.htlcs.store, &network, SystemClock.now(), &mut last);
+        self.htlcs.store.sync_marker();
+    }
 }
 
 /// The threads to stop.
@@ -89,12 +115,7 @@ impl EmbeddedNode {
     /// # Errors
     /// The folder, another process on it, a missing seed, a setting, an unreachable chain source or a port in use.
     pub async fn start(settings: &Settings, dir: &Path) -> Result<Self, EmbeddedError> {
-        let (settings, dir) = (settings.clone(), dir.to_path_buf());
-        let (sender, started) = tokio::sync::oneshot::channel();
-        let start = move || drop(sender.send(start_blocking(settings, &dir)));
-        let broke_off = || EmbeddedError::Node { action: "start", reason: "its thread broke off; see the log".into() };
-        std::thread::Builder::new().name("lightning-start".into()).spawn(start).map_err(|_| broke_off())?;
-        started.await.map_err(|_| broke_off())?
+        start_in(settings, dir, Mode::Normal).await
     }
 
     fn parts(&self) -> &Arc<Parts> {
@@ -159,6 +180,18 @@ impl EmbeddedNode {
         .await
     }
 
+    /// What the wallet holds now.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn summary(&self) -> Result<WalletSummary, LnError> {
+        self.call(|parts| {
+            let network = parts.settings.network().to_string();
+            Ok(summary::of(&parts.htlcs.node, &network, SystemClock.now()))
+        })
+        .await
+    }
+
     /// What the on-chain wallet can spend, in sat.
     ///
     /// # Errors
@@ -186,6 +219,18 @@ impl EmbeddedNode {
     pub async fn fund_from_regtest_faucet(&self, amount_sat: u64) -> Result<(), LnError> {
         self.slow_call(move |parts| match &parts.faucet {
             Some(faucet) => faucet.fund(&parts.htlcs.node, amount_sat),
+            None => Err(LnError::Refused("only the in-process regtest chain has a faucet".into())),
+        })
+        .await
+    }
+
+    /// Has the faucet of the in-process regtest chain pay a little: blocks only come there when something waits for one.
+    ///
+    /// # Errors
+    /// On any other chain; when the faucet refuses.
+    pub async fn ask_faucet_for_a_block(&self) -> Result<(), LnError> {
+        self.slow_call(|parts| match &parts.faucet {
+            Some(faucet) => faucet.pay(&parts.htlcs.node, 0),
             None => Err(LnError::Refused("only the in-process regtest chain has a faucet".into())),
         })
         .await
@@ -221,13 +266,22 @@ impl Drop for EmbeddedNode {
     }
 }
 
-fn start_blocking(settings: Settings, dir: &Path) -> Result<EmbeddedNode, EmbeddedError> {
+async fn start_in(settings: &Settings, dir: &Path, mode: Mode) -> Result<EmbeddedNode, EmbeddedError> {
+    let (settings, dir) = (settings.clone(), dir.to_path_buf());
+    let (sender, started) = tokio::sync::oneshot::channel();
+    let start = move || drop(sender.send(start_blocking(settings, &dir, mode)));
+    let broke_off = || EmbeddedError::Node { action: "start", reason: "its thread broke off; see the log".into() };
+    std::thread::Builder::new().name("lightning-start".into()).spawn(start).map_err(|_| broke_off())?;
+    started.await.map_err(|_| broke_off())?
+}
+
+fn start_blocking(settings: Settings, dir: &Path, mode: Mode) -> Result<EmbeddedNode, EmbeddedError> {
     let threads = |source| EmbeddedError::Disk { action: "start the threads for", path: dir.to_path_buf(), source };
     let prepare = |node: &ldk_node::Node, store: &Arc<store::Store>| {
         let reconciled = htlcs::reconcile(node, &Records::new(Arc::clone(store)));
         reconciled.map_err(|error| EmbeddedError::Store { path: store_path(dir), reason: error.to_string() })
     };
-    let Started { node, store, seed, lock, listen } = start::start(&settings, dir, prepare)?;
+    let Started { node, store, seed, lock, listen } = start::start(&settings, dir, mode, prepare)?;
     // Derived for regtest or mainnet alike: the network only changes how a key would be written.
     let secret = seed::node_secret(&seed, settings.network())?;
     let htlcs = Arc::new(Htlcs {
@@ -243,7 +297,7 @@ fn start_blocking(settings: Settings, dir: &Path) -> Result<EmbeddedNode, Embedd
     channels.raise_all_dust_limits(&htlcs.node);
     let address = settings.advertise.clone().unwrap_or_else(|| listen.to_string());
     let faucet = Faucet::of(&settings.chain);
-    let parts = Arc::new(Parts { htlcs, channels, faucet, settings, address, lock });
+    let parts = Arc::new(Parts { htlcs, channels, faucet, settings, mode, address, lock, summary: Mutex::default() });
     let running = start_threads(&parts).map_err(threads)?;
     let (quick, slow) = (Pool::start().map_err(threads)?, Pool::start().map_err(threads)?);
     Ok(EmbeddedNode { parts: Some(parts), quick, slow, running: Mutex::new(Some(running)) })
@@ -259,7 +313,19 @@ fn start_threads(parts: &Arc<Parts>) -> std::io::Result<Running> {
     let take_events = move || events::run(&shared.htlcs, &shared.channels, stopped);
     let events = std::thread::Builder::new().name("lightning-events".into()).spawn(take_events)?;
     let reconnect = Keeper::start("lightning-peers", RECONNECT_PAUSE, Arc::clone(parts), |parts| {
-        channels::reconnect(&parts.htlcs.node)
+        let whom = match parts.mode {
+            Mode::Normal => Whom::WithChannels,
+            Mode::Recovery => Whom::Everybody,
+        };
+        // LDK breaks off, with its locks held, when a peer proves that the channel state is old.
+        let reached = catch_unwind(AssertUnwindSafe(|| channels::reconnect(&parts.htlcs.node, whom)));
+        if reached.is_err() {
+            parts.htlcs.store.set_trouble(Trouble::Broken);
+        }
+    })?;
+    let summary = Keeper::start("lightning-summary", SUMMARY_PAUSE, Arc::clone(parts), |parts| {
+        // As above: what can't be read any more is not written down.
+        catch_unwind(AssertUnwindSafe(|| parts.keep_summary())).ok();
     })?;
     let cancellations = AtomicU32::new(CANCELLATION_REPEATS);
     let claim = Keeper::start("lightning-claims", CLAIM_PAUSE, Arc::clone(parts), move |parts| {
@@ -273,7 +339,7 @@ fn start_threads(parts: &Arc<Parts>) -> std::io::Result<Running> {
             tracing::warn!(%error, "claims are repeated later");
         }
     })?;
-    Ok(Running { events: (stop_events, events), keepers: vec![reconnect, claim] })
+    Ok(Running { events: (stop_events, events), keepers: vec![reconnect, claim, summary] })
 }
 
 fn stop_blocking(running: Running, parts: &Parts) {
@@ -281,8 +347,15 @@ fn stop_blocking(running: Running, parts: &Parts) {
     stop_events.send(()).ok();
     keepers.into_iter().for_each(Keeper::stop);
     events.join().ok();
-    if let Err(error) = parts.htlcs.node.stop() {
-        tracing::warn!(%error, "the Lightning node did not stop cleanly");
+    if parts.htlcs.store.trouble().is_none() {
+        parts.keep_summary();
     }
+    // LDK can't even be stopped once it has broken off.
+    match catch_unwind(AssertUnwindSafe(|| parts.htlcs.node.stop())) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the Lightning node did not stop cleanly"),
+        Err(_) => tracing::error!("the Lightning node broke off"),
+    }
+    parts.htlcs.store.sync_marker();
     parts.lock.unlock().ok();
 }

@@ -31,6 +31,10 @@ pub struct Settings {
     /// Most that may be locked in HTLCs too small to be enforced on chain, per channel, in sat. Default: 5,000,000.
     #[serde(default = "default_dust_exposure_sat")]
     pub max_dust_exposure_sat: u64,
+    /// Outside of the wallet's own folder: where the newest channel state of every wallet is noted, so that an old copy
+    /// is refused. Without it, only another node's proof stops an old copy.
+    #[serde(default)]
+    pub marks: Option<PathBuf>,
 }
 
 /// Where blocks come from.
@@ -103,6 +107,7 @@ impl Settings {
             trusted_peers_0conf: Vec::new(),
             anchor_reserve_sat: None,
             max_dust_exposure_sat: default_dust_exposure_sat(),
+            marks: None,
         }
     }
 

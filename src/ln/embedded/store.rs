@@ -2,18 +2,20 @@
 //!
 //! WAL with `synchronous = FULL`: what LDK was told is written survives a power cut. A write that failed once makes the
 //! node useless until it is restarted, because LDK's memory may then be ahead of the disk: it must never go on.
+//!
+//! Each change of the channel state is numbered by the same commit, and the number is noted outside of the folder.
 
 use std::future::{Future, ready};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ldk_node::lightning::io;
-use ldk_node::lightning::util::persist::{KVStore, KVStoreSync};
+use ldk_node::lightning::util::persist::{self, KVStore, KVStoreSync};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::EmbeddedError;
+use super::marker::Marker;
 
 /// The database file within the node's folder.
 pub(super) const FILE_NAME: &str = "lightning.sqlite";
@@ -36,14 +38,39 @@ CREATE TABLE IF NOT EXISTS payments (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS payments_by_state ON payments (state);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS generation (id INTEGER PRIMARY KEY CHECK (id = 1), value INTEGER NOT NULL);
+INSERT OR IGNORE INTO generation VALUES (1, 0);
+CREATE TRIGGER IF NOT EXISTS channel_state_added AFTER INSERT ON kv
+WHEN NEW.primary_ns IN ('monitors', 'monitor_updates') OR NEW.primary_ns = '' AND NEW.name = 'manager'
+BEGIN UPDATE generation SET value = value + 1; END;
+CREATE TRIGGER IF NOT EXISTS channel_state_changed AFTER UPDATE ON kv
+WHEN NEW.primary_ns IN ('monitors', 'monitor_updates') OR NEW.primary_ns = '' AND NEW.name = 'manager'
+BEGIN UPDATE generation SET value = value + 1; END;
+CREATE TABLE IF NOT EXISTS aside (
+    primary_ns TEXT NOT NULL, secondary_ns TEXT NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (primary_ns, secondary_ns, name)
+) WITHOUT ROWID;
 ";
+
+/// Why the node must not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// A write failed: LDK's memory may be ahead of the disk.
+    WriteFailed,
+    /// A peer proved that the channel state is old.
+    Behind,
+    /// LDK broke off.
+    Broken,
+}
 
 /// The open database.
 #[derive(Debug)]
 pub(super) struct Store {
     connection: Mutex<Connection>,
-    failed: AtomicBool,
+    trouble: Mutex<Option<Trouble>>,
     path: PathBuf,
+    /// Where the newest channel state is noted; set before LDK is given the store.
+    marker: OnceLock<Marker>,
 }
 
 impl Store {
@@ -53,7 +80,11 @@ impl Store {
         let connection = Connection::open(&path).map_err(failed)?;
         connection.execute_batch(SCHEMA).map_err(failed)?;
         connection.set_prepared_statement_cache_capacity(64);
-        Ok(Self { connection: Mutex::new(connection), failed: AtomicBool::new(false), path })
+        Ok(Self { connection: Mutex::new(connection), trouble: Mutex::default(), path, marker: OnceLock::new() })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -61,15 +92,40 @@ impl Store {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a write failed since the start.
-    pub(super) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::SeqCst)
+    /// What happened since the start that makes the node useless; the first of it.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Trouble) {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(trouble);
+    }
+
+    /// The number of the newest channel state in the database.
+    pub(super) fn generation(&self) -> rusqlite::Result<u64> {
+        generation(&self.connection())
+    }
+
+    /// From now on every change of the channel state is noted there.
+    pub(super) fn mark(&self, marker: Marker) -> rusqlite::Result<()> {
+        marker.note(self.generation()?);
+        marker.sync();
+        // It is set once, by the start.
+        self.marker.set(marker).ok();
+        Ok(())
+    }
+
+    /// Puts the newest number on disk.
+    pub(super) fn sync_marker(&self) {
+        if let Some(marker) = self.marker.get() {
+            marker.sync();
+        }
     }
 
     /// Runs a write and notes whether it failed.
     pub(super) fn write<T>(&self, write: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         write(&self.connection()).inspect_err(|error| {
-            self.failed.store(true, Ordering::SeqCst);
+            self.set_trouble(Trouble::WriteFailed);
             tracing::error!(path = %self.path.display(), %error, "the Lightning node can't write its state");
         })
     }
@@ -85,6 +141,47 @@ impl Store {
         const SQL: &str = "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         self.write(|connection| connection.execute(SQL, [name, value]).map(drop))
     }
+
+    pub(super) fn forget_fact(&self, name: &str) -> rusqlite::Result<()> {
+        self.write(|connection| connection.execute("DELETE FROM facts WHERE name = ?1", [name]).map(drop))
+    }
+
+    /// A whole and consistent copy of the database, whatever else is being written; the file must be empty.
+    pub(super) fn copy_into(&self, file: &Path) -> rusqlite::Result<()> {
+        self.connection().execute("VACUUM INTO ?1", [file.to_string_lossy()]).map(drop)
+    }
+
+    /// Whether SQLite finds its own structure as it should be.
+    pub(super) fn is_sound(&self) -> rusqlite::Result<bool> {
+        let found: String = self.connection().query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        Ok(found == "ok")
+    }
+
+    /// Several writes, all or none.
+    pub(super) fn write_all(&self, sql: &str) -> rusqlite::Result<()> {
+        self.write(|connection| {
+            let transaction = connection.unchecked_transaction()?;
+            transaction.execute_batch(sql)?;
+            transaction.commit()
+        })
+    }
+}
+
+/// The number of the newest channel state in a database.
+pub(super) fn generation(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut query = connection.prepare_cached("SELECT value FROM generation")?;
+    let value: i64 = query.query_row([], |row| row.get(0))?;
+    Ok(u64::try_from(value).unwrap_or_default())
+}
+
+/// As the triggers see it.
+fn is_channel_state(primary: &str, name: &str) -> bool {
+    matches!(
+        primary,
+        persist::CHANNEL_MONITOR_PERSISTENCE_PRIMARY_NAMESPACE
+            | persist::CHANNEL_MONITOR_UPDATE_PERSISTENCE_PRIMARY_NAMESPACE
+    ) || primary == persist::CHANNEL_MANAGER_PERSISTENCE_PRIMARY_NAMESPACE
+        && name == persist::CHANNEL_MANAGER_PERSISTENCE_KEY
 }
 
 /// What LDK is given.
@@ -108,7 +205,13 @@ impl KVStoreSync for LdkStore {
         const SQL: &str = "INSERT INTO kv VALUES (?1, ?2, ?3, ?4)
             ON CONFLICT (primary_ns, secondary_ns, name) DO UPDATE SET value = excluded.value";
         let write = |connection: &Connection| {
-            connection.prepare_cached(SQL)?.execute(params![primary, secondary, name, value]).map(drop)
+            connection.prepare_cached(SQL)?.execute(params![primary, secondary, name, value])?;
+            if is_channel_state(primary, name)
+                && let Some(marker) = self.0.marker.get()
+            {
+                marker.note(generation(connection)?);
+            }
+            Ok(())
         };
         self.0.write(write).map_err(failed)
     }
@@ -174,8 +277,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let store = LdkStore(Arc::new(Store::open(dir.path()).expect("opens")));
         store.0.connection().execute_batch("PRAGMA query_only = ON").expect("set");
-        assert!(!store.0.has_failed());
+        assert_eq!(store.0.trouble(), None);
         KVStoreSync::write(&store, "a", "", "x", vec![1]).expect_err("read only");
-        assert!(store.0.has_failed());
+        assert_eq!(store.0.trouble(), Some(Trouble::WriteFailed));
+    }
+
+    #[test]
+    fn each_channel_state_is_numbered_and_noted_and_nothing_else_is() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let marks = dir.path().join("marks");
+        let store = LdkStore(Arc::new(Store::open(dir.path()).expect("opens")));
+        store.0.mark(Marker::open(&marks, "02aa").expect("made").0).expect("noted");
+        let noted = || (store.0.generation().expect("readable"), Marker::look(&marks, "02aa").expect("readable"));
+        assert_eq!(noted(), (0, Some(0)));
+        for (number, (primary, secondary, name)) in
+            [("monitors", "", "a_0"), ("monitor_updates", "a_0", "1"), ("", "", "manager"), ("monitors", "", "a_0")]
+                .into_iter()
+                .enumerate()
+        {
+            KVStoreSync::write(&store, primary, secondary, name, vec![1]).expect("written");
+            KVStoreSync::write(&store, "", "", "scorer", vec![1]).expect("written");
+            let expected = u64::try_from(number).expect("small") + 1;
+            assert_eq!(noted(), (expected, Some(expected)), "{primary} {name}");
+        }
     }
 }

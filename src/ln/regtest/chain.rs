@@ -1,7 +1,7 @@
 //! The chain's state: headers, blocks, coins and the mempool, by Bitcoin's rules for regtest.
 //!
-//! Scripts are verified by libbitcoinconsensus; relative and absolute locks, maturity and amounts here. There are no
-//! reorganisations: only this process makes blocks. It must never connect a block that isn't on disk.
+//! Scripts are verified by libbitcoinconsensus; relative and absolute locks, maturity and amounts here. Only this process
+//! makes blocks, and replaces them only when told to. It must never connect a block that isn't on disk.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -60,6 +60,10 @@ pub(super) struct Chain {
     pub(super) heights: HashMap<BlockHash, u32>,
     pub(super) coins: HashMap<OutPoint, Coin>,
     pub(super) mempool: Mempool,
+    /// Blocks that were replaced, with their heights: a node that was on one asks for the way back. Not kept on disk.
+    pub(super) replaced: HashMap<BlockHash, (u32, Block)>,
+    /// How often blocks were replaced: no two of one height may be alike.
+    branch: u32,
     confirmed: HashMap<Txid, u32>,
     blocks_file: RecordFile,
     /// What waits, so that a crash before the next block loses no funding of a channel that is in use already.
@@ -78,6 +82,8 @@ impl Chain {
             heights: HashMap::new(),
             coins: HashMap::new(),
             mempool: Mempool::default(),
+            replaced: HashMap::new(),
+            branch: 0,
             confirmed: HashMap::new(),
             blocks_file,
             waiting_file,
@@ -218,7 +224,7 @@ impl Chain {
     pub(super) fn mine(&mut self, remaining: u32) -> Result<(), RegtestError> {
         let height = self.height() + 1;
         let subsidy_sat = FIRST_SUBSIDY_SAT.checked_shr(height / HALVING_BLOCKS).unwrap_or(0);
-        let mut transactions = vec![coinbase(height, subsidy_sat + self.mempool.fees_sat())];
+        let mut transactions = vec![coinbase(height, self.branch, subsidy_sat + self.mempool.fees_sat())];
         transactions.extend(self.mempool.iter().map(|waiting| waiting.transaction.clone()));
         let wanted = self.now_s().saturating_sub(remaining.saturating_mul(BLOCK_SPACING_S));
         let header = Header {
@@ -266,6 +272,31 @@ impl Chain {
         self.heights.insert(block.block_hash(), height);
         self.headers.push(block.header);
         self.blocks.push(block);
+    }
+
+    /// Replaces the last `depth` blocks by `depth + 1` others: what was in them waits again, and is in the first of the new
+    /// ones.
+    pub(super) fn reorganise(&mut self, depth: u32) -> Result<(), RegtestError> {
+        let kept = self.height().checked_sub(depth).filter(|kept| *kept >= FIRST_BLOCKS);
+        let kept = kept.ok_or_else(|| RegtestError::refused(code::BAD_PARAMETER, "the first blocks stay"))?;
+        let dropped = self.blocks.split_off(kept as usize + 1);
+        self.blocks_file.drop_last(&dropped)?;
+        let waited = std::mem::take(&mut self.mempool);
+        (self.headers, self.heights, self.coins, self.confirmed) = Default::default();
+        for block in std::mem::take(&mut self.blocks) {
+            self.connect(block);
+        }
+        self.waiting_file.clear()?;
+        let unconfirmed = dropped.iter().flat_map(|block| block.txdata.iter().skip(1));
+        for transaction in unconfirmed.chain(waited.iter().map(|waiting| &waiting.transaction)) {
+            // One that spent a coin of a dropped block's miner is gone with it.
+            self.accept(transaction.clone()).ok();
+        }
+        for (height, block) in (kept + 1..).zip(dropped) {
+            self.replaced.insert(block.block_hash(), (height, block));
+        }
+        self.branch += 1;
+        (0..=depth).rev().try_for_each(|remaining| self.mine(remaining))
     }
 
     /// Pays from the coinbases, which anyone can spend. Waiting change is used too, so that many can ask between blocks.
@@ -348,11 +379,12 @@ fn is_final(transaction: &Transaction, height: u32, median_time: u32) -> bool {
     }
 }
 
-fn coinbase(height: u32, value_sat: u64) -> Transaction {
+fn coinbase(height: u32, branch: u32, value_sat: u64) -> Transaction {
     let mut tag = PushBytesBuf::new();
     // Five bytes are far below the limit of a push.
     tag.extend_from_slice(b"l402t").ok();
-    let script_sig = Builder::new().push_int(i64::from(height)).push_slice(tag).into_script();
+    let script_sig =
+        Builder::new().push_int(i64::from(height)).push_slice(tag).push_int(i64::from(branch)).into_script();
     Transaction {
         version: Version::TWO,
         lock_time: LockTime::ZERO,

@@ -120,6 +120,15 @@ impl RegtestChain {
         (0..blocks).rev().try_for_each(|remaining| chain.mine(remaining))
     }
 
+    /// Replaces the last `depth` blocks by `depth + 1` others, as when another miner was faster. Nodes that follow the
+    /// chain must see it before this process ends: the replaced blocks are not kept on disk.
+    ///
+    /// # Errors
+    /// More blocks than came after the first ones, or the disk.
+    pub fn reorganise(&self, depth: u32) -> Result<(), RegtestError> {
+        self.chain.lock().reorganise(depth)
+    }
+
     /// The best block's height.
     pub fn height(&self) -> u32 {
         self.chain.lock().height()

@@ -66,6 +66,13 @@ impl RecordFile {
         Ok(())
     }
 
+    /// Removes the last records, which must be these.
+    pub(super) fn drop_last(&mut self, contents: &[impl Encodable]) -> Result<(), RegtestError> {
+        let bytes: usize = contents.iter().map(|content| record(content).len()).sum();
+        self.length -= bytes as u64;
+        self.cut_back()
+    }
+
     /// Removes every record.
     pub(super) fn clear(&mut self) -> Result<(), RegtestError> {
         self.length = 0;

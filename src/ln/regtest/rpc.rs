@@ -4,7 +4,7 @@
 
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
-use bitcoin::{Address, BlockHash, Network, OutPoint, Transaction, Txid};
+use bitcoin::{Address, Block, BlockHash, Network, OutPoint, Transaction, Txid};
 use serde_json::{Value, json};
 
 use super::RegtestError;
@@ -63,8 +63,8 @@ fn block_hash(chain: &Chain, height: &Value) -> Result<Value, RegtestError> {
 }
 
 fn block_header(chain: &Chain, hash: &Value) -> Result<Value, RegtestError> {
-    let height = height_of(chain, hash)?;
-    let header = &chain.headers[height as usize];
+    let (height, block) = find(chain, hash)?;
+    let header = &block.header;
     let mut answer = json!({
         "hash": header.block_hash().to_string(),
         "height": height,
@@ -83,8 +83,7 @@ fn block_header(chain: &Chain, hash: &Value) -> Result<Value, RegtestError> {
 }
 
 fn block(chain: &Chain, hash: &Value) -> Result<Value, RegtestError> {
-    let height = height_of(chain, hash)?;
-    Ok(json!(serialize_hex(&chain.blocks[height as usize])))
+    Ok(json!(serialize_hex(find(chain, hash)?.1)))
 }
 
 fn mempool_entry(chain: &Chain, txid: &Value) -> Result<Value, RegtestError> {
@@ -100,9 +99,12 @@ fn unspent(chain: &Chain, params: &Value) -> Result<Value, RegtestError> {
     let txid = parse::<Txid>(&params[0], "transaction id")?;
     let vout = params[1].as_u64().and_then(|vout| u32::try_from(vout).ok());
     let vout = vout.ok_or_else(|| RegtestError::refused(code::BAD_PARAMETER, "bad output index"))?;
-    Ok(chain.coins.get(&OutPoint { txid, vout }).map_or(Value::Null, |coin| {
+    let out_point = OutPoint { txid, vout };
+    let next = chain.height() + 1;
+    let waiting = || chain.mempool.coin(&out_point, next).filter(|_| params[2] != json!(false));
+    Ok(chain.coins.get(&out_point).cloned().or_else(waiting).map_or(Value::Null, |coin| {
         json!({
-            "confirmations": chain.height() - coin.height + 1, "value": coin.output.value.to_btc(),
+            "confirmations": next - coin.height, "value": coin.output.value.to_btc(),
             "scriptPubKey": { "hex": coin.output.script_pubkey.to_hex_string() }, "coinbase": coin.coinbase,
         })
     }))
@@ -120,9 +122,12 @@ fn faucet(chain: &mut Chain, params: &Value) -> Result<Value, RegtestError> {
     Ok(json!(chain.faucet(address.script_pubkey(), amount_sat)?.to_string()))
 }
 
-fn height_of(chain: &Chain, hash: &Value) -> Result<u32, RegtestError> {
+/// A block and its height; one that was replaced is known, too.
+fn find<'a>(chain: &'a Chain, hash: &Value) -> Result<(u32, &'a Block), RegtestError> {
     let hash = parse::<BlockHash>(hash, "block hash")?;
-    chain.heights.get(&hash).copied().ok_or_else(|| not_found("Block not found"))
+    let best = chain.heights.get(&hash).map(|height| (*height, &chain.blocks[*height as usize]));
+    let found = best.or_else(|| chain.replaced.get(&hash).map(|(height, block)| (*height, block)));
+    found.ok_or_else(|| not_found("Block not found"))
 }
 
 fn parse<T: std::str::FromStr>(value: &Value, what: &str) -> Result<T, RegtestError> {

@@ -123,3 +123,33 @@ fn a_transaction_that_waits_survives_a_crash() {
     drop(chain);
     assert_eq!(RegtestChain::open(dir.path()).expect("opens").waiting(), 0);
 }
+
+#[test]
+fn replaced_blocks_give_their_transactions_back_and_are_found_by_those_who_were_on_them() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut chain = RegtestChain::open(dir.path()).expect("opens");
+    let rpc = chain.serve(0).expect("a port").to_string();
+    client::faucet(&rpc, &address(1), 1_000_000).expect("paid");
+    chain.mine(1).expect("mined");
+    client::faucet(&rpc, &address(2), 1_000_000).expect("paid");
+    chain.mine(2).expect("mined");
+    client::faucet(&rpc, &address(3), 1_000_000).expect("waits");
+    let best = || client::call(&rpc, "getbestblockhash", &json!([])).expect("answers");
+    let header = |hash: &serde_json::Value| client::call(&rpc, "getblockheader", &json!([hash])).expect("known");
+    let (height, old) = (chain.height(), best());
+    chain.reorganise(3).expect("other blocks");
+    assert_eq!((chain.height(), chain.waiting()), (height + 1, 0));
+    assert_ne!(header(&old)["hash"], header(&best())["previousblockhash"]);
+    assert_eq!(header(&old)["height"], height);
+    let first = client::call(&rpc, "getblockhash", &json!([height - 2])).expect("there");
+    let block = client::call(&rpc, "getblock", &json!([first, 0])).expect("there");
+    let block: bitcoin::Block = bitcoin::consensus::encode::deserialize_hex(block.as_str().expect("hex")).expect("one");
+    assert_eq!(block.txdata.len(), 4, "all three are in the first of the new blocks");
+    assert!(chain.reorganise(height).is_err());
+    // What is on disk is the new chain.
+    let tip = best();
+    drop(chain);
+    let mut chain = RegtestChain::open(dir.path()).expect("opens");
+    let rpc = chain.serve(0).expect("a port").to_string();
+    assert_eq!(client::call(&rpc, "getbestblockhash", &json!([])).expect("answers"), tip);
+}
