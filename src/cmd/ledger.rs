@@ -37,6 +37,8 @@ struct PeerRow {
     round: RoundNumber,
     contribution: ContributionId,
     state: String,
+    /// What a person should know of: rewards that were lost or given back, rounds that were missed, and why.
+    notes: Vec<String>,
     #[serde(flatten)]
     totals: PeerTotals,
 }
@@ -89,6 +91,7 @@ fn show_peer(context: &Context, data: &Path, round: Option<RoundNumber>) -> Resu
             round: entry.round(),
             contribution: entry.contribution,
             state: state(entry),
+            notes: notes(entry, journal.notes(entry.contribution).map_err(failed)?),
             totals: journal.totals_of(entry.contribution).map_err(failed)?,
         });
     }
@@ -109,12 +112,38 @@ fn show_peer(context: &Context, data: &Path, round: Option<RoundNumber>) -> Resu
     let sums = amounts([totals.fees_msat, totals.routing_msat, totals.received_msat]);
     table.row(["all".to_owned(), String::new(), String::new()].into_iter().chain(sums));
     table.lines().iter().for_each(|line| context.ui.line(line));
+    for row in &contributions {
+        row.notes.iter().for_each(|note| context.ui.line(format!("round {}: {note}", row.round)));
+    }
     context.ui.json(&PeerLedger { side: "peer", contributions, totals });
     Ok(())
 }
 
 fn amounts<const N: usize>(amounts: [Msat; N]) -> [String; N] {
     amounts.map(|amount| amount.to_string())
+}
+
+fn notes(entry: &Entry, given_back: Vec<(u32, String)>) -> Vec<String> {
+    let mut notes: Vec<String> =
+        given_back.into_iter().map(|(tranche, text)| format!("tranche {tranche}: {text}")).collect();
+    match &entry.stage {
+        Stage::Closed(Ending::Accepted { lost_msat, .. }) if *lost_msat > Msat::ZERO => {
+            notes.push(format!("{lost_msat} were earned, and lost: the locks had ended before this peer could claim"));
+        }
+        Stage::Closed(Ending::Missed { reason } | Ending::NoTicket { reason } | Ending::FeeUnpaid { reason }) => {
+            notes.push(reason.clone())
+        }
+        Stage::Closed(Ending::Accepted { .. } | Ending::Rejected { .. })
+        | Stage::Trained
+        | Stage::Paying(_)
+        | Stage::Paid(_)
+        | Stage::Ticketed(_)
+        | Stage::Invoiced(_)
+        | Stage::Locked(_)
+        | Stage::Uploaded(_)
+        | Stage::Judged(_) => {}
+    }
+    notes
 }
 
 fn state(entry: &Entry) -> String {

@@ -85,6 +85,9 @@ fn line(event: &PeerEvent) -> Option<String> {
             format!("round {round}: {reward_msat} received; {lost_msat} expired before they could be claimed")
         }
         PeerEvent::Settled { round, reward_msat, .. } => format!("round {round}: {reward_msat} received"),
+        PeerEvent::GivenBack { round, amount_msat, height, .. } => {
+            format!("round {round}: {amount_msat} given back at block {height}: no receipt came before the lock's end")
+        }
         PeerEvent::RoundMissed { round, reason } => format!("round {round}: missed, {reason}"),
         PeerEvent::Waiting { doing, reason, left_ms } => {
             format!("could not {doing}: {reason}. Trying again for another {} s", left_ms / 1_000)
@@ -101,6 +104,7 @@ fn reason(rejection: &Rejection) -> String {
         Rejection::Copy { of, overlap_ppm } => {
             format!("it is a copy of contribution {of} ({} % the same)", overlap_ppm.get() / 10_000)
         }
+        Rejection::LockLost => "the locked reward was about to expire, or came back, before the verdict".to_owned(),
         Rejection::GainTooSmall => "it does not lower the held-out loss enough".to_owned(),
     }
 }

@@ -96,6 +96,7 @@ fn words(outcome: &Outcome) -> String {
             Rejection::Copy { of, overlap_ppm } => {
                 format!("rejected: a copy of {of} ({} ppm of the indices)", overlap_ppm.get())
             }
+            Rejection::LockLost => "rejected: its reward was no longer locked for long enough".into(),
             Rejection::GainTooSmall => "rejected: it does not lower the held-out loss enough".into(),
         },
     }

@@ -7,10 +7,11 @@ use super::error::CoordinatorError;
 use super::judging::{self, JudgeRequest, Judgement};
 use crate::protocol::held_out;
 use crate::protocol::ids::{ContributionId, RoundNumber};
-use crate::protocol::round::Event;
+use crate::protocol::round::{Event, Lapse, Progress};
 use crate::protocol::sign::Statement;
 use crate::protocol::statements::Receipt;
 use crate::protocol::transcript::{ContributionRecord, Transcript};
+use crate::protocol::verdict::{Outcome, Rejection};
 use crate::store::StoreError;
 use crate::store::blobs::write_synced;
 use crate::store::coordinator::{self as tables, RoundRow};
@@ -51,17 +52,27 @@ impl Core {
         })
     }
 
+    /// Is the request still what decides the round? A payload counts no more once its lock is lost.
+    fn is_current(row: &RoundRow, request: &JudgeRequest) -> bool {
+        let counted = row.state.contributions.iter().map(|entry| (entry.id, entry.uploaded_ms.is_some()));
+        counted.eq(request.submissions.iter().map(|(id, payload)| (*id, payload.is_some())))
+    }
+
     /// Makes the verdicts final: receipts with the earned preimages, transcript, next checkpoint. Blobs and transcript
-    /// are on disk before the transaction that refers to them, and the receipts can't be seen before it.
+    /// are on disk before the transaction that refers to them, and the receipts can't be seen before it. False if a payload
+    /// that was judged doesn't count any more: nothing is changed.
     pub(super) fn close(
         &mut self,
         number: RoundNumber,
         request: &JudgeRequest,
         judgement: &Judgement,
-    ) -> Result<(), CoordinatorError> {
+    ) -> Result<bool, CoordinatorError> {
         let doubt = |problem| CoordinatorError::Judge { round: number.0, problem };
         let tranches_paid = judging::check(request, judgement).map_err(doubt)?;
         let row = self.row(number)?;
+        if !Self::is_current(&row, request) {
+            return Ok(false);
+        }
         let run = Arc::clone(&self.run);
         let next_checkpoint = self.blobs.put(&judgement.next_checkpoint)?;
 
@@ -69,6 +80,10 @@ impl Core {
         let documents = tables::contributions(self.db.read(), number)?;
         let results = judgement.verdicts.iter().zip(&tranches_paid);
         for ((entry, documents), (verdict, paid)) in row.state.contributions.iter().zip(documents).zip(results) {
+            let mut verdict = verdict.clone();
+            if entry.progress == Progress::Lapsed(Lapse::LockLost) {
+                verdict.outcome = Outcome::Rejected { rejection: Rejection::LockLost };
+            }
             let preimage = |tranche: u32| {
                 let earned = paid >> tranche & 1 == 1;
                 earned.then(|| run.secret.preimage(&run.id, number, &entry.id, tranche))
@@ -83,7 +98,7 @@ impl Core {
                 terms: documents.terms,
                 invoices: documents.invoices,
                 uploaded: entry.uploaded_ms.is_some(),
-                verdict: verdict.clone(),
+                verdict,
                 receipt,
             });
         }
@@ -114,6 +129,7 @@ impl Core {
                 }
             }
             Ok(())
-        })
+        })?;
+        Ok(true)
     }
 }

@@ -67,6 +67,10 @@ pub(super) struct Core {
     pub(super) blobs: Arc<Blobs>,
     pub(super) run: Arc<Run>,
     pub(super) clock: Arc<dyn Clock>,
+    /// The height of the chain, when it was last looked at; `None` if the node didn't say.
+    pub(super) height: Option<u32>,
+    /// When that was, by the clock's uptime.
+    pub(super) height_read_ms: u64,
     /// Every round that is open or has money locked.
     pub(super) rounds: BTreeMap<RoundNumber, Round>,
     /// Where what has been stored is told. Here, so that nothing stored goes untold when an engine's step is dropped.
@@ -90,7 +94,7 @@ impl Core {
             source,
         })?;
         let events = broadcast::channel(EVENT_BACKLOG).0;
-        Ok(Self { db, blobs, run, clock, rounds, events, folder: folder.to_owned() })
+        Ok(Self { db, blobs, run, clock, height: None, height_read_ms: 0, rounds, events, folder: folder.to_owned() })
     }
 
     /// Tells whoever listens; nobody need.

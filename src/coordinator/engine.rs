@@ -34,6 +34,8 @@ use crate::store::database::{CommitObserver, Unwatched};
 const LOOK_MS: u64 = 1_000;
 /// Events come in crowds: so much time is left between two looks.
 const BREATHER_MS: u64 = 20;
+/// How old the height of the chain may be: far less than a block takes.
+const HEIGHT_MS: u64 = 1_000;
 /// How long it waits after something failed.
 const FAILURE_MS: u64 = 2_000;
 /// How long it waits before a round that couldn't be judged is judged again. Payments go on in the meantime.
@@ -150,6 +152,27 @@ impl Shared {
         self.wake.notify_one();
     }
 
+    /// Notes the height of the chain.
+    pub(super) async fn look_at_chain(&self) -> Result<(), CoordinatorError> {
+        let read_ms = self.with(|core| Ok(core.height.map(|_| core.height_read_ms))).await?;
+        let now_ms = self.clock.uptime_ms();
+        if read_ms.is_some_and(|read_ms| now_ms.saturating_sub(read_ms) < HEIGHT_MS) {
+            return Ok(());
+        }
+        let height = match self.ln.info().await {
+            Ok(info) => Some(info.block_height),
+            Err(error) => {
+                tracing::warn!("no block height: {error}");
+                None
+            }
+        };
+        self.with(move |core| {
+            (core.height, core.height_read_ms) = (height, now_ms);
+            Ok(())
+        })
+        .await
+    }
+
     /// Notes that somebody is there: rounds are worth opening.
     pub(super) fn somebody_asks(&self) {
         if !self.asked.swap(true, Ordering::SeqCst) {
@@ -255,12 +278,14 @@ impl Coordinator {
 
     /// Brings fees and payments up to date with the node, after whatever happened while nobody looked.
     pub async fn reconcile(&mut self) -> Result<(), CoordinatorError> {
+        self.shared.look_at_chain().await?;
         self.shared.watch_fees().await?;
         self.shared.move_payments().await
     }
 
     /// Does what there is to do now.
     pub async fn step(&mut self) -> Result<(), CoordinatorError> {
+        self.shared.look_at_chain().await?;
         self.open_round().await?;
         self.shared.watch_fees().await?;
         self.tick().await?;
@@ -353,15 +378,16 @@ impl Coordinator {
                 let selling = round.phase == Phase::Committing && core.clock.now() <= round.commit_deadline_ms;
                 let open_challenges =
                     if selling { tables::count_open_challenges(core.db.read(), number, None)? } else { 0 };
-                core.apply_event(number, &Event::Tick { open_challenges })
+                core.apply_event(number, &Event::Tick { open_challenges, height: core.height })
             })
             .await
     }
 
-    /// Starts to judge, or takes the judge's answer.
+    /// Starts to judge, or takes the judge's answer. That reveals preimages, so it waits for a node that tells the height.
     async fn judge(&mut self) -> Result<(), CoordinatorError> {
+        let knows_height = self.shared.with(|core| Ok(core.height.is_some())).await?;
         match self.judging.take() {
-            Some(judging) if judging.task.is_finished() => self.judged(judging).await,
+            Some(judging) if judging.task.is_finished() && knows_height => self.judged(judging).await,
             Some(judging) => {
                 self.judging = Some(judging);
                 Ok(())
@@ -394,7 +420,10 @@ impl Coordinator {
         let manifest = &self.shared.run.manifest.body;
         let predicted_tokens = status::predicted_tokens(manifest);
         let closed = move |core: &mut Core| {
-            core.close(round, &request, &judgement)?;
+            if !core.close(round, &request, &judgement)? {
+                tracing::warn!(%round, "a lock was lost while the round was being judged: it is judged again without it");
+                return Ok(());
+            }
             let row = core.round_row(round)?.ok_or(StoreError::Corrupt { what: "round" })?;
             let documents = tables::contributions(core.db.read(), round)?;
             let (Some(transcript), Some(next_checkpoint)) = (row.transcript, row.next_checkpoint) else {

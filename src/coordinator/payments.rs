@@ -124,9 +124,8 @@ impl Core {
     /// Marks payments of the outbox as being sent, and returns them.
     fn start_payments(&mut self) -> Result<Vec<Tracked>, CoordinatorError> {
         let waiting = tables::outbox(self.db.read())?;
-        if waiting.is_empty() {
-            return Ok(Vec::new());
-        }
+        // Without a height nobody knows how long a lock would last; and the node that doesn't tell it would not pay.
+        let Some(height) = self.height.filter(|_| !waiting.is_empty()) else { return Ok(Vec::new()) };
         let mut in_flight: BTreeMap<String, usize> = BTreeMap::new();
         for tracked in self.tracked()? {
             *in_flight.entry(tracked.payment.payee).or_default() += 1;
@@ -138,8 +137,8 @@ impl Core {
                 continue;
             }
             *count += 1;
-            let event = Event::PaymentStarted { contribution: payment.contribution, tranche: payment.tranche };
-            self.apply_event(payment.round, &event)?;
+            let PaymentRow { round, contribution, tranche, .. } = payment;
+            self.apply_event(round, &Event::PaymentStarted { contribution, tranche, height: Some(height) })?;
             let amount = self.amount(payment.tranche);
             let (state, progress) = (TrancheState::Sending, Progress::Locking);
             started.push(Tracked { payment, state, progress, amount });

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::model::tokens::{Tokens, split_held_out};
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::held_out::{MerkleTree, leaf, tokens_to_hex};
+use crate::protocol::hold::MIN_HOLD_BLOCKS;
 use crate::protocol::ids::{Blake3Hash, RunId};
 use crate::protocol::manifest::{HeldOutParams, RunManifest};
 use crate::protocol::reward::MAX_TRANCHES;
@@ -299,9 +300,8 @@ fn check(settings: &RunSettings) -> Result<(), CoordinatorError> {
     if !(1..=MAX_TRANCHES).contains(&reward.tranches) {
         return bad("reward.tranches", &reward.tranches, "1 ..= 10");
     }
-    let cltv = crate::ln::MIN_FINAL_CLTV_BLOCKS..=crate::ln::MAX_HOLD_CLTV_BLOCKS;
-    if !cltv.contains(&reward.hold_blocks) {
-        return bad("reward.hold_blocks", &reward.hold_blocks, "42 ..= 1000");
+    if !(MIN_HOLD_BLOCKS..=crate::ln::MAX_HOLD_CLTV_BLOCKS).contains(&reward.hold_blocks) {
+        return bad("reward.hold_blocks", &reward.hold_blocks, "48 ..= 1000");
     }
     let unit = crate::protocol::reward::tranche_amounts(reward).first().map_or(0, |unit| unit.msat());
     if unit < 1_000 {

@@ -73,7 +73,7 @@ pub struct ContributionStatus {
     pub payload_bytes: u64,
     /// `accepted` or `rejected`, once judged.
     pub outcome: Option<&'static str>,
-    /// Why it was rejected: `not_uploaded`, `malformed`, `not_finite`, `copy`, `gain_too_small`.
+    /// Why it was rejected: `not_uploaded`, `malformed`, `not_finite`, `copy`, `gain_too_small`, `lock_lost`.
     pub reason: Option<&'static str>,
     /// Loss before − loss after, in 2⁻³² nats, where it was scored.
     pub gain: Option<Score>,
@@ -100,6 +100,7 @@ fn reason(rejection: &Rejection) -> &'static str {
         Rejection::NotFinite => "not_finite",
         Rejection::Copy { .. } => "copy",
         Rejection::GainTooSmall => "gain_too_small",
+        Rejection::LockLost => "lock_lost",
     }
 }
 

@@ -168,9 +168,18 @@ impl Shared {
         let open = self.with(|core| Ok(tables::open_challenges(core.db.read())?)).await?;
         for row in open {
             let over = self.clock.now() > row.expires_ms.plus_ms(CHALLENGE_GRACE_MS);
-            if let InvoiceStatus::Settled { amount } = self.ln.invoice(row.payment_hash).await? {
-                self.with(move |core| core.book_fee(&row, amount)).await?;
-            } else if over {
+            // Given up only once the node takes nothing for it any more: what came later would be in no book.
+            let given_up = match self.ln.invoice(row.payment_hash).await? {
+                InvoiceStatus::Settled { amount } => {
+                    self.with(move |core| core.book_fee(&row, amount)).await?;
+                    continue;
+                }
+                InvoiceStatus::Canceled | InvoiceStatus::NotFound => over,
+                InvoiceStatus::Open | InvoiceStatus::Accepted { .. } => {
+                    over && self.ln.cancel(row.payment_hash).await.is_ok()
+                }
+            };
+            if given_up {
                 self.with(move |core| {
                     let expire = |t: &_| tables::set_challenge_state(t, &row.payment_hash, ChallengeState::Expired);
                     Ok(core.db.write::<_, StoreError>(|t| expire(t))?)

@@ -205,6 +205,7 @@ pub(crate) fn outcomes() -> Vec<Outcome> {
         Rejection::NotFinite,
         Rejection::Copy { of: contribution_id(), overlap_ppm: Ppm::ONE },
         Rejection::GainTooSmall,
+        Rejection::LockLost,
     ];
     let accepted = Outcome::Accepted { share_ppm: Ppm::ONE, reward_msat: Msat::new(1_000), tranches_paid: 1 };
     let rejected = rejections.into_iter().map(|rejection| Outcome::Rejected { rejection });

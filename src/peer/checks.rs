@@ -2,10 +2,10 @@
 
 use super::error::PeerError;
 use super::stage::{Entry, Fee, Judged, Offer};
-use crate::ln::MIN_FINAL_CLTV_BLOCKS;
 use crate::ln::bolt11::{self, Network};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{RunView, Ticket};
+use crate::protocol::hold::MIN_HOLD_BLOCKS;
 use crate::protocol::ids::{ContributionId, RoundNumber, RunId, UnixMs};
 use crate::protocol::l402::{ChallengeParams, Identifier, Macaroon};
 use crate::protocol::manifest::RunManifest;
@@ -50,9 +50,9 @@ pub fn check_run<'a>(view: &'a RunView, limits: &Limits) -> Result<&'a RunManife
     if reward.fee_msat > limits.max_fee {
         return Err(PeerError::Terms(format!("its fee of {} is more than {}", reward.fee_msat, limits.max_fee)));
     }
-    if !(MIN_FINAL_CLTV_BLOCKS..=limits.max_hold_blocks).contains(&reward.hold_blocks) {
+    if !(MIN_HOLD_BLOCKS..=limits.max_hold_blocks).contains(&reward.hold_blocks) {
         return Err(PeerError::Terms(format!(
-            "rewards are locked for {} blocks, not within {MIN_FINAL_CLTV_BLOCKS} ..= {}",
+            "rewards are locked for {} blocks, not within {MIN_HOLD_BLOCKS} ..= {}",
             reward.hold_blocks, limits.max_hold_blocks
         )));
     }

@@ -143,6 +143,21 @@ pub enum PeerEvent {
         /// From the start of work on the round; `None` after a restart.
         round_ms: Option<u64>,
     },
+    /// A tranche was about to expire and had no preimage: it was given back.
+    GivenBack {
+        /// Which round.
+        round: RoundNumber,
+        /// The contribution.
+        contribution: ContributionId,
+        /// Place in the terms.
+        tranche: u32,
+        /// What was locked.
+        amount_msat: Msat,
+        /// At which height.
+        height: u32,
+        /// The height at which the node would have given it back by itself.
+        expiry_height: Option<u32>,
+    },
     /// A round without a verdict on a contribution of this peer.
     RoundMissed {
         /// Which round.

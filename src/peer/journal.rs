@@ -14,7 +14,7 @@ use crate::protocol::ids::{ContributionId, RoundNumber, RunId, UnixMs};
 use crate::store::database::{CommitObserver, Unwatched};
 
 /// `PRAGMA user_version` of the schema below.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE contribution (
@@ -36,6 +36,19 @@ CREATE TABLE ledger (
     UNIQUE (contribution, kind, tranche)
 ) STRICT;
 PRAGMA user_version = 1;
+";
+
+/// What leads from schema 1 to schema 2.
+const NOTES: &str = "
+CREATE TABLE note (
+    id INTEGER PRIMARY KEY,
+    contribution TEXT NOT NULL REFERENCES contribution (contribution),
+    tranche INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    UNIQUE (contribution, tranche)
+) STRICT;
+PRAGMA user_version = 2;
 ";
 
 /// Why the journal failed.
@@ -151,7 +164,8 @@ impl Journal {
         connection.pragma_update(None, "foreign_keys", true)?;
         match version(&connection)? {
             SCHEMA_VERSION => {}
-            0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?,
+            1 => connection.execute_batch(&format!("BEGIN; {NOTES} COMMIT;"))?,
+            0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} {NOTES} COMMIT;"))?,
             other => return Err(JournalError::Version(other)),
         }
         Ok(Self { connection: Mutex::new(connection), observer })
@@ -161,7 +175,7 @@ impl Journal {
     pub fn open_read_only(path: &Path) -> Result<Self, JournalError> {
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         match version(&connection)? {
-            SCHEMA_VERSION => Ok(Self { connection: Mutex::new(connection), observer: Arc::new(Unwatched) }),
+            1..=SCHEMA_VERSION => Ok(Self { connection: Mutex::new(connection), observer: Arc::new(Unwatched) }),
             other => Err(JournalError::Version(other)),
         }
     }
@@ -207,6 +221,39 @@ impl Journal {
         self.observer.before_commit().map_err(|_| JournalError::Halted)?;
         transaction.commit()?;
         self.observer.after_commit().map_err(|_| JournalError::Halted)
+    }
+
+    /// Writes down why a tranche was given back, once. False if that was written before.
+    pub fn note(
+        &self,
+        contribution: ContributionId,
+        tranche: u32,
+        text: &str,
+        now: UnixMs,
+    ) -> Result<bool, JournalError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        let written = transaction.execute(
+            "INSERT INTO note (contribution, tranche, text, at_ms) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (contribution, tranche) DO NOTHING",
+            params![contribution.to_string(), tranche, text, signed(now.0)?],
+        )?;
+        self.observer.before_commit().map_err(|_| JournalError::Halted)?;
+        transaction.commit()?;
+        self.observer.after_commit().map_err(|_| JournalError::Halted)?;
+        Ok(written > 0)
+    }
+
+    /// What was written down about a contribution's tranches: which, and what.
+    pub fn notes(&self, contribution: ContributionId) -> Result<Vec<(u32, String)>, JournalError> {
+        let connection = self.connection();
+        if version(&connection)? < 2 {
+            return Ok(Vec::new());
+        }
+        let mut statement =
+            connection.prepare("SELECT tranche, text FROM note WHERE contribution = ?1 ORDER BY tranche")?;
+        let notes = statement.query_map([contribution.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(notes.collect::<Result<_, _>>()?)
     }
 
     /// The contribution to a round, if there is one.
@@ -370,6 +417,21 @@ mod tests {
         let expected = Totals { fees_msat: Msat::new(5), routing_msat: Msat::ZERO, received_msat: Msat::new(90) };
         assert_eq!(journal.totals().expect("read"), expected);
         assert_eq!(journal.totals_of(entry(0).contribution).expect("read"), expected);
+    }
+
+    #[test]
+    fn a_note_is_kept_once_and_a_journal_from_before_there_were_notes_is_taken_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("peer.sqlite");
+        Connection::open(&path).expect("made").execute_batch(SCHEMA).expect("as version 1 made it");
+        let contribution = entry(0).contribution;
+        let before = Journal::open_read_only(&path).expect("readable");
+        assert_eq!(before.notes(contribution).expect("read"), []);
+        let journal = Journal::open(&path).expect("taken on");
+        journal.save(&entry(0), &[], UnixMs(1)).expect("saved");
+        assert!(journal.note(contribution, 1, "given back", UnixMs(2)).expect("written"));
+        assert!(!journal.note(contribution, 1, "given back again", UnixMs(3)).expect("known"));
+        assert_eq!(journal.notes(contribution).expect("read"), [(1, "given back".to_owned())]);
     }
 
     #[test]

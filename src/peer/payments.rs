@@ -3,6 +3,7 @@
 use crate::clock::Timer;
 use crate::ln::{InvoiceStatus, LnError, PayLimits, PaymentStatus};
 use crate::protocol::amount::Msat;
+use crate::protocol::hold::may_upload;
 use crate::protocol::ids::{PaymentHash, Preimage};
 use crate::protocol::statements::RoundOpening;
 use crate::protocol::verdict::Outcome;
@@ -23,9 +24,6 @@ const FEE_CLTV_BLOCKS: u32 = 1_008;
 
 /// How often a failed fee payment is tried again.
 const FEE_ATTEMPTS: u32 = 3;
-
-/// A lock that ends within so many blocks is none: there must be time to be judged and to claim.
-const MIN_LOCK_BLOCKS: u32 = 3;
 
 /// How long a settlement may take before it is left for later, in the round and after it.
 const SETTLE_PATIENCE_MS: u64 = 120_000;
@@ -101,8 +99,7 @@ impl Session {
         for tranche in &offer.ticket.terms.body.tranches {
             let locked = match self.ask_node(|| self.parts.ln.invoice(tranche.payment_hash)).await? {
                 InvoiceStatus::Accepted { amount, expiry_height } => {
-                    amount >= tranche.amount_msat
-                        && expiry_height.is_none_or(|expiry| expiry >= height.saturating_add(MIN_LOCK_BLOCKS))
+                    amount >= tranche.amount_msat && expiry_height.is_none_or(|expiry| may_upload(height, expiry))
                 }
                 InvoiceStatus::NotFound
                 | InvoiceStatus::Open

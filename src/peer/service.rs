@@ -31,12 +31,21 @@ enum RoundEnd {
 }
 
 impl Session {
-    /// Contributes until the run is over or `contributions` have come to a verdict.
+    /// Contributes until the run is over or `contributions` have come to a verdict. Whatever it is doing, held tranches are
+    /// guarded.
     pub async fn serve(&self, trainer: &TrainerSlot, contributions: Option<u32>) -> Result<Summary, PeerError> {
+        tokio::select! {
+            biased;
+            ended = self.take_part(trainer, contributions) => ended,
+            never = self.guard() => match never {},
+        }
+    }
+
+    async fn take_part(&self, trainer: &TrainerSlot, contributions: Option<u32>) -> Result<Summary, PeerError> {
         let before = self.journal.totals()?;
         let mut tally = Tally::default();
         let view = self.run_view().await?;
-        self.finish_old(view.current_round, &mut tally).await?;
+        self.finish_old(view.current_round, Patience::OneLook, &mut tally).await?;
         let mut done_with = None;
         while contributions.is_none_or(|wanted| tally.summary.contributions < wanted) {
             let view = self.run_view().await?;
@@ -45,7 +54,7 @@ impl Session {
                 self.pause().await;
                 continue;
             }
-            self.finish_old(Some(current), &mut tally).await?;
+            self.finish_old(Some(current), Patience::OneLook, &mut tally).await?;
             if tally.registrations == 0 || !self.can_be_paid(&view.lightning.node_id).await? {
                 self.ready_to_be_paid(&view.lightning).await?;
                 tally.registrations += 1;
@@ -56,7 +65,8 @@ impl Session {
             }
             done_with = Some(current);
         }
-        self.finish_old(None, &mut tally).await?;
+        // Nothing else is left to do: now there is time to wait.
+        self.finish_old(None, Patience::ThisRound, &mut tally).await?;
         self.see_off(&tally).await;
         self.summarise(&tally, before).await
     }
@@ -94,7 +104,12 @@ impl Session {
     }
 
     /// Contributions to rounds other than the current one: fetches late receipts, settles, gives back.
-    async fn finish_old(&self, current: Option<RoundNumber>, tally: &mut Tally) -> Result<(), PeerError> {
+    async fn finish_old(
+        &self,
+        current: Option<RoundNumber>,
+        patience: Patience,
+        tally: &mut Tally,
+    ) -> Result<(), PeerError> {
         for entry in self.journal.unfinished(Some(self.run))? {
             if Some(entry.round()) == current {
                 continue;
@@ -107,7 +122,7 @@ impl Session {
                 }
                 Err(error) => return Err(error),
             };
-            match self.close(self.carry_on(entry, &view.opening.body, Patience::OneLook).await?)? {
+            match self.close(self.carry_on(entry, &view.opening.body, patience).await?)? {
                 RoundEnd::Ended(contribution, ending) => tally.count(contribution, &ending)?,
                 RoundEnd::Nothing | RoundEnd::Parked => {}
             }

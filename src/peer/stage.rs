@@ -83,6 +83,18 @@ impl Stage {
         }
     }
 
+    /// The terms whose tranches this peer's node may hold, and the receipt if there is one.
+    pub fn held(&self) -> Option<(&RewardTerms, Option<&Receipt>)> {
+        match self {
+            Stage::Ticketed(ticket) => Some((&ticket.terms.body, None)),
+            Stage::Invoiced(offer) | Stage::Locked(offer) | Stage::Uploaded(offer) => {
+                Some((&offer.ticket.terms.body, None))
+            }
+            Stage::Judged(judged) => Some((&judged.offer.ticket.terms.body, Some(&judged.receipt.body))),
+            Stage::Trained | Stage::Paying(_) | Stage::Paid(_) | Stage::Closed(_) => None,
+        }
+    }
+
     /// Has it ended?
     pub fn is_closed(&self) -> bool {
         self.rank() == Self::CLOSED_RANK

@@ -6,6 +6,7 @@ pub mod amount;
 pub mod api;
 pub mod codec;
 pub mod held_out;
+pub mod hold;
 pub mod ids;
 pub mod l402;
 pub mod manifest;

@@ -33,6 +33,8 @@ pub enum Rejection {
     },
     /// The update does not lower the held-out loss enough.
     GainTooSmall,
+    /// The payload was here, but its reward came back, or was about to expire, before the verdict: nothing could be paid.
+    LockLost,
 }
 
 /// Accepted or not.

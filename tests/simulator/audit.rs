@@ -7,7 +7,8 @@ use std::sync::Arc;
 use l402t::ln::{InvoiceStatus, PaymentStatus};
 use l402t::peer::folder::journal_in;
 use l402t::peer::journal::{Journal, Totals as PeerTotals};
-use l402t::protocol::amount::Msat;
+use l402t::peer::stage::{Ending, Stage};
+use l402t::protocol::amount::{Msat, Ppm};
 use l402t::protocol::ids::{PaymentHash, RoundNumber};
 use l402t::protocol::manifest::RunManifest;
 use l402t::protocol::round::RoundRules;
@@ -18,7 +19,7 @@ use l402t::store::database::{Database, Unwatched};
 use l402t::store::ledger::{self, Totals};
 
 use crate::fold::fold;
-use crate::plan::{Manner, PeerPlan};
+use crate::plan::{Manner, PeerPlan, Plan};
 use crate::world::{COORDINATOR, FUNDS, PUSH, World};
 
 /// Checks everything; what is wrong is noted as a violation. The coordinator's totals.
@@ -36,7 +37,7 @@ pub(crate) fn audit(world: &World) -> Totals {
     let manifest = std::fs::read(world.data(COORDINATOR).join("manifest.json")).expect("a manifest");
     let manifest: Signed<RunManifest> = Signed::from_bytes(&manifest).expect("canonical");
     log_is_projection(world, &db, &manifest.body);
-    transcripts_follow(world, &manifest.body);
+    transcripts_follow(world, &db, &manifest.body);
 
     let mut peers = PeerTotals::default();
     let mut received = Msat::ZERO;
@@ -70,6 +71,27 @@ pub(crate) fn audit(world: &World) -> Totals {
     books
 }
 
+/// Was nothing wrong with a peer and with what it depends on, so that it can have missed no block and no receipt?
+fn is_calm(plan: &Plan, peer: &PeerPlan) -> bool {
+    let calls = plan.lightning.calls_lost == Ppm::ZERO && plan.lightning.answers_lost == Ppm::ZERO;
+    let coordinator = plan.coordinator.fate.crash_ppm == 0 && plan.node_crashes == 0;
+    let process = &peer.process;
+    let stays = process.fate.crash_ppm == 0 && process.fate.moments == i64::MAX && peer.manner != Manner::Vanishes;
+    calls && coordinator && stays && plan.block_ms >= 15_000
+}
+
+/// A tranche that was held ends by somebody's decision, and what a receipt pays is paid.
+fn nothing_timed_out(world: &World, name: &str, ends: &BTreeMap<PaymentHash, InvoiceStatus>) {
+    for (hash, _, status) in world.network.payments(COORDINATOR) {
+        if let PaymentStatus::Failed { reason } = status
+            && ends.contains_key(&hash)
+            && reason == "held until it expired"
+        {
+            world.sim.violated(format_args!("{name} let {hash} time out"));
+        }
+    }
+}
+
 /// A peer's own books against its node. What it spent and received by its node if it is gone, or by its journal.
 fn audit_peer(world: &World, peer: &PeerPlan) -> (PeerTotals, Msat) {
     let (sim, name) = (&world.sim, peer.name);
@@ -96,6 +118,9 @@ fn audit_peer(world: &World, peer: &PeerPlan) -> (PeerTotals, Msat) {
         }
         ends.insert(hash, status);
     }
+    if is_calm(&world.plan, peer) {
+        nothing_timed_out(world, name, &ends);
+    }
     let truth = PeerTotals { fees_msat: Msat::new(paid), routing_msat: Msat::new(routing), received_msat: received };
     check(world.network.channels_between(COORDINATOR, name) <= 1, "has more than one channel".into());
     let journal = Journal::open_read_only(&journal_in(&world.data(name)));
@@ -118,6 +143,12 @@ fn audit_peer(world: &World, peer: &PeerPlan) -> (PeerTotals, Msat) {
         let fees = journal.totals_of(entry.contribution).expect("read").fees_msat;
         check(fees <= Msat::new(5_000), format!("paid {fees} in fees for one contribution"));
     }
+    for entry in journal.entries().expect("read") {
+        if let Stage::Closed(Ending::Accepted { lost_msat, .. }) = entry.stage {
+            let lost = lost_msat > Msat::ZERO && is_calm(&world.plan, peer);
+            check(!lost, format!("lost {lost_msat} that it had earned in round {}", entry.round()));
+        }
+    }
     let balance = world.network.balance(name);
     let channels = world.network.channels_between(COORDINATOR, name) as u64;
     let expected = PUSH.msat() * channels + received.msat() - paid - routing;
@@ -135,9 +166,10 @@ fn log_is_projection(world: &World, db: &Database, manifest: &RunManifest) {
 }
 
 /// One transcript a round, each signed, each following from the one before; a preimage in a receipt is the tranche's own.
-fn transcripts_follow(world: &World, manifest: &RunManifest) {
+fn transcripts_follow(world: &World, db: &Database, manifest: &RunManifest) {
     let (mut checkpoint, mut previous) = (manifest.initial_checkpoint, None);
-    for round in 0..world.plan.rounds {
+    let rounds = tables::rounds(db.read()).expect("rounds").len() as u32;
+    for round in 0..rounds {
         let path = world.data(COORDINATOR).join(format!("transcripts/{round}.json"));
         let Ok(bytes) = std::fs::read(path) else {
             world.sim.violated(format_args!("round {round} has no transcript"));

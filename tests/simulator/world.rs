@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use l402t::coordinator::settings::{ChannelSettings, Gate, HeldOutSettings, OpenChannels, RunSettings};
 use l402t::coordinator::{Coordinator, CoordinatorError, Entropy, Options, RunEvent, Surroundings};
-use l402t::ln::Lightning;
 use l402t::ln::simulated::Network;
+use l402t::ln::{Lightning, PaymentStatus};
 use l402t::peer::api::CoordinatorApi;
 use l402t::peer::error::PeerError;
 use l402t::peer::events::EventSink;
@@ -36,6 +36,8 @@ pub(crate) const PUSH: Msat = Msat::new(100_000_000);
 const CAPACITY_SAT: u64 = 1_000_000;
 /// Longer than a fee invoice can be paid.
 const FEE_INVOICE_MS: u64 = 125_000;
+/// Longer than the coordinator is ever down.
+const IDLE_MS: u64 = 400_000;
 /// A simulation that takes longer is stuck.
 const MAX_MS: u64 = 6 * 3_600_000;
 const MAX_STEPS: u64 = 3_000_000;
@@ -56,7 +58,10 @@ pub(crate) struct World {
     pub(crate) root: PathBuf,
     slot: Slot,
     settings: RunSettings,
+    /// The run is over.
     finished: AtomicBool,
+    /// The last round had no contributions: the next one waits until somebody asks.
+    idle: AtomicBool,
 }
 
 /// How a simulation went.
@@ -121,6 +126,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         root: folder.path().to_path_buf(),
         slot: Slot::default(),
         finished: AtomicBool::new(false),
+        idle: AtomicBool::new(false),
     });
     let total = world.network.total_msat();
     let mut executor = Executor::new(&sim);
@@ -139,7 +145,8 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     });
     let mut peers: Vec<oneshot::Receiver<()>> = peers.collect();
     let mut steps = 0;
-    while !peers.is_empty() || !world.finished.load(Ordering::Relaxed) {
+    let mut idle_since_ms = None;
+    while !peers.is_empty() || !world.is_over(&mut idle_since_ms) {
         steps += 1;
         if !executor.step() || sim.elapsed_ms() > MAX_MS || steps > MAX_STEPS {
             sim.violated(format_args!("no end after {} ms and {steps} steps", sim.elapsed_ms()));
@@ -198,6 +205,15 @@ fn settings(plan: &Plan, folder: &Path) -> RunSettings {
 impl World {
     pub(crate) fn data(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// Is the run over, or would nothing more happen without peers? The coordinator gets the time to see it, too.
+    fn is_over(&self, idle_since_ms: &mut Option<u64>) -> bool {
+        let locked = || self.network.payments(COORDINATOR).iter().any(|(_, _, s)| *s == PaymentStatus::InFlight);
+        let idle = self.idle.load(Ordering::Relaxed) && !locked();
+        let now_ms = self.sim.elapsed_ms();
+        *idle_since_ms = idle.then(|| idle_since_ms.unwrap_or(now_ms));
+        self.finished.load(Ordering::Relaxed) || idle_since_ms.is_some_and(|since_ms| now_ms - since_ms > IDLE_MS)
     }
 
     fn clock(&self, process: &ProcessPlan) -> Arc<SimClock> {
@@ -293,8 +309,13 @@ impl World {
         self.sim.spawn(&life, async move {
             while let Ok(event) = events.recv().await {
                 world.sim.note(COORDINATOR, format_args!("{event:?}"));
-                if let RunEvent::RunFinished { .. } = event {
-                    world.finished.store(true, Ordering::Relaxed);
+                match event {
+                    RunEvent::RunFinished { .. } => world.finished.store(true, Ordering::Relaxed),
+                    RunEvent::RoundOpened { .. } => world.idle.store(false, Ordering::Relaxed),
+                    RunEvent::RoundClosed { contributions, .. } => {
+                        world.idle.store(contributions.is_empty(), Ordering::Relaxed);
+                    }
+                    RunEvent::RoundJudging { .. } => {}
                 }
             }
         });
@@ -315,10 +336,12 @@ impl World {
                 return;
             }
             match ended {
-                Ok(Ok(())) => {
+                Ok(Ok(0)) => {
                     self.sim.note(plan.name, "is done");
                     return;
                 }
+                // It has told its owner to start it again later.
+                Ok(Ok(unfinished)) => self.sim.note(plan.name, format_args!("leaves {unfinished} unfinished")),
                 Err(_) | Ok(Err(PeerError::Journal(JournalError::Halted))) => {}
                 Ok(Err(
                     error @ (PeerError::Unreachable { .. }
@@ -336,7 +359,8 @@ impl World {
         self.sim.violated(format_args!("{} gives up again and again", plan.name));
     }
 
-    async fn contribute(self: Arc<Self>, life: Arc<Life>, plan: PeerPlan) -> Result<(), PeerError> {
+    /// How many contributions it has not finished.
+    async fn contribute(self: Arc<Self>, life: Arc<Life>, plan: PeerPlan) -> Result<u32, PeerError> {
         let api: Arc<dyn CoordinatorApi> = Arc::new(Wire {
             sim: Arc::clone(&self.sim),
             who: plan.name,
@@ -363,7 +387,6 @@ impl World {
         };
         let session = Session::open_watched(parts, &view, Arc::clone(&life) as _)?;
         let trainer = TrainerSlot::new(Box::new(NoTraining { name: plan.name, good: plan.good }));
-        session.serve(&trainer, None).await?;
-        Ok(())
+        Ok(session.serve(&trainer, None).await?.unfinished)
     }
 }

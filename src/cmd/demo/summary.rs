@@ -70,6 +70,7 @@ fn reason(outcome: &Outcome) -> String {
             Rejection::Malformed { code } => format!("malformed: {code}"),
             Rejection::NotFinite => "loss not finite".to_owned(),
             Rejection::Copy { overlap_ppm, .. } => format!("copy ({} % shared)", overlap_ppm.get() / 10_000),
+            Rejection::LockLost => "lock lost".to_owned(),
             Rejection::GainTooSmall => "no gain".to_owned(),
         },
     }

@@ -20,7 +20,7 @@ use crate::protocol::ids::{Blake3Hash, RoundNumber, RunId};
 use crate::protocol::manifest::RunManifest;
 use crate::protocol::sign::{Signed, Statement};
 use crate::protocol::transcript::{ContributionRecord, Transcript};
-use crate::protocol::verdict::{Outcome, Score, VerdictRecord};
+use crate::protocol::verdict::{Outcome, Rejection, Score, VerdictRecord};
 use difference::{Check, compare, expect};
 
 /// Where blobs come from.
@@ -186,12 +186,20 @@ fn replay_round(
     )?;
     expect("loss_before", transcript.loss_before, judged.loss_before)?;
     for (place, (record, verdict)) in transcript.contributions.iter().zip(&judged.verdicts).enumerate() {
-        compare(&format!("contributions[{place}].verdict"), &record.verdict, verdict)?;
-        statements::check_receipt(place, record, verdict)?;
+        let verdict = with_lost_lock(record, verdict);
+        compare(&format!("contributions[{place}].verdict"), &record.verdict, &verdict)?;
+        statements::check_receipt(place, record, &verdict)?;
     }
     expect("loss_after", transcript.loss_after, judged.loss_after)?;
     expect("next_checkpoint", transcript.next_checkpoint, judged.next.hash())?;
     Ok(summary(transcript, held_out.predicted_tokens(), &judged.verdicts))
+}
+
+/// Whether a payload that doesn't count never came or came with a lock that was lost is the coordinator's word alone.
+fn with_lost_lock(record: &ContributionRecord, verdict: &VerdictRecord) -> VerdictRecord {
+    let lost = Outcome::Rejected { rejection: Rejection::LockLost };
+    let outcome = if !record.uploaded && record.verdict.outcome == lost { lost } else { verdict.outcome.clone() };
+    VerdictRecord { outcome, ..verdict.clone() }
 }
 
 fn summary(transcript: &Transcript, predicted_tokens: u64, verdicts: &[VerdictRecord]) -> ReplayedRound {

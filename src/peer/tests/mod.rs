@@ -3,6 +3,7 @@
 mod beliefs;
 mod fake;
 mod fuse;
+mod guard;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

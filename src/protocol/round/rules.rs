@@ -2,6 +2,7 @@
 
 use super::super::amount::Msat;
 use super::super::api::Phase;
+use super::super::hold;
 use super::super::ids::{ContributionId, PeerId, UnixMs};
 use super::state::{
     Account, Contribution, Effect, Event, Illegal, Lapse, Progress, Round, RoundRules, Tranche, TrancheState,
@@ -20,7 +21,9 @@ pub fn transition(
             step.sell_ticket(*contribution, *peer, *payload_bytes)?;
         }
         Event::InvoicesAccepted { contribution } => step.accept_invoices(contribution)?,
-        Event::PaymentStarted { contribution, tranche } => step.payment_started(contribution, *tranche)?,
+        Event::PaymentStarted { contribution, tranche, height } => {
+            step.payment_started(contribution, *tranche, *height)?;
+        }
         Event::PaymentInFlight { contribution, tranche } => step.payment_in_flight(contribution, *tranche)?,
         Event::PaymentSettled { contribution, tranche, fee_msat } => {
             step.payment_ended(contribution, *tranche, TrancheState::Settled)?;
@@ -30,7 +33,7 @@ pub fn transition(
             step.payment_ended(contribution, *tranche, TrancheState::Refunded)?;
         }
         Event::Uploaded { contribution, payload_bytes } => step.upload(contribution, *payload_bytes)?,
-        Event::Tick { open_challenges } => step.tick(*open_challenges),
+        Event::Tick { open_challenges, height } => step.tick(*open_challenges, *height),
         Event::Judged { tranches_paid } => step.judged(tranches_paid)?,
     }
     Ok((step.round, step.effects))
@@ -76,6 +79,7 @@ impl Step<'_> {
             invoices_ms: None,
             locked_ms: None,
             uploaded_ms: None,
+            expiry_height: None,
             tranches_paid: 0,
             tranches: vec![offered; self.rules.tranche_amounts.len()],
         });
@@ -95,7 +99,7 @@ impl Step<'_> {
             Progress::Locking
             | Progress::Locked
             | Progress::Uploaded
-            | Progress::Lapsed(Lapse::NotLocked | Lapse::NoUpload)
+            | Progress::Lapsed(Lapse::NotLocked | Lapse::NoUpload | Lapse::LockLost)
             | Progress::Settling
             | Progress::Finished => return Err(Illegal::InvoicesTaken(*id)),
         }
@@ -115,12 +119,15 @@ impl Step<'_> {
         Ok((place, entry.state))
     }
 
-    fn payment_started(&mut self, id: &ContributionId, tranche: u32) -> Result<(), Illegal> {
+    fn payment_started(&mut self, id: &ContributionId, tranche: u32, height: Option<u32>) -> Result<(), Illegal> {
         let (place, state) = self.tranche(id, tranche)?;
         if state != TrancheState::Queued {
             return Err(Illegal::WrongTrancheState { contribution: *id, tranche, state });
         }
-        self.round.contributions[place].tranches[tranche as usize].state = TrancheState::Sending;
+        let contribution = &mut self.round.contributions[place];
+        contribution.tranches[tranche as usize].state = TrancheState::Sending;
+        let expiry = height.map(|height| hold::expiry_height(height, self.rules.hold_blocks));
+        contribution.expiry_height = contribution.expiry_height.into_iter().chain(expiry).min();
         self.effects.push(Effect::Dequeue { contribution: *id, tranche });
         let amount = self.amount(tranche);
         self.post(Account::Wallet, Account::Locked, amount);
@@ -157,10 +164,37 @@ impl Step<'_> {
             // Without the whole reward locked there will be no upload. (A tranche that is claimed before the verdict
             // means that its preimage leaked: nothing more is put at risk for that contribution.)
             Progress::Ticketed | Progress::Locking | Progress::Locked => self.lapse(place, Lapse::NotLocked),
+            // A payload counts only with its whole reward locked.
+            Progress::Uploaded => self.lose_lock(place),
             Progress::Settling => self.finish(place),
-            Progress::Uploaded | Progress::Lapsed(_) | Progress::Finished => {}
+            Progress::Lapsed(_) | Progress::Finished => {}
         }
         Ok(())
+    }
+
+    /// The payload of this one will be neither judged nor paid.
+    fn lose_lock(&mut self, place: usize) {
+        self.lapse(place, Lapse::LockLost);
+        self.round.contributions[place].uploaded_ms = None;
+    }
+
+    /// Ends what would outlive its locks: no preimage may come out that can't be claimed any more.
+    fn expire(&mut self, height: u32) {
+        for place in 0..self.round.contributions.len() {
+            let contribution = &self.round.contributions[place];
+            let late = contribution.expiry_height.is_some_and(|expiry| !hold::may_reveal(height, expiry));
+            match contribution.progress {
+                Progress::Locking | Progress::Locked if late => self.lapse(place, Lapse::NotLocked),
+                Progress::Uploaded if late => self.lose_lock(place),
+                Progress::Ticketed
+                | Progress::Locking
+                | Progress::Locked
+                | Progress::Uploaded
+                | Progress::Lapsed(_)
+                | Progress::Settling
+                | Progress::Finished => {}
+            }
+        }
     }
 
     fn amount(&self, tranche: u32) -> Msat {
@@ -201,7 +235,9 @@ impl Step<'_> {
         let committed = contribution.payload_bytes;
         match contribution.progress {
             Progress::Uploaded => return Err(Illegal::AlreadyUploaded(*id)),
-            Progress::Settling | Progress::Finished | Progress::Lapsed(Lapse::NoUpload) => return Err(late),
+            Progress::Settling | Progress::Finished | Progress::Lapsed(Lapse::NoUpload | Lapse::LockLost) => {
+                return Err(late);
+            }
             Progress::Ticketed | Progress::Locking | Progress::Lapsed(Lapse::NoInvoices | Lapse::NotLocked) => {
                 return Err(Illegal::NotLocked(*id));
             }
@@ -216,7 +252,11 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn tick(&mut self, open_challenges: u32) {
+    fn tick(&mut self, open_challenges: u32, height: Option<u32>) {
+        match (self.round.phase, height) {
+            (Phase::Committing | Phase::Uploading | Phase::Judging, Some(height)) => self.expire(height),
+            (Phase::Committing | Phase::Uploading | Phase::Judging, None) | (Phase::Closed, _) => {}
+        }
         match self.round.phase {
             Phase::Committing | Phase::Uploading => {}
             Phase::Judging | Phase::Closed => return,

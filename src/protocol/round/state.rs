@@ -19,6 +19,8 @@ pub struct RoundRules {
     pub max_contributions: u32,
     /// How long a ticket holder has to send its invoices.
     pub invoices_ms: u64,
+    /// For how many blocks a reward is locked.
+    pub hold_blocks: u32,
 }
 
 /// How long a ticket holder may take over its hold invoices. Making them needs no computing, so that a ticket bought
@@ -33,6 +35,7 @@ impl RoundRules {
             close_at_contributions: manifest.timing.close_at_contributions,
             max_contributions: manifest.timing.max_contributions,
             invoices_ms: INVOICES_MS,
+            hold_blocks: manifest.reward.hold_blocks,
         }
     }
 }
@@ -75,8 +78,11 @@ pub struct Contribution {
     pub invoices_ms: Option<UnixMs>,
     /// When its whole reward was locked.
     pub locked_ms: Option<UnixMs>,
-    /// When its payload came.
+    /// When its payload came; `None` again if it doesn't count any more because its lock was lost.
     pub uploaded_ms: Option<UnixMs>,
+    /// The earliest height at which the peer's node may give back what is locked; `None` before anything was sent.
+    #[serde(default)]
+    pub expiry_height: Option<u32>,
     /// Which tranches the verdict pays: bit i for the i-th.
     pub tranches_paid: u32,
     /// Where each tranche's money is.
@@ -123,6 +129,8 @@ pub enum Lapse {
     NotLocked,
     /// No payload by the deadline.
     NoUpload,
+    /// The payload came, but the reward came back or was about to expire before the verdict.
+    LockLost,
 }
 
 /// Where a tranche's money is: with the coordinator, locked, or with the peer.
@@ -177,7 +185,7 @@ impl Contribution {
             Progress::Locked => ContributionState::Locked,
             Progress::Lapsed(Lapse::NoUpload) if self.locked_ms.is_some() => ContributionState::Locked,
             Progress::Lapsed(Lapse::NoUpload) => ContributionState::Locking,
-            Progress::Uploaded => ContributionState::Uploaded,
+            Progress::Uploaded | Progress::Lapsed(Lapse::LockLost) => ContributionState::Uploaded,
             Progress::Settling => ContributionState::Settling,
             Progress::Finished => ContributionState::Finished,
         }
@@ -208,7 +216,7 @@ impl Round {
         self.contributions.iter().enumerate().find(|(_, c)| c.id == *id)
     }
 
-    /// Payloads received.
+    /// Payloads received that count.
     pub fn uploads(&self) -> u32 {
         self.contributions.iter().filter(|c| c.uploaded_ms.is_some()).count() as u32
     }
@@ -259,6 +267,9 @@ pub enum Event {
         contribution: ContributionId,
         /// Which tranche.
         tranche: u32,
+        /// The height of the chain: nothing sent from now on expires before it.
+        #[serde(default)]
+        height: Option<u32>,
     },
     /// The node says that a tranche is under way.
     PaymentInFlight {
@@ -294,6 +305,9 @@ pub enum Event {
     Tick {
         /// Challenges of this round that may still be paid: somebody may be on the way.
         open_challenges: u32,
+        /// The height of the chain; `None` if the node doesn't say.
+        #[serde(default)]
+        height: Option<u32>,
     },
     /// The judge has spoken on every contribution.
     Judged {

@@ -14,6 +14,7 @@ fn rules() -> RoundRules {
         close_at_contributions: 2,
         max_contributions: 3,
         invoices_ms: 300,
+        hold_blocks: 144,
     }
 }
 
@@ -50,7 +51,7 @@ fn invoices(n: u8) -> Event {
 }
 
 fn started(n: u8, tranche: u32) -> Event {
-    Event::PaymentStarted { contribution: id(n), tranche }
+    Event::PaymentStarted { contribution: id(n), tranche, height: Some(100) }
 }
 
 fn in_flight(n: u8, tranche: u32) -> Event {
@@ -69,7 +70,7 @@ fn upload(n: u8) -> Event {
     Event::Uploaded { contribution: id(n), payload_bytes: 5 }
 }
 
-const TICK: Event = Event::Tick { open_challenges: 0 };
+const TICK: Event = Event::Tick { open_challenges: 0, height: None };
 
 fn locked(n: u8) -> Vec<Event> {
     vec![ticket(n), invoices(n), started(n, 0), in_flight(n, 0), started(n, 1), in_flight(n, 1)]
@@ -79,7 +80,7 @@ fn locked(n: u8) -> Vec<Event> {
 fn a_round_closes_early_once_enough_payloads_are_in_and_nobody_is_on_the_way() {
     let round = after(open(), 1, &[locked(1), locked(2), vec![upload(1), TICK]].concat());
     assert_eq!(round.phase, Phase::Committing);
-    let somebody_pays_a_fee = after(round.clone(), 1, &[upload(2), Event::Tick { open_challenges: 1 }]);
+    let somebody_pays_a_fee = after(round.clone(), 1, &[upload(2), Event::Tick { open_challenges: 1, height: None }]);
     assert_eq!(somebody_pays_a_fee.phase, Phase::Committing);
     assert_eq!(after(round, 1, &[upload(2), TICK]).phase, Phase::Judging);
 }
@@ -157,13 +158,60 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => place.clone().prop_map(|(n, t)| settled(n, t)),
         1 => place.prop_map(|(n, t)| failed(n, t)),
         6 => who.prop_map(upload),
-        1 => (0u32..2).prop_map(|open_challenges| Event::Tick { open_challenges }),
+        1 => (0u32..2, proptest::option::of(100u32..300))
+            .prop_map(|(open_challenges, height)| Event::Tick { open_challenges, height }),
         1 => proptest::collection::vec(0u32..5, 0..4).prop_map(|tranches_paid| Event::Judged { tranches_paid }),
     ]
 }
 
 fn balance(books: &[(Account, i64)], account: Account) -> i64 {
     books.iter().filter(|(a, _)| *a == account).map(|(_, msat)| msat).sum()
+}
+
+fn at_height(height: u32) -> Event {
+    Event::Tick { open_challenges: 0, height: Some(height) }
+}
+
+/// Sent at 100 for 144 blocks: a node may give it back from 205 on, and nothing is revealed in the last six blocks.
+const LAST_TO_REVEAL: u32 = 199;
+
+#[test]
+fn a_payload_whose_lock_is_about_to_expire_is_neither_judged_nor_paid() {
+    let uploaded = after(open(), 1, &[locked(1), locked(2), vec![upload(1), upload(2)]].concat());
+    let judging = after(uploaded, 3, &[at_height(LAST_TO_REVEAL)]);
+    assert_eq!((judging.phase, judging.uploads()), (Phase::Judging, 2));
+    let late = after(judging.clone(), 4, &[at_height(LAST_TO_REVEAL + 1)]);
+    assert!(late.contributions.iter().all(|c| c.progress == Progress::Lapsed(Lapse::LockLost)));
+    assert_eq!(late.uploads(), 0);
+    refused(&late, 5, &Event::Judged { tranches_paid: vec![1, 0] });
+    let closed = after(late, 5, &[Event::Judged { tranches_paid: vec![0, 0] }]);
+    assert!(closed.contributions.iter().all(|c| c.progress == Progress::Settling));
+    // Whoever is judged in time is paid, however late it claims.
+    let closed = after(judging, 4, &[Event::Judged { tranches_paid: vec![3, 3] }, at_height(1_000)]);
+    assert_eq!(closed.contributions[0].tranches_paid, 3);
+}
+
+#[test]
+fn nothing_is_uploaded_for_a_lock_that_is_about_to_expire() {
+    let round = after(open(), 1, &[locked(1), vec![at_height(LAST_TO_REVEAL + 1)]].concat());
+    assert_eq!(round.contributions[0].progress, Progress::Lapsed(Lapse::NotLocked));
+    refused(&round, 2, &upload(1));
+}
+
+#[test]
+fn a_payload_counts_only_while_its_whole_reward_is_locked() {
+    let round = after(open(), 1, &[locked(1), vec![upload(1), failed(1, 0)]].concat());
+    assert_eq!(round.contributions[0].progress, Progress::Lapsed(Lapse::LockLost));
+    assert_eq!(round.uploads(), 0);
+}
+
+#[test]
+fn a_lock_is_dated_by_the_first_tranche_that_was_sent_and_an_unknown_height_ends_nothing() {
+    let later = Event::PaymentStarted { contribution: id(1), tranche: 1, height: Some(150) };
+    let round = after(open(), 1, &[ticket(1), invoices(1), started(1, 0), later]);
+    assert_eq!(round.contributions[0].expiry_height, Some(205));
+    let round = after(open(), 1, &[locked(1), vec![upload(1), TICK]].concat());
+    assert_eq!(round.contributions[0].progress, Progress::Uploaded);
 }
 
 proptest! {
