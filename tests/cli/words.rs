@@ -25,6 +25,7 @@ fn the_help_of_every_command_is_as_it_was() {
         "validate",
         "replay",
         "ledger",
+        "fetch",
         "wallet",
         "wallet backup",
         "wallet restore",

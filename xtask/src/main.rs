@@ -5,6 +5,7 @@ mod build;
 mod deny;
 mod disk;
 mod fail;
+mod foreign;
 mod go;
 mod libtorch;
 mod protoc;
@@ -36,6 +37,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         "test" => build::test(&root, rest),
         "simulate" => build::simulate(&root, rest),
         "bench" => build::bench(&root, rest),
+        "foreign" => foreign::test(&root, rest),
         "lint" => build::lint(&root),
         "regtest" => regtest::run(&root, rest),
         "setup" => {
