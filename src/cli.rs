@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::peer::behaviour::Behaviour;
 
@@ -70,6 +70,9 @@ pub enum Command {
         after_help = "Example: l402t regtest up --peers 2 --tools DIR   (./x regtest up builds btcd and LND first)"
     )]
     Regtest(RegtestArgs),
+    /// Check this machine, its configuration and its Lightning node, and say what to mend (exit code 1: something is)
+    #[command(after_help = "Example: l402t doctor coordinate")]
+    Doctor(DoctorArgs),
     /// Print the OpenAPI description of the coordinator's API
     #[command(after_help = "Example: l402t openapi > openapi.json")]
     Openapi,
@@ -312,4 +315,31 @@ pub struct RegtestUpArgs {
     /// The folder with btcd and lnd; `./x regtest` builds them and adds this
     #[arg(long, value_name = "DIR")]
     pub tools: PathBuf,
+}
+
+/// `l402t doctor`. `--json` prints {"ready", "checks": [{"name", "level": "ok"|"warn"|"fail", "message", "fix"}]}.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// For which command
+    #[arg(value_name = "COMMAND", value_enum, default_value = "peer")]
+    pub role: DoctorRole,
+}
+
+/// What a machine may be for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DoctorRole {
+    /// To train.
+    Peer,
+    /// To run a coordinator.
+    Coordinate,
+}
+
+impl DoctorRole {
+    /// The name of the command's data folder.
+    pub const fn data_folder(self) -> &'static str {
+        match self {
+            DoctorRole::Peer => "peer",
+            DoctorRole::Coordinate => "coordinator",
+        }
+    }
 }

@@ -28,6 +28,11 @@ impl Context {
         Self { ui, config, stop, global, environment }
     }
 
+    /// The configuration file that was read, if any.
+    pub fn config_file(&self) -> Option<PathBuf> {
+        self.global.config.clone().or_else(|| self.environment.config_file())
+    }
+
     /// The command's data folder, without making it.
     pub fn data_path(&self, command: &str) -> Result<PathBuf, Failure> {
         self.global.data.clone().or_else(|| self.environment.data_folder(command)).ok_or_else(|| {

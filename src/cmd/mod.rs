@@ -11,6 +11,7 @@ mod stop;
 pub mod coordinate;
 pub mod demo;
 pub mod fetch;
+pub mod doctor;
 pub mod ledger;
 pub mod openapi;
 pub mod peer;
@@ -124,6 +125,7 @@ async fn run(command: Command, context: Context) -> Result<ExitCode, Failure> {
         Command::Demo(args) => demo::run(args, context).await,
         #[cfg(feature = "lnd")]
         Command::Regtest(args) => regtest::run(args, context).await,
+        Command::Doctor(args) => doctor::run(args, context).await,
         Command::Openapi => openapi::run(&context),
     }
 }

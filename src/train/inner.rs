@@ -25,6 +25,14 @@ use crate::protocol::manifest::TrainingParams;
 
 pub use super::device::TrainDevice;
 
+/// Whether a device can be used here.
+///
+/// # Errors
+/// Why it can't, and what to do.
+pub fn can_train_on(device: TrainDevice) -> Result<(), TrainError> {
+    device::open(device).map(drop)
+}
+
 /// Most tokens in one forward pass; far above what any device holds, so that a hostile manifest can't ask for the rest.
 const MAX_BATCH_TOKENS: u64 = 1 << 24;
 

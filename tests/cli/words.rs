@@ -29,6 +29,7 @@ fn the_help_of_every_command_is_as_it_was() {
         "wallet",
         "wallet backup",
         "wallet restore",
+        "doctor",
         "openapi",
     ] {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
@@ -165,4 +166,21 @@ fn the_openapi_description_is_printed_as_it_is() {
     let home = home();
     let output = run(home.path(), &["openapi"]);
     assert_eq!(stdout(&output).trim_end(), include_str!("../../docs/openapi.json").trim_end());
+}
+
+#[test]
+fn the_doctor_names_what_is_in_the_way_and_changes_nothing() {
+    let home = home();
+    let output = run(home.path(), &["doctor", "coordinate", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("one object");
+    assert_eq!(report["ready"], true);
+    std::fs::write(home.path().join("lnd.toml"), "[lightning]\nnode = \"lnd\"\n").expect("written");
+    let output = run(home.path(), &["doctor", "--config", "lnd.toml"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    let said = stdout(&output);
+    assert!(said.contains("FAIL  lightning") && said.contains("bakemacaroon"), "{said}");
+    let left: Vec<_> =
+        std::fs::read_dir(home.path()).expect("readable").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["lnd.toml"]);
 }

@@ -1,8 +1,10 @@
 //! Two nodes with a channel, whatever they are made of.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use l402t::ln::{InvoiceRequest, InvoiceStatus, Lightning, PayLimits, PaymentStatus};
 use l402t::protocol::amount::Msat;
 use l402t::protocol::ids::{PaymentHash, Preimage};
@@ -26,6 +28,8 @@ pub(crate) trait Bench {
     /// Mines blocks and returns once both nodes have seen them.
     async fn mine(&mut self, blocks: u32);
     async fn stop(&mut self);
+    /// Most HTLCs that the channel can hold from the coordinator to the peer, or as many as are enough to fill it.
+    fn slots(&self) -> u32;
 
     async fn restart_peer(&mut self) {
         self.peer_down().await;
@@ -87,8 +91,13 @@ pub(crate) async fn refunded(bench: &impl Bench, hash: PaymentHash) {
 /// The peer can send this much.
 pub(crate) async fn peer_can_send(bench: &impl Bench, amount: Msat) {
     let peer = bench.peer();
-    until("the peer's balance is right", async || peer.info().await.is_ok_and(|info| info.outbound_msat == amount))
-        .await;
+    let mut last = None;
+    let right = async || {
+        last = peer.info().await.ok().map(|info| info.outbound_msat);
+        last == Some(amount)
+    };
+    let waited = AssertUnwindSafe(until("the peer's balance is right", right)).catch_unwind().await;
+    assert!(waited.is_ok(), "the peer can send {last:?}, not {amount:?}");
 }
 
 pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {

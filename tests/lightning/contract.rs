@@ -2,17 +2,25 @@
 
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
 use l402t::ln::bolt11::{self, Network};
 use l402t::ln::{
     ChannelRequest, ChannelState, FAIL_BACK_BLOCKS, InvoiceRequest, InvoiceStatus, LnError, LnEvent, PayLimits,
     PaymentStatus,
 };
 use l402t::protocol::amount::Msat;
+use l402t::protocol::ids::{PaymentHash, Preimage};
+use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
 
 use crate::bench::{
     Bench, CAPACITY_SAT, FINAL_CLTV_BLOCKS, LIMITS, PUSH, accepted, hold, peer_can_send, preimage, refunded, request,
     settled, until,
 };
+
+/// Payments beyond what a channel has slots for.
+const BEYOND_SLOTS: u32 = 5;
+/// Payments that are started at the same time.
+const AT_ONCE: usize = 20;
 
 pub(crate) async fn an_invoice_says_what_was_asked_for(bench: &mut impl Bench) {
     let (peer, (_, hash)) = (bench.peer(), preimage(1));
@@ -177,6 +185,7 @@ pub(crate) async fn the_same_invoice_is_paid_once(bench: &mut impl Bench) {
     bench.peer().settle(preimage).await.expect("taken");
     settled(bench, preimage, 2_000_000).await;
     coordinator.pay(&invoice, LIMITS).await.expect("done: nothing to do");
+    peer_can_send(bench, Msat::new(before.msat() + 2_000_000)).await;
     drop(coordinator);
     bench.restart_coordinator().await;
     bench.coordinator().pay(&invoice, LIMITS).await.expect("done: nothing to do");
@@ -231,6 +240,102 @@ pub(crate) async fn a_payment_that_failed_can_be_tried_again(bench: &mut impl Be
     accepted(bench, hash).await;
     bench.peer().settle(preimage).await.expect("taken");
     settled(bench, preimage, 2_000_000).await;
+}
+
+pub(crate) async fn a_preimage_of_another_hash_claims_nothing(bench: &mut impl Bench) {
+    let (_, hash) = hold(bench, 23, 2_000_000).await;
+    let (other, unknown) = preimage(24);
+    assert!(matches!(bench.peer().settle(other).await, Err(LnError::UnknownHash(named)) if named == unknown));
+    assert!(matches!(bench.peer().invoice(hash).await, Ok(InvoiceStatus::Accepted { .. })));
+    assert_eq!(bench.coordinator().payment(hash).await.expect("known"), PaymentStatus::InFlight);
+    bench.peer().cancel(hash).await.expect("taken");
+    refunded(bench, hash).await;
+}
+
+pub(crate) async fn an_invoice_with_another_amount_is_not_paid(bench: &mut impl Bench) {
+    let (coordinator, peer, (preimage, hash)) = (bench.coordinator(), bench.peer(), preimage(25));
+    let invoice = peer.create_hold_invoice(hash, &request(2_000_000), 144).await.expect("made");
+    // 20u is 2,000 sat.
+    for other in ["lnbcrt1u", "lnbcrt19990n", "lnbcrt20001n", "lnbcrt20m"] {
+        let changed = invoice.replacen("lnbcrt20u", other, 1);
+        assert!(matches!(coordinator.pay(&changed, LIMITS).await, Err(LnError::BadInvoice(_))), "{other}");
+    }
+    assert_eq!(peer.invoice(hash).await.expect("known"), InvoiceStatus::Open);
+    coordinator.pay(&invoice, LIMITS).await.expect("taken");
+    until("all that was asked for is locked", async || {
+        matches!(peer.invoice(hash).await, Ok(InvoiceStatus::Accepted { amount, .. }) if amount == Msat::new(2_000_000))
+    })
+    .await;
+    peer.settle(preimage).await.expect("taken");
+    settled(bench, preimage, 2_000_000).await;
+}
+
+pub(crate) async fn a_payee_that_nobody_knows_is_not_paid(bench: &mut impl Bench) {
+    let before = bench.coordinator().info().await.expect("up").outbound_msat;
+    let (_, hash) = preimage(26);
+    let invoice = invoice_of_a_stranger(hash);
+    let coordinator = bench.coordinator();
+    assert_eq!(coordinator.pay(&invoice, LIMITS).await.expect("taken"), hash);
+    until("there is no route", async || matches!(coordinator.payment(hash).await, Ok(PaymentStatus::Failed { .. })))
+        .await;
+    assert_eq!(coordinator.info().await.expect("up").outbound_msat, before);
+}
+
+/// A flawless invoice of a node that has no channel.
+fn invoice_of_a_stranger(hash: PaymentHash) -> String {
+    let secret = secp256k1::SecretKey::from_slice(&[9; 32]).expect("a key");
+    let hash = bitcoin::hashes::Hash::from_byte_array(*hash.as_bytes());
+    let invoice = InvoiceBuilder::new(Currency::Regtest)
+        .description("from nobody".into())
+        .payment_hash(hash)
+        .payment_secret(PaymentSecret([7; 32]))
+        .current_timestamp()
+        .min_final_cltv_expiry_delta(144)
+        .amount_milli_satoshis(2_000_000)
+        .basic_mpp()
+        .build_signed(|message| secp256k1::SECP256K1.sign_ecdsa_recoverable(message, &secret));
+    invoice.expect("complete").to_string()
+}
+
+/// More holds than any channel has slots for (483 a direction): what does not fit fails, or waits without being lost,
+/// and what fits is settled.
+pub(crate) async fn what_a_full_channel_can_not_hold_fails_or_waits(bench: &mut impl Bench) {
+    let before = bench.peer().info().await.expect("up").outbound_msat;
+    let (coordinator, peer) = (bench.coordinator(), bench.peer());
+    let preimages = (0..bench.slots() + BEYOND_SLOTS).map(|number| {
+        let mut bytes = [100; 32];
+        bytes[..4].copy_from_slice(&number.to_le_bytes());
+        Preimage::from_bytes(bytes)
+    });
+    let lock = async |preimage: Preimage| {
+        let hash = preimage.payment_hash();
+        let invoice = peer.create_hold_invoice(hash, &request(1_000_000), 144).await.expect("made");
+        coordinator.pay(&invoice, LIMITS).await.expect("taken");
+        until("it is locked or has failed", async || {
+            matches!(peer.invoice(hash).await, Ok(InvoiceStatus::Accepted { .. }))
+                || matches!(coordinator.payment(hash).await, Ok(PaymentStatus::Failed { .. }))
+        })
+        .await;
+        match peer.invoice(hash).await.expect("known") {
+            InvoiceStatus::Accepted { .. } => Some(preimage),
+            status => {
+                assert_eq!(status, InvoiceStatus::Open);
+                None
+            }
+        }
+    };
+    let tried: Vec<Option<Preimage>> = stream::iter(preimages.map(lock)).buffer_unordered(AT_ONCE).collect().await;
+    let held: Vec<Preimage> = tried.iter().flatten().copied().collect();
+    let refused = tried.len() - held.len();
+    assert!(refused > 0, "all {} fitted", held.len());
+    assert!(held.len() >= 20, "only {} fitted", held.len());
+    for preimage in &held {
+        peer.settle(*preimage).await.expect("taken");
+    }
+    for preimage in &held {
+        settled(bench, *preimage, 1_000_000).await;
+    }
+    peer_can_send(bench, Msat::new(before.msat() + 1_000_000 * held.len() as u64)).await;
 }
 
 pub(crate) async fn more_than_the_channel_holds_is_not_sent(bench: &mut impl Bench) {
@@ -288,9 +393,9 @@ pub(crate) async fn a_channel_is_opened_once_and_events_tell_of_payments(bench: 
     assert_eq!(payments.recv().await.expect("told"), LnEvent::Payment(hash));
 }
 
-/// One test for each scenario over one kind of node.
+/// One test for each scenario over one kind of node, which the `start` of the module makes.
 macro_rules! contract {
-    ($start:path: $($scenario:ident),+ $(,)?) => {
+    ($start:ident: $($scenario:ident),+ $(,)?) => {
         $(
             #[tokio::test]
             async fn $scenario() {
@@ -302,28 +407,33 @@ macro_rules! contract {
     };
 }
 
-macro_rules! whole_contract {
-    ($start:path) => {
-        crate::contract::contract! { $start:
+/// All of them, by the macro `$run`.
+macro_rules! scenarios {
+    ($run:ident, $bench:tt) => {
+        $run! { $bench:
             an_invoice_says_what_was_asked_for,
             a_request_out_of_bounds_is_refused,
             a_locked_payment_is_settled_once,
             a_canceled_payment_goes_back,
             a_withdrawn_invoice_takes_nothing,
             a_preimage_given_early_claims_on_arrival,
+            a_preimage_of_another_hash_claims_nothing,
             an_ordinary_invoice_settles_by_itself,
             a_hold_that_nobody_ends_expires_by_blocks,
             a_restart_changes_no_state,
             a_restart_right_after_the_order_carries_it_out,
             the_same_invoice_is_paid_once,
             an_invoice_that_must_not_be_paid_is_refused,
+            an_invoice_with_another_amount_is_not_paid,
             unknown_hashes_are_named_as_such,
             a_payment_that_failed_can_be_tried_again,
+            a_payee_that_nobody_knows_is_not_paid,
             more_than_the_channel_holds_is_not_sent,
             twenty_small_holds_fit_at_once,
             a_channel_is_opened_once_and_events_tell_of_payments,
+            what_a_full_channel_can_not_hold_fails_or_waits,
         }
     };
 }
 
-pub(crate) use {contract, whole_contract};
+pub(crate) use {contract, scenarios};

@@ -113,6 +113,10 @@ impl Bench for Embedded {
         self.seen().await;
     }
 
+    fn slots(&self) -> u32 {
+        50
+    }
+
     async fn stop(&mut self) {
         for node in [self.coordinator.take(), self.peer.take()].into_iter().flatten() {
             node.stop().await;
@@ -120,4 +124,6 @@ impl Bench for Embedded {
     }
 }
 
-crate::contract::whole_contract!(super::embedded::start);
+use crate::contract::contract;
+
+crate::contract::scenarios!(contract, start);

@@ -7,6 +7,12 @@ mod embedded;
 #[cfg(feature = "embedded")]
 mod kill;
 mod latency;
+#[cfg(feature = "lnd")]
+mod lnd;
+#[cfg(feature = "lnd")]
+mod lnd_kill;
+#[cfg(feature = "lnd")]
+mod lnd_refusals;
 #[cfg(feature = "embedded")]
 mod reorganisation;
 mod simulated;

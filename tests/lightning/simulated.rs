@@ -45,9 +45,15 @@ impl Bench for Simulated {
         self.network.mine(blocks);
     }
 
+    fn slots(&self) -> u32 {
+        483
+    }
+
     async fn stop(&mut self) {
         assert_eq!(self.network.total_msat(), self.total, "no msat was made or lost");
     }
 }
 
-crate::contract::whole_contract!(super::simulated::start);
+use crate::contract::contract;
+
+crate::contract::scenarios!(contract, start);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cmd::{Context, Failure};
 use crate::ln::Lightning;
-use crate::ln::lnd::{LndError, LndNode, RECORDS_FILE, Settings};
+use crate::ln::lnd::{LndError, LndNode, Look, RECORDS_FILE, Settings};
 use crate::protocol::api::LightningView;
 
 /// What an embedded node leaves in its folder.
@@ -31,15 +31,26 @@ pub(super) async fn of_peer(
     Ok(Arc::new(node))
 }
 
+/// The configured LND, checked without changing anything.
+pub(in crate::cmd) async fn look(context: &Context, folder: &Path) -> Result<Look, Failure> {
+    refuse_folder_of_embedded(folder)?;
+    Ok(LndNode::look(&settings(context)?, folder).await?)
+}
+
 /// The configured LND, checked.
-pub(in crate::cmd) async fn connect(context: &Context, folder: &Path) -> Result<LndNode, Failure> {
+async fn connect(context: &Context, folder: &Path) -> Result<LndNode, Failure> {
+    refuse_folder_of_embedded(folder)?;
+    let node = LndNode::start(&settings(context)?, folder).await?;
+    tracing::info!(node_id = node.node_id(), version = node.version(), "connected to LND");
+    Ok(node)
+}
+
+fn refuse_folder_of_embedded(folder: &Path) -> Result<(), Failure> {
     if folder.join(EMBEDDED_FILE).exists() {
         let message = format!("{} holds an embedded node's channels, but the configured node is LND", folder.display());
         return Err(Failure::usage("another_node", message, OTHER_FOLDER));
     }
-    let node = LndNode::start(&settings(context)?, folder).await?;
-    tracing::info!(node_id = node.node_id(), version = node.version(), "connected to LND");
-    Ok(node)
+    Ok(())
 }
 
 const OTHER_FOLDER: &str = "Set [lightning] node back, or choose another --data folder: a second node would make the first one's payments again";

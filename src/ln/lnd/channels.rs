@@ -1,8 +1,8 @@
 //! Channels: what they hold, whether there is one with a node, and opening one.
 
 use fedimint_tonic_lnd::lnrpc::{
-    Channel, ConnectPeerRequest, GetInfoRequest, LightningAddress, ListChannelsRequest, OpenChannelRequest,
-    PendingChannelsRequest, WalletBalanceRequest,
+    ChanInfoRequest, Channel, ConnectPeerRequest, GetInfoRequest, LightningAddress, ListChannelsRequest,
+    OpenChannelRequest, PendingChannelsRequest, WalletBalanceRequest,
 };
 
 use super::client::{CALL_LIMIT, SLOW_CALL_LIMIT, Trouble, call};
@@ -48,8 +48,10 @@ impl Core {
 
     pub(super) async fn channel_state(&self, node_id: &str) -> Result<ChannelState, LnError> {
         let open = self.channels(key(node_id)?).await?;
-        if open.iter().any(|channel| channel.active) {
-            return Ok(ChannelState::Usable);
+        for channel in open.iter().filter(|channel| channel.active) {
+            if self.is_routable(channel.chan_id).await? {
+                return Ok(ChannelState::Usable);
+            }
         }
         if !open.is_empty() {
             return Ok(ChannelState::Pending);
@@ -59,6 +61,19 @@ impl Core {
         let opening = pending.pending_open_channels.iter().filter_map(|pending| pending.channel.as_ref());
         let is_opening = opening.into_iter().any(|channel| channel.remote_node_pub.eq_ignore_ascii_case(node_id));
         Ok(if is_opening { ChannelState::Pending } else { ChannelState::None })
+    }
+
+    /// Whether LND would send over it: it calls a new channel active a moment before its own router knows it, and fails
+    /// what is paid in between.
+    async fn is_routable(&self, chan_id: u64) -> Result<bool, Trouble> {
+        let request = ChanInfoRequest { chan_id, ..ChanInfoRequest::default() };
+        let edge = match call("GetChanInfo", CALL_LIMIT, self.client.lightning().get_chan_info(request)).await {
+            Ok(edge) => edge,
+            Err(Trouble::NotFound | Trouble::Refused(_)) => return Ok(false),
+            Err(trouble) => return Err(trouble),
+        };
+        let ours = if edge.node1_pub == self.node_id { edge.node1_policy } else { edge.node2_policy };
+        Ok(ours.is_some())
     }
 
     pub(super) async fn open_channel(&self, request: &ChannelRequest) -> Result<(), LnError> {

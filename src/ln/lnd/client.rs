@@ -9,9 +9,12 @@ use std::time::Duration;
 use fedimint_tonic_lnd::invoicesrpc::invoices_client::InvoicesClient;
 use fedimint_tonic_lnd::lnrpc::lightning_client::LightningClient;
 use fedimint_tonic_lnd::routerrpc::router_client::RouterClient;
-use fedimint_tonic_lnd::staterpc::state_client::StateClient;
+use fedimint_tonic_lnd::staterpc::{GetStateRequest, GetStateResponse};
+use fedimint_tonic_lnd::tonic::client::Grpc;
+use fedimint_tonic_lnd::tonic::codec::ProstCodec;
 use fedimint_tonic_lnd::tonic::codegen::InterceptedService;
 use fedimint_tonic_lnd::tonic::codegen::http::Uri;
+use fedimint_tonic_lnd::tonic::codegen::http::uri::PathAndQuery;
 use fedimint_tonic_lnd::tonic::metadata::{Ascii, MetadataValue};
 use fedimint_tonic_lnd::tonic::service::Interceptor;
 use fedimint_tonic_lnd::tonic::transport::{Channel, Endpoint};
@@ -112,8 +115,12 @@ impl Client {
         VersionerClient::with_origin(self.service.clone(), self.origin.clone())
     }
 
-    pub(super) fn state(&self) -> StateClient<Authorized> {
-        StateClient::with_origin(self.service.clone(), self.origin.clone())
+    /// Whether the wallet is open. Asked by hand: LND serves this under another package than the client crate says.
+    pub(super) async fn wallet_state(&self) -> Result<Response<GetStateResponse>, Status> {
+        let mut grpc = Grpc::with_origin(self.service.clone(), self.origin.clone());
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = PathAndQuery::from_static("/lnrpc.State/GetState");
+        grpc.unary(Request::new(GetStateRequest {}), path, ProstCodec::default()).await
     }
 }
 

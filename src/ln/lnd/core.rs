@@ -7,6 +7,7 @@ use tokio::sync::{Mutex, broadcast};
 use super::client::Client;
 use super::payments::Unsure;
 use super::records::Records;
+use super::start::Checked;
 use super::watch::Watch;
 use crate::clock::{Clock, SystemClock};
 use crate::ln::LnEvent;
@@ -34,8 +35,8 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(client: Client, ready: super::start::Ready, advertise: Option<String>) -> Arc<Self> {
-        let super::start::Ready { node_id, network, version, records } = ready;
+    pub(super) fn new(client: Client, checked: Checked, records: Records, advertise: Option<String>) -> Arc<Self> {
+        let Checked { node_id, network, version, .. } = checked;
         Arc::new(Self {
             client,
             records,

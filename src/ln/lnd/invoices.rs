@@ -162,13 +162,15 @@ impl Core {
 
     /// Claims with a preimage that was kept for this. What does not work now is tried again.
     pub(super) async fn settle_kept(&self, hash: PaymentHash) {
-        let settled = match self.records.kept(hash).await {
+        let preimage = match self.records.kept(hash).await {
             Ok(None) => return,
-            Ok(Some(preimage)) => self.try_to_settle(preimage).await.map_err(LnError::from),
-            Err(error) => Err(error),
+            Ok(Some(preimage)) => preimage,
+            Err(error) => return tracing::warn!(payment_hash = %hash, %error, "could not claim yet"),
         };
-        if let Err(error) = settled {
-            tracing::warn!(payment_hash = %hash, %error, "could not claim yet");
+        match self.try_to_settle(preimage).await {
+            Ok(()) => {}
+            Err(Trouble::Refused(reason)) => tracing::debug!(payment_hash = %hash, reason, "nothing to claim yet"),
+            Err(trouble) => tracing::warn!(payment_hash = %hash, ?trouble, "could not claim yet"),
         }
     }
 

@@ -115,10 +115,14 @@ impl Core {
         let status = match self.lnd_status(hash).await? {
             Some(payment) => status_of(&payment),
             None => match self.records.refused(hash).await? {
-                _ if self.unsure.is(hash) => PaymentStatus::Unknown,
                 Some(reason) => PaymentStatus::Failed { reason },
                 None => PaymentStatus::NotFound,
             },
+        };
+        let status = match status {
+            // What is known is an earlier attempt's end, and there may be a later one.
+            PaymentStatus::NotFound | PaymentStatus::Failed { .. } if self.unsure.is(hash) => PaymentStatus::Unknown,
+            known => known,
         };
         if status == PaymentStatus::InFlight {
             // After a restart nobody waits yet for what somebody asks about.

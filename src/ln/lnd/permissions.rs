@@ -9,8 +9,8 @@ use fedimint_tonic_lnd::invoicesrpc::{
     AddHoldInvoiceRequest, CancelInvoiceMsg, LookupInvoiceMsg, SettleInvoiceMsg, SubscribeSingleInvoiceRequest,
 };
 use fedimint_tonic_lnd::lnrpc::{
-    ChannelEventSubscription, ConnectPeerRequest, GetInfoRequest, Invoice, InvoiceSubscription, ListChannelsRequest,
-    OpenChannelRequest, PendingChannelsRequest, WalletBalanceRequest,
+    ChanInfoRequest, ChannelEventSubscription, ConnectPeerRequest, GetInfoRequest, Invoice, InvoiceSubscription,
+    ListChannelsRequest, OpenChannelRequest, PendingChannelsRequest, WalletBalanceRequest,
 };
 use fedimint_tonic_lnd::routerrpc::{SendPaymentRequest, TrackPaymentRequest, TrackPaymentsRequest};
 use fedimint_tonic_lnd::tonic::{Response, Status, Streaming};
@@ -21,12 +21,13 @@ use super::LndError;
 use super::client::{CALL_LIMIT, Client, Trouble, call};
 
 /// The methods that a macaroon for this program must allow.
-pub const PERMISSIONS: [&str; 18] = [
+pub const PERMISSIONS: [&str; 19] = [
     "/verrpc.Versioner/GetVersion",
     "/lnrpc.Lightning/GetInfo",
     "/lnrpc.Lightning/WalletBalance",
     "/lnrpc.Lightning/ListChannels",
     "/lnrpc.Lightning/PendingChannels",
+    "/lnrpc.Lightning/GetChanInfo",
     "/lnrpc.Lightning/ConnectPeer",
     "/lnrpc.Lightning/OpenChannelSync",
     "/lnrpc.Lightning/AddInvoice",
@@ -95,6 +96,7 @@ fn probes(client: &Client) -> [BoxFuture<'static, Result<(), Trouble>>; PERMISSI
         once!(lightning, wallet_balance, WalletBalanceRequest::default()),
         once!(lightning, list_channels, ListChannelsRequest { peer: short(), ..ListChannelsRequest::default() }),
         once!(lightning, pending_channels, PendingChannelsRequest::default()),
+        once!(lightning, get_chan_info, ChanInfoRequest::default()),
         once!(lightning, connect_peer, ConnectPeerRequest::default()),
         once!(lightning, open_channel_sync, OpenChannelRequest::default()),
         once!(lightning, add_invoice, no_preimage),

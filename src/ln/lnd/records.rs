@@ -45,6 +45,15 @@ impl Records {
         Ok(Self { connection: Arc::new(Mutex::new(connection)), path })
     }
 
+    /// For a process that orders nothing.
+    pub(super) fn in_memory() -> Result<Self, LndError> {
+        let path = PathBuf::from(":memory:");
+        let refused = |error: rusqlite::Error| LndError::Records { path: path.clone(), reason: error.to_string() };
+        let connection = Connection::open_in_memory().map_err(refused)?;
+        connection.execute_batch(SCHEMA).map_err(refused)?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), path })
+    }
+
     /// Ties the folder to a node on its first use, and refuses another one from then on.
     pub(super) fn belongs_to(&self, node_id: &str) -> Result<(), LndError> {
         let failed = |error: rusqlite::Error| LndError::Records { path: self.path.clone(), reason: error.to_string() };

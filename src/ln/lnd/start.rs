@@ -1,14 +1,12 @@
 //! What is asked of LND before it is used, in the order in which one thing is in the way of the next.
 
-use std::path::Path;
 use std::time::Duration;
 
 use fedimint_tonic_lnd::lnrpc::{GetInfoRequest, GetInfoResponse};
-use fedimint_tonic_lnd::staterpc::{GetStateRequest, WalletState};
+use fedimint_tonic_lnd::staterpc::WalletState;
 use fedimint_tonic_lnd::verrpc::{Version, VersionRequest};
 
 use super::client::{CALL_LIMIT, Client, Trouble, call};
-use super::records::Records;
 use super::{LndError, permissions};
 use crate::ln::bolt11::Network;
 
@@ -21,31 +19,29 @@ const TRIES: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// An LND that can be used.
-pub(super) struct Ready {
+pub(super) struct Checked {
     pub(super) node_id: String,
     pub(super) network: Network,
     pub(super) version: String,
-    pub(super) records: Records,
+    pub(super) synced_to_graph: bool,
 }
 
 /// Goes through everything that may be wrong with a node, and stops at the first thing that is.
-pub(super) async fn check(client: &Client, dir: &Path) -> Result<Ready, LndError> {
+pub(super) async fn check(client: &Client) -> Result<Checked, LndError> {
     client.try_connection().await?;
     wallet_is_open(client).await?;
     let version = version(client).await?;
     permissions::check(client).await?;
     let info = synced_info(client).await?;
     let network = network(&info)?;
-    let records = Records::open(dir)?;
-    records.belongs_to(&info.identity_pubkey)?;
-    Ok(Ready { node_id: info.identity_pubkey, network, version, records })
+    Ok(Checked { node_id: info.identity_pubkey, network, version, synced_to_graph: info.synced_to_graph })
 }
 
 /// Waits for an LND that was only just started, but for nobody's password.
 async fn wallet_is_open(client: &Client) -> Result<(), LndError> {
     let address = || client.address().to_owned();
     for _ in 0..TRIES {
-        let answer = call("GetState", CALL_LIMIT, client.state().get_state(GetStateRequest {})).await;
+        let answer = call("GetState", CALL_LIMIT, client.wallet_state()).await;
         let state = answer.map_err(|trouble| failed(client, "GetState", trouble))?.state();
         match state {
             WalletState::ServerActive => return Ok(()),

@@ -29,7 +29,7 @@ const MAX_IN_FLIGHT: usize = 65_536;
 const PAUSE: Duration = Duration::from_millis(500);
 /// From asking for a stream until LND has certainly begun to fill it.
 const SETTLING_IN: Duration = Duration::from_millis(500);
-/// How often kept preimages are tried whose invoices nobody listens to.
+/// How often kept preimages are tried.
 const SWEEP_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is listened to.
@@ -233,17 +233,14 @@ async fn changed(core: &Core, hash: PaymentHash, state: InvoiceState) -> Progres
     progress
 }
 
-/// Listens to every invoice that a preimage is kept for; tries those that there is no room to listen to.
+/// Listens to every invoice that a preimage is kept for, and tries it now and then: an order may have got no answer.
 async fn sweep(core: Arc<Core>) {
     loop {
         match core.records.all_kept().await {
             Ok(hashes) => {
                 for hash in hashes {
                     invoice(&core, hash);
-                    let listened_to = locked(&core.watch.watched).contains(&hash);
-                    if !listened_to {
-                        core.settle_kept(hash).await;
-                    }
+                    core.settle_kept(hash).await;
                 }
             }
             Err(error) => tracing::warn!(%error, "kept preimages are tried again later"),

@@ -105,9 +105,10 @@ impl Lightning for SimulatedNode {
             if invoice.is_expired(world.now()) {
                 return Err(LnError::BadInvoice("it has expired".into()));
             }
-            let payee = world
-                .node_by_id(&invoice.payee_node_id)
-                .ok_or_else(|| LnError::Refused(format!("no node {} in this network", invoice.payee_node_id)))?;
+            let Some(payee) = world.node_by_id(&invoice.payee_node_id) else {
+                world.fail(payer, (payment_hash, invoice.amount), "no route: nobody knows the payee".into());
+                return Ok(payment_hash);
+            };
             world.send(&Order {
                 payment_hash,
                 payer,

@@ -299,19 +299,22 @@ impl World {
         let hash = order.payment_hash;
         match self.ledger.lock(order) {
             Ok(()) => self.soon(Step::Arrive { payer: order.payer, hash }),
-            Err(reason) => {
-                let record = PaymentRecord {
-                    payee: order.payee,
-                    amount: order.amount,
-                    fee: Msat::ZERO,
-                    cltv_height: 0,
-                    hops: Vec::new(),
-                    state: PaymentState::Failed(reason),
-                };
-                self.ledger.nodes[order.payer].payments.insert(hash, record);
-                self.tell(order.payer, LnEvent::Payment(hash));
-            }
+            Err(reason) => self.fail(order.payer, (hash, order.amount), reason),
         }
+    }
+
+    /// Notes a payment that never left its payer.
+    pub(super) fn fail(&mut self, payer: NodeIndex, (hash, amount): (PaymentHash, Msat), reason: String) {
+        let record = PaymentRecord {
+            payee: payer,
+            amount,
+            fee: Msat::ZERO,
+            cltv_height: 0,
+            hops: Vec::new(),
+            state: PaymentState::Failed(reason),
+        };
+        self.ledger.nodes[payer].payments.insert(hash, record);
+        self.tell(payer, LnEvent::Payment(hash));
     }
 
     /// Takes the preimage and claims what is locked, now or when it arrives.
