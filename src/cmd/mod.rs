@@ -10,8 +10,8 @@ mod stop;
 
 pub mod coordinate;
 pub mod demo;
-pub mod fetch;
 pub mod doctor;
+pub mod fetch;
 pub mod ledger;
 pub mod openapi;
 pub mod peer;
