@@ -178,8 +178,11 @@ async fn listen_to_channels(core: &Core) -> Result<(), Trouble> {
     let mut lightning = core.client.lightning();
     let request = ChannelEventSubscription {};
     let mut stream = Stream::open("SubscribeChannelEvents", lightning.subscribe_channel_events(request)).await?;
-    while stream.next().await?.is_some() {
-        core.tell(LnEvent::Channels);
+    while let Some(update) = stream.next().await? {
+        // LND also tells of every new balance, in a form that this client does not know: only that is left out.
+        if update.channel.is_some() {
+            core.tell(LnEvent::Channels);
+        }
     }
     Ok(())
 }
