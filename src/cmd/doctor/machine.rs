@@ -96,7 +96,7 @@ fn training(context: &Context) -> Check {
 
 fn judge() -> Check {
     match checked_pool(None) {
-        Ok(pool) => Check::ok("judge", format!("self test passed ({:?}, {} threads)", pool.isa(), pool.threads())),
+        Ok(pool) => Check::ok("judge", format!("self test passed ({}, {} threads)", pool.isa(), pool.threads())),
         Err(failure) => Check::failure("judge", failure),
     }
 }
