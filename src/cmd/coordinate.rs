@@ -57,13 +57,13 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Fai
     let threads = args.threads.unwrap_or(config.coordinator.threads);
     let pool = context.blocking(move || checked_pool(Some(threads))).await?;
     let channels = config.coordinator.channels;
-    let node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
+    let mut node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
     let (regtest_rpc, gate) = (node.regtest_rpc.clone(), config.coordinator.gate);
     let options = Options { channels, max_rounds: args.rounds, regtest_rpc, gate };
     let judge = Arc::new(Df32Judge::new(pool));
     let opened = Coordinator::open(&data, &config.run, options, node.ln.clone(), judge, Arc::new(SystemClock)).await;
     let ended = match opened {
-        Ok(coordinator) => serve(coordinator, &node, (listen, settings), &data, &context).await,
+        Ok(coordinator) => serve(coordinator, &mut node, (listen, settings), &data, &context).await,
         Err(error) => Err(error.into()),
     };
     // Whatever happened, the node's state is flushed.
@@ -102,7 +102,7 @@ fn proxies(config: &CoordinatorConfig) -> Result<TrustedProxies, Failure> {
 
 async fn serve(
     mut coordinator: Coordinator,
-    node: &Node,
+    node: &mut Node,
     (listen, settings): (SocketAddr, Settings),
     data: &Path,
     context: &Context,
@@ -121,9 +121,10 @@ async fn serve(
         lightning: info.implementation,
         data,
     });
-    let ended = loop {
+    let mut ended = loop {
         tokio::select! {
-            ended = coordinator.run() => break ended,
+            ended = coordinator.run() => break ended.map_err(Failure::from),
+            broken = node.broken() => break Err(broken),
             event = events.recv() => tell(context, event),
             () = context.stop.requested() => break Ok(()),
         }
@@ -134,7 +135,10 @@ async fn serve(
     }
     if ended.is_ok() && coordinator.is_finished() && !context.stop.is_requested() {
         context.ui.say("the run is over; serving its transcripts until stopped");
-        context.stop.requested().await;
+        tokio::select! {
+            broken = node.broken() => ended = Err(broken),
+            () = context.stop.requested() => {}
+        }
     }
     server.stop().await;
     ended?;

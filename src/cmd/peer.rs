@@ -44,7 +44,7 @@ pub async fn run(args: PeerArgs, context: Context) -> Result<ExitCode, Failure> 
     };
     // Before a wallet is made for it.
     check_run(&run, &settings.limits)?;
-    let node = Node::of_peer(&context, &run.lightning, &folder.lightning()).await?;
+    let mut node = Node::of_peer(&context, &run.lightning, &folder.lightning()).await?;
     let parts = PeerParts {
         folder,
         key,
@@ -55,7 +55,7 @@ pub async fn run(args: PeerArgs, context: Context) -> Result<ExitCode, Failure> 
         events,
     };
     let ended = match Session::open(parts, &run) {
-        Ok(session) => serve(&session, &trainer, args.rounds, &context).await,
+        Ok(session) => serve(&session, &trainer, &mut node, args.rounds, &context).await,
         Err(error) => Err(error.into()),
     };
     // Whatever happened, the node's state is flushed.
@@ -66,11 +66,13 @@ pub async fn run(args: PeerArgs, context: Context) -> Result<ExitCode, Failure> 
 async fn serve(
     session: &Session,
     trainer: &TrainerSlot,
+    node: &mut Node,
     rounds: Option<u32>,
     context: &Context,
 ) -> Result<ExitCode, Failure> {
     let summary = tokio::select! {
         summary = session.serve(trainer, rounds) => Some(summary?),
+        broken = node.broken() => return Err(broken),
         () = context.stop.requested() => None,
     };
     // A training step that nobody waits for any more comes to rest first.

@@ -1,5 +1,6 @@
 //! What a user sees: help, errors and their remedies, `--json`, exit codes.
 
+mod disk;
 mod live;
 mod wallet;
 mod words;

@@ -72,6 +72,13 @@ fn an_old_copy_of_a_peer_is_refused_and_the_money_comes_out_of_it() {
     std::fs::rename(home.join("old"), home.join("p")).expect("put back");
     let starts = ["peer", "--data", "p", "--behaviour", "garbage", "--coordinator", &url, "--rounds", "1"];
     assert_eq!(refused(home, &starts), "wallet_is_old");
+    // As on another machine: here the coordinator's node proves it, and the process ends by itself.
+    let (state, hidden) = (home.join(".local/state/l402t"), home.join("hidden"));
+    std::fs::rename(&state, &hidden).expect("hidden");
+    assert_eq!(refused(home, &starts), "wallet_is_old");
+    assert_eq!(refused(home, &starts), "wallet_is_old", "and it remembers that");
+    std::fs::remove_dir_all(&state).expect("there");
+    std::fs::rename(&hidden, &state).expect("back");
     assert_eq!(refused(home, &["wallet", "restore", "backup", "--data", "p"]), "not_empty");
     // The backup is older still, and as good for this.
     wallet(home, &["restore", "backup", "--data", "r"]);

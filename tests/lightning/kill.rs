@@ -32,13 +32,21 @@ async fn child() {
     let mut next = || lines.next();
     let (rpc, dir) = (next().expect("the chain"), PathBuf::from(next().expect("the folder")));
     let trusted = next().expect("the coordinator");
-    let node = node(&rpc, dir, &[trusted]).await;
+    let trusted: Vec<String> = Some(trusted).filter(|node_id| !node_id.is_empty()).into_iter().collect();
+    let node = node(&rpc, dir, &trusted).await;
     let address = node.info().await.expect("up").address.expect("listens");
     answer(&format!("up {} {address}", node.node_id()));
     while let Some(line) = next() {
         let (command, rest) = line.split_once(' ').unwrap_or((&line, ""));
         let said = match command {
-            "fund" => format!("{:?}", node.fund_from_regtest_faucet(200_000).await),
+            "fund" => format!("{:?}", node.fund_from_regtest_faucet(rest.parse().expect("sat")).await),
+            "open" => {
+                let (node_id, address) = rest.split_once(' ').expect("a node and its address");
+                let (node_id, address) = (node_id.into(), address.into());
+                let request = ChannelRequest { node_id, address, capacity_sat: CAPACITY_SAT, push: PUSH };
+                format!("{:?}", node.open_channel(&request).await)
+            }
+            "channels" => format!("{}", node.info().await.expect("up").usable_channels),
             "hold" => {
                 let made = node.create_hold_invoice(rest.parse().expect("a hash"), &request(2_000_000), 144).await;
                 made.expect("made")
@@ -71,16 +79,16 @@ fn preimage_hex(preimage: Preimage) -> String {
 }
 
 /// A node in a process that can be killed.
-struct Victim {
+pub(crate) struct Victim {
     process: Child,
     input: ChildStdin,
     answers: Receiver<String>,
-    node_id: String,
+    pub(crate) node_id: String,
     address: String,
 }
 
 impl Victim {
-    fn start(rpc: &str, dir: &Path, trusted: &str) -> Victim {
+    pub(crate) fn start(rpc: &str, dir: &Path, trusted: &str) -> Victim {
         let mut process = Command::new(std::env::current_exe().expect("known"))
             .args(["--exact", "kill::child", "--ignored", "--nocapture", "--test-threads=1"])
             .stdin(Stdio::piped())
@@ -108,7 +116,11 @@ impl Victim {
         Victim { process, input, answers, node_id, address }
     }
 
-    fn ask(&mut self, command: &str) -> String {
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn ask(&mut self, command: &str) -> String {
         self.tell(command);
         self.answers.recv_timeout(ANSWER).expect("answered")
     }
@@ -142,7 +154,7 @@ impl Duel {
         let coordinator = node(&rpc, root.path().join("coordinator"), &[]).await;
         coordinator.fund_from_regtest_faucet(400_000_000).await.expect("funded");
         let mut victim = Victim::start(&rpc, &root.path().join("victim"), &coordinator.node_id());
-        assert_eq!(victim.ask("fund"), "Ok(())");
+        assert_eq!(victim.ask("fund 200000"), "Ok(())");
         let duel = Duel { chain, root, rpc, coordinator, victim: Some(victim), force_closed: 0 };
         duel.open().await;
         duel

@@ -135,3 +135,104 @@ mod embedded_nodes {
         bench.stop().await;
     }
 }
+
+/// A coordinator in a process of its own that locks a thousand rewards, and what that costs it.
+#[cfg(feature = "embedded")]
+mod thousand_held {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use futures_util::future::join_all;
+    use l402t::ln::embedded::EmbeddedNode;
+    use l402t::ln::{InvoiceStatus, Lightning};
+
+    use super::{AMOUNT_MSAT, now, report, say};
+    use crate::bench::{FINAL_CLTV_BLOCKS, numbered, request, until};
+    use crate::embedded::{node, regtest};
+    use crate::kill::Victim;
+
+    const PEERS: u16 = 25;
+    /// LDK takes 50 HTLCs in a channel and direction.
+    const HELD_BY_EACH: u16 = 40;
+
+    #[tokio::test]
+    #[ignore = "a measurement, not a test"]
+    async fn a_thousand_rewards_held_by_embedded() {
+        let root = tempfile::tempdir().expect("a folder");
+        let (_chain, rpc) = regtest(&root);
+        let folder = root.path().join("coordinator");
+        let mut coordinator = Victim::start(&rpc, &folder, "");
+        assert_eq!(coordinator.ask("fund 400000000"), "Ok(())");
+        say(&format!("coordinator without channels: {} MiB", memory_mib(coordinator.id())));
+        let mut peers = Vec::new();
+        for number in 0..PEERS {
+            peers.push(join(&root.path().join(format!("peer{number}")), &rpc, &mut coordinator).await);
+        }
+        say(&format!("with {PEERS} channels: {} MiB", memory_mib(coordinator.id())));
+        let start = now();
+        for place in 0..HELD_BY_EACH {
+            for (peer, number) in peers.iter().zip(0..) {
+                let hash = numbered(number, place).payment_hash();
+                let made = peer.create_hold_invoice(hash, &request(AMOUNT_MSAT), FINAL_CLTV_BLOCKS).await;
+                assert_eq!(coordinator.ask(&format!("pay {}", made.expect("made"))), format!("Ok({hash:?})"));
+            }
+        }
+        let all = peers.iter().zip(0..).map(|(peer, number)| held(peer, number));
+        join_all(all).await;
+        let held = u32::from(PEERS * HELD_BY_EACH);
+        say(&format!("{held} rewards locked in {:.1} s", start.elapsed().as_secs_f64()));
+        say(&format!("with {held} held: {} MiB", memory_mib(coordinator.id())));
+        // The first with a kill -9, as after a crash.
+        for what in ["after a kill", "after another"] {
+            drop(coordinator);
+            let start = now();
+            coordinator = Victim::start(&rpc, &folder, "");
+            report(&format!("{what}: start until the node answers"), &mut [start.elapsed()]);
+            until("every channel is usable", async || coordinator.ask("channels") == PEERS.to_string()).await;
+            report(&format!("{what}: start until all {PEERS} channels are usable"), &mut [start.elapsed()]);
+            say(&format!("{what}: {} MiB", memory_mib(coordinator.id())));
+        }
+        let start = now();
+        for (peer, number) in peers.iter().zip(0..) {
+            for place in 0..HELD_BY_EACH {
+                peer.settle(numbered(number, place)).await.expect("taken");
+            }
+        }
+        join_all(peers.iter().zip(0..).map(|(peer, number)| settled(peer, number))).await;
+        say(&format!("{held} rewards settled in {:.1} s", start.elapsed().as_secs_f64()));
+        for peer in peers {
+            peer.stop().await;
+        }
+    }
+
+    async fn join(folder: &Path, rpc: &str, coordinator: &mut Victim) -> Arc<EmbeddedNode> {
+        let peer = node(rpc, folder.to_path_buf(), std::slice::from_ref(&coordinator.node_id)).await;
+        peer.fund_from_regtest_faucet(200_000).await.expect("funded");
+        let address = peer.info().await.expect("up").address.expect("listens");
+        assert_eq!(coordinator.ask(&format!("open {} {address}", peer.node_id())), "Ok(())");
+        until("the channel is usable", async || peer.info().await.is_ok_and(|info| info.usable_channels == 1)).await;
+        peer
+    }
+
+    async fn held(peer: &EmbeddedNode, number: u16) {
+        each(peer, number, |status| matches!(status, InvoiceStatus::Accepted { .. })).await;
+    }
+
+    async fn settled(peer: &EmbeddedNode, number: u16) {
+        each(peer, number, |status| matches!(status, InvoiceStatus::Settled { .. })).await;
+    }
+
+    async fn each(peer: &EmbeddedNode, number: u16, check: fn(&InvoiceStatus) -> bool) {
+        for place in 0..HELD_BY_EACH {
+            let hash = numbered(number, place).payment_hash();
+            until("it is so", async || peer.invoice(hash).await.is_ok_and(|status| check(&status))).await;
+        }
+    }
+
+    /// What the process has in memory now, as Linux counts it.
+    fn memory_mib(process: u32) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("counted");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") / 1_024
+    }
+}

@@ -269,9 +269,7 @@ async fn the_words_alone_bring_back_the_coins_on_chain() {
     std::fs::remove_dir_all(pair.folder()).expect("removed");
     let restored = restore_from_words(&words, &pair.folder(), Network::Regtest).expect("restored");
     assert_eq!(restored, node_id);
-    // It has no channel state that could be old: nothing to refuse.
-    std::fs::remove_dir_all(pair.root.path().join("marks")).expect("removed");
-    pair.peer_up().await.expect("started");
+    pair.peer_up().await.expect("it has no channel state that could be old");
     let peer = pair.peer();
     until("the coins are found", async || {
         peer.sync().await.expect("synced");

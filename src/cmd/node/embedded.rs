@@ -9,7 +9,9 @@ use super::Node;
 use crate::cmd::Failure;
 use crate::config::{ChainConfig, LightningConfig, NetworkName};
 use crate::ln::bolt11::Network;
-use crate::ln::embedded::{ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, Settings, last_regtest_chain};
+use crate::ln::embedded::{
+    ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, NodeWatch, Settings, last_regtest_chain,
+};
 use crate::ln::regtest::{RegtestChain, RegtestError};
 use crate::protocol::api::LightningView;
 
@@ -28,6 +30,9 @@ const PORT_FILE: &str = "rpc-port";
 
 /// The regtest chain that this process runs.
 pub(super) type OwnChain = RegtestChain;
+
+/// Tells when the node can't go on.
+pub(super) type OwnWatch = NodeWatch;
 
 /// A coordinator's: with a regtest chain of its own where no other chain is configured.
 pub(super) async fn of_coordinator(
@@ -48,7 +53,8 @@ pub(super) async fn of_coordinator(
     let funds_sat = each_sat.saturating_mul(u64::from(channels)).saturating_add(COORDINATOR_EXTRA_SAT);
     fund(&node, &chain, funds_sat).await?;
     let regtest_rpc = own.as_ref().map(|(_, address)| address.to_string());
-    Ok(Node { ln: Arc::new(node), regtest_rpc, chain: own.map(|(chain, _)| chain) })
+    let watch = Some(node.watch());
+    Ok(Node { ln: Arc::new(node), regtest_rpc, chain: own.map(|(chain, _)| chain), watch })
 }
 
 /// A peer's: on the configured chain, or on the coordinator's regtest chain on the same machine.
@@ -79,7 +85,8 @@ pub(super) async fn of_peer(config: &LightningConfig, view: &LightningView, fold
             tracing::info!(%error, "not connected to the coordinator's node yet");
         }
     }
-    Ok(Node { ln: Arc::new(node), regtest_rpc: None, chain: None })
+    let watch = Some(node.watch());
+    Ok(Node { ln: Arc::new(node), regtest_rpc: None, chain: None, watch })
 }
 
 /// A wallet's, where no coordinator says which chain it follows.
@@ -89,7 +96,13 @@ pub(super) async fn of_wallet(config: &LightningConfig, folder: &Path) -> Result
         return Err(Failure::usage("no_chain", "the wallet has no chain to follow", fix));
     };
     let node = EmbeddedNode::start(&settings(config, source(chain), &[]), folder).await?;
-    Ok(Node { ln: Arc::new(node), regtest_rpc: None, chain: None })
+    let watch = Some(node.watch());
+    Ok(Node { ln: Arc::new(node), regtest_rpc: None, chain: None, watch })
+}
+
+/// Waits until the node can't go on.
+pub(super) async fn broken(watch: &mut OwnWatch) -> Failure {
+    watch.broken().await.into()
 }
 
 /// Stops the chain.
@@ -144,7 +157,7 @@ async fn fund(node: &EmbeddedNode, chain: &ChainSource, amount_sat: u64) -> Resu
     match chain {
         ChainSource::RegtestRpc { .. } => node.fund_from_regtest_faucet(amount_sat).await.map_err(|error| {
             let fix = "Check that the process that runs the regtest chain is up, then start again";
-            Failure::payment("faucet", error, fix)
+            node.watch().now().map_or_else(|| Failure::payment("faucet", error, fix), Failure::from)
         }),
         ChainSource::BitcoindRpc { .. } | ChainSource::Esplora { .. } | ChainSource::Electrum { .. } => Ok(()),
     }
@@ -217,6 +230,12 @@ impl From<EmbeddedError> for Failure {
                 Failure::usage("wrong_network", error, "Name a chain of the wallet's network under [lightning.chain]")
             }
             EmbeddedError::BadWords(_) => Failure::usage("bad_words", error, "Write all 24 words, in their order"),
+            EmbeddedError::NotWritten(_) => {
+                Failure::usage("wallet_not_written", error, "Free some disk space, then start again")
+            }
+            EmbeddedError::BrokenOff(_) => {
+                Failure::usage("wallet_broke_off", error, "Look at its log, then start again")
+            }
             EmbeddedError::MarkerDamaged(_) => {
                 Failure::usage("marker_damaged", error, "Make sure that this is the newest copy, then start again")
             }

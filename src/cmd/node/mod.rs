@@ -32,6 +32,7 @@ pub(super) struct Node {
     /// Where peers on this machine find the regtest chain.
     pub(super) regtest_rpc: Option<String>,
     chain: Option<embedded::OwnChain>,
+    watch: Option<embedded::OwnWatch>,
 }
 
 impl Node {
@@ -83,7 +84,15 @@ impl Node {
     }
 
     fn of(ln: Arc<dyn Lightning>) -> Self {
-        Self { ln, regtest_rpc: None, chain: None }
+        Self { ln, regtest_rpc: None, chain: None, watch: None }
+    }
+
+    /// Waits, for ever if all is well, until the node in this process can't go on. Says why.
+    pub(super) async fn broken(&mut self) -> Failure {
+        match &mut self.watch {
+            Some(watch) => embedded::broken(watch).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Stops the node, then the chain.

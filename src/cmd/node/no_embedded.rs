@@ -11,6 +11,14 @@ use crate::protocol::api::LightningView;
 #[derive(Debug)]
 pub(super) enum OwnChain {}
 
+/// Can't be made.
+#[derive(Debug)]
+pub(super) enum OwnWatch {}
+
+pub(super) async fn broken(watch: &mut OwnWatch) -> Failure {
+    match *watch {}
+}
+
 pub(in crate::cmd) fn missing() -> Failure {
     let message = "this l402t was built without a Lightning node of its own (feature embedded)";
     Failure::usage("no_lightning", message, "Build it with default features")

@@ -47,6 +47,12 @@ pub enum EmbeddedError {
         /// Why.
         reason: String,
     },
+    /// The node runs, but its state can't be written any more.
+    #[error("the Lightning node can't write its state to {0}, so it must not go on. Nothing is lost")]
+    NotWritten(PathBuf),
+    /// The node runs, but LDK broke off.
+    #[error("the Lightning node in {0} broke off, as LDK does when its channel state is old. Its log says more")]
+    BrokenOff(PathBuf),
     /// LDK refused.
     #[error("the Lightning node could not {action}: {reason}")]
     Node {

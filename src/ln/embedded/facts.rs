@@ -72,6 +72,13 @@ pub(super) fn check_may_start(store: &Store, dir: &Path, marks: Marks<'_>) -> Re
         return Err(EmbeddedError::Behind(dir.to_path_buf()));
     }
     let held = store.generation().map_err(|error| unusable(store, &error))?;
+    if has(RESCAN)? {
+        // Made from its words: it has no channel state that could be old, and goes on counting where that ended.
+        let newest = marks.newest()?.unwrap_or_default().max(held);
+        return store
+            .write_all(&format!("UPDATE generation SET value = {newest}"))
+            .map_err(|error| unusable(store, &error));
+    }
     match marks.newest()? {
         Some(newest) if newest > held => Err(EmbeddedError::Stale { folder: dir.to_path_buf(), held, newest }),
         // No payment was made since the copy was taken.
@@ -114,6 +121,11 @@ mod tests {
         assert_eq!(store.fact(RESTORED).expect("readable"), None);
         Marker::open(&folder, "02aa").expect("there").0.note(1);
         assert!(matches!(check(), Err(EmbeddedError::Stale { held: 0, newest: 1, .. })));
+        let other = tempfile::tempdir().expect("a folder");
+        let from_words = Store::open(other.path()).expect("opens");
+        from_words.set_fact(RESCAN, "1").expect("written");
+        check_may_start(&from_words, other.path(), marks).expect("it has no channel state");
+        assert_eq!(from_words.generation().expect("readable"), 1);
         for (fact, refused) in [
             (BEHIND, EmbeddedError::Behind(root.path().into())),
             (RECOVERY, EmbeddedError::Recovering(root.path().into())),

@@ -103,6 +103,39 @@ struct Running {
     keepers: Vec<Keeper>,
 }
 
+/// Tells when a node can't go on: then its process should stop it and end.
+#[derive(Debug)]
+pub struct NodeWatch {
+    trouble: watch::Receiver<Option<Trouble>>,
+    database: PathBuf,
+}
+
+impl NodeWatch {
+    /// Waits, for ever if all is well, until the node can't go on. Says why.
+    pub async fn broken(&mut self) -> EmbeddedError {
+        loop {
+            if let Some(error) = self.now() {
+                return error;
+            }
+            if self.trouble.changed().await.is_err() {
+                // The node is gone, and was well.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Why the node can't go on, if it can't.
+    pub fn now(&self) -> Option<EmbeddedError> {
+        let folder = self.database.parent().unwrap_or(&self.database).to_path_buf();
+        let trouble = *self.trouble.borrow();
+        trouble.map(|trouble| match trouble {
+            Trouble::Behind => EmbeddedError::Behind(folder),
+            Trouble::Broken => EmbeddedError::BrokenOff(folder),
+            Trouble::WriteFailed => EmbeddedError::NotWritten(self.database.clone()),
+        })
+    }
+}
+
 impl std::fmt::Debug for EmbeddedNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EmbeddedNode").field("node_id", &self.node_id()).finish_non_exhaustive()
@@ -125,6 +158,12 @@ impl EmbeddedNode {
     /// Compressed public key, 66 hex digits.
     pub fn node_id(&self) -> String {
         self.parts().htlcs.node.node_id().to_string()
+    }
+
+    /// To hear of it when the node can't go on.
+    pub fn watch(&self) -> NodeWatch {
+        let store = &self.parts().htlcs.store;
+        NodeWatch { trouble: store.watch_trouble(), database: store.path().to_path_buf() }
     }
 
     /// Runs a call into LDK.

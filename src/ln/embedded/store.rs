@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use ldk_node::lightning::io;
 use ldk_node::lightning::util::persist::{self, KVStore, KVStoreSync};
 use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::watch;
 
 use super::EmbeddedError;
 use super::marker::Marker;
@@ -67,7 +68,7 @@ pub(super) enum Trouble {
 #[derive(Debug)]
 pub(super) struct Store {
     connection: Mutex<Connection>,
-    trouble: Mutex<Option<Trouble>>,
+    trouble: watch::Sender<Option<Trouble>>,
     path: PathBuf,
     /// Where the newest channel state is noted; set before LDK is given the store.
     marker: OnceLock<Marker>,
@@ -80,7 +81,8 @@ impl Store {
         let connection = Connection::open(&path).map_err(failed)?;
         connection.execute_batch(SCHEMA).map_err(failed)?;
         connection.set_prepared_statement_cache_capacity(64);
-        Ok(Self { connection: Mutex::new(connection), trouble: Mutex::default(), path, marker: OnceLock::new() })
+        let trouble = watch::Sender::new(None);
+        Ok(Self { connection: Mutex::new(connection), trouble, path, marker: OnceLock::new() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -94,11 +96,20 @@ impl Store {
 
     /// What happened since the start that makes the node useless; the first of it.
     pub(super) fn trouble(&self) -> Option<Trouble> {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.trouble.borrow()
     }
 
     pub(super) fn set_trouble(&self, trouble: Trouble) {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(trouble);
+        self.trouble.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert(trouble);
+            is_first
+        });
+    }
+
+    /// To hear of trouble when it comes.
+    pub(super) fn watch_trouble(&self) -> watch::Receiver<Option<Trouble>> {
+        self.trouble.subscribe()
     }
 
     /// The number of the newest channel state in the database.
