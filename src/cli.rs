@@ -279,6 +279,24 @@ pub struct DemoArgs {
     /// Leave the data folders behind
     #[arg(long)]
     pub keep: bool,
+    /// Which Lightning nodes: embedded in each process; lnd: the coordinator and the honest peers on LND, the others
+    /// embedded; mixed: the coordinator and one peer on LND
+    #[arg(long, value_name = "NODES", value_enum, default_value_t = DemoLightning::Embedded)]
+    pub ln: DemoLightning,
+    /// The folder with btcd and lnd; `./x demo --ln lnd` builds them and adds this
+    #[arg(long, value_name = "DIR")]
+    pub tools: Option<PathBuf>,
+}
+
+/// Which Lightning nodes a demo runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DemoLightning {
+    /// One in each process.
+    Embedded,
+    /// LND for the coordinator and the honest peers.
+    Lnd,
+    /// LND for the coordinator and one peer.
+    Mixed,
 }
 
 /// `l402t regtest`.

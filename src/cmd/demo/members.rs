@@ -44,6 +44,8 @@ struct Member {
 #[derive(Debug)]
 pub(super) struct Members {
     members: Vec<Member>,
+    /// Processes that belong to the demo, but not to this.
+    others: Vec<u32>,
     sender: mpsc::Sender<(MemberId, MemberEvent)>,
     receiver: mpsc::Receiver<(MemberId, MemberEvent)>,
 }
@@ -51,7 +53,7 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn new() -> Self {
         let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
-        Self { members: Vec::new(), sender, receiver }
+        Self { members: Vec::new(), others: Vec::new(), sender, receiver }
     }
 
     /// Starts this program with `arguments`; its log goes to `<folder>/<name>.log`. Call from the main thread: the
@@ -127,7 +129,13 @@ impl Members {
     /// Memory of all processes together in bytes: proportional set sizes, so that a library that several of them have
     /// mapped counts once.
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.members.iter().filter_map(|member| member.child.id()).map(proportional_set_bytes).sum()
+        let own = self.members.iter().filter_map(|member| member.child.id());
+        own.chain(self.others.iter().copied()).map(proportional_set_bytes).sum()
+    }
+
+    /// From now on counts the memory of these processes too.
+    pub(super) fn count_memory_of(&mut self, others: Vec<u32>) {
+        self.others = others;
     }
 
     /// Ends every process in order: asked first, killed if that takes too long.

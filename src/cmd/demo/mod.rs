@@ -2,6 +2,11 @@
 //! with its own data folder and its own Lightning node; then an audit of every round.
 
 mod folder;
+#[cfg(feature = "lnd")]
+pub(super) mod ground;
+#[cfg(not(feature = "lnd"))]
+#[path = "no_ground.rs"]
+mod ground;
 mod members;
 mod summary;
 mod watch;
@@ -12,6 +17,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use self::folder::DemoFolder;
+use self::ground::Ground;
 use self::members::{MemberEvent, MemberId, Members};
 use self::summary::{Books, RunFacts, Summary};
 use self::watch::Watch;
@@ -51,15 +57,18 @@ enum Role {
 pub async fn run(args: DemoArgs, context: Context) -> Result<ExitCode, Failure> {
     context.log_to_stderr()?;
     let folder = DemoFolder::create(&context.data_path("demo")?)?;
+    let mut ground = Ground::default();
     let mut members = Members::new();
     let outcome = tokio::select! {
-        outcome = play(&args, &context, &folder, &mut members) => outcome,
+        outcome = play(&args, &context, &folder, &mut ground, &mut members) => outcome,
         () = context.stop.requested() => Err(interrupted()),
         () = tokio::time::sleep(TIME_LIMIT) => Err(Failure::bug(format_args!(
             "the demo did not end within {} minutes; see the logs in {}", TIME_LIMIT.as_secs() / 60, folder.path().display()
         ))),
     };
     members.stop().await;
+    // Killed, once nobody uses it any more.
+    drop(ground);
     let keep = args.keep || matches!(&outcome, Err(failure) if failure.exit != ExitCode::Interrupted);
     if keep {
         context.ui.say(format!("The data folders and logs are in {}", folder.path().display()));
@@ -75,15 +84,19 @@ async fn play(
     args: &DemoArgs,
     context: &Context,
     folder: &DemoFolder,
+    ground: &mut Ground,
     members: &mut Members,
 ) -> Result<Summary, Failure> {
     let ui = &context.ui;
     let time = Stopwatch::start();
+    *ground = Ground::start(args, folder, ui).await?;
+    members.count_memory_of(ground.pids());
     let mut watch = Watch::new(ui, args.rounds);
-    let Started { coordinator, url, lightning } = start_coordinator(args, folder, members).await?;
+    let Started { coordinator, url, lightning } = start_coordinator(args, folder, ground, members).await?;
     ui.say(format!("The coordinator serves {url}"));
     for (name, role) in PEERS {
-        members.start(name, folder.path(), &peer_arguments(name, role, folder, &url))?;
+        let config = folder.write(&format!("{name}.toml"), ground.config_of(name).as_bytes())?;
+        members.start(name, folder.path(), &peer_arguments(name, role, folder, &config, &url))?;
     }
     run_rounds(members, coordinator, PEERS.len(), &mut watch).await?;
 
@@ -97,7 +110,7 @@ async fn play(
     let facts = RunFacts {
         dense_bytes: 4 * folder.parameters()?,
         predicted_per_window: u64::from(manifest.body.held_out.window_tokens.saturating_sub(1)),
-        lightning,
+        lightning: ground.described(lightning),
     };
     let mut books = Books::new(watch.into_reports());
     let audit = ui.progress("replay", u64::from(args.rounds), crate::ui::Unit::Count);
@@ -126,8 +139,14 @@ struct Started {
     lightning: String,
 }
 
-async fn start_coordinator(args: &DemoArgs, folder: &DemoFolder, members: &mut Members) -> Result<Started, Failure> {
-    let config = folder.write("coordinator.toml", coordinator_config(args, folder).as_bytes())?;
+async fn start_coordinator(
+    args: &DemoArgs,
+    folder: &DemoFolder,
+    ground: &Ground,
+    members: &mut Members,
+) -> Result<Started, Failure> {
+    let config = coordinator_config(args, folder) + &ground.config_of(COORDINATOR);
+    let config = folder.write("coordinator.toml", config.as_bytes())?;
     let arguments = strings(&[
         "coordinate",
         "--json",
@@ -188,7 +207,7 @@ async fn run_rounds(
     Ok(())
 }
 
-fn peer_arguments(name: &str, role: Role, folder: &DemoFolder, url: &str) -> Vec<String> {
+fn peer_arguments(name: &str, role: Role, folder: &DemoFolder, config: &Path, url: &str) -> Vec<String> {
     let behaviour = match role {
         Role::Honest => "honest".to_owned(),
         Role::Garbage => "garbage".to_owned(),
@@ -199,6 +218,8 @@ fn peer_arguments(name: &str, role: Role, folder: &DemoFolder, url: &str) -> Vec
         "--json",
         "--coordinator",
         url,
+        "--config",
+        &config.display().to_string(),
         "--data",
         &folder.of(name).display().to_string(),
         "--threads",
@@ -233,6 +254,7 @@ outer_lr_ppm = 1000000
 
 [run.timing]
 close_at_contributions = {peers}
+
 "#,
         model = folder.of("model.json").display().to_string(),
         corpus = folder.of("corpus.txt").display().to_string(),

@@ -16,7 +16,8 @@ use serde::Serialize;
 use self::folder::{Folder, State};
 use super::{Context, ExitCode, Failure, interrupted};
 use crate::cli::{RegtestArgs, RegtestCommand, RegtestUpArgs};
-use crate::localnet::{LocalnetError, NodeAccess, Tools};
+use crate::cmd::demo::ground::{embedded_config, lnd_config};
+use crate::localnet::{LocalnetError, Tools};
 use crate::sys::{StopSignal, signal_group};
 
 /// How long all of it may take to come up: a dozen nodes on a busy machine take minutes.
@@ -147,26 +148,12 @@ fn show(context: &Context, folder: &Folder, state: &State) {
     let ui = &context.ui;
     for node in &state.nodes {
         ui.line(format!("# {}: {}", node.name, node.node_id));
-        ui.line(snippet(node));
+        ui.line(lnd_config(node));
     }
     if let Some(bridge) = &state.bridge {
-        ui.line(format!(
-            "# an embedded node on the same chain\n[lightning.chain]\nkind = \"regtest_rpc\"\naddress = {bridge:?}\n"
-        ));
+        ui.line(format!("# an embedded node on the same chain\n{}", embedded_config(bridge)));
     }
     ui.line(format!("It stays up until `./x regtest down`; logs and data are in {}", folder.path().display()));
-}
-
-/// The part of a configuration that makes l402t use this node.
-pub(super) fn snippet(node: &NodeAccess) -> String {
-    format!(
-        "[lightning]\nnode = \"lnd\"\nadvertise = {advertise:?}\n\n[lightning.lnd]\naddress = {address:?}\ntls_cert = {cert:?}\n\
-         macaroon = {macaroon:?}\n",
-        advertise = node.files.p2p.to_string(),
-        address = node.files.rpc.to_string(),
-        cert = node.files.tls_cert.display().to_string(),
-        macaroon = node.files.admin_macaroon.display().to_string(),
-    )
 }
 
 impl From<LocalnetError> for Failure {
