@@ -99,3 +99,49 @@ fn a_demo_that_is_killed_takes_its_processes_with_it() {
     child.wait().expect("ends");
     until("the end of all processes", || running_in(&folder).is_empty());
 }
+
+/// On LND: `./x regtest test` builds it and runs these.
+#[cfg(feature = "lnd")]
+mod lnd {
+    use super::*;
+
+    #[allow(clippy::disallowed_methods, reason = "what `./x regtest test` built")]
+    fn demo_on_lnd(folder: &Path, arguments: &[&str]) -> Command {
+        let tools = std::env::var_os("REGTEST_TOOLS").expect("REGTEST_TOOLS names the folder of btcd and lnd");
+        let mut command = demo(folder, &["--ln", "lnd", "--tools"]);
+        command.arg(tools).args(arguments);
+        command
+    }
+
+    #[test]
+    #[ignore = "needs btcd and lnd: ./x regtest test"]
+    fn honest_work_is_paid_by_an_lnd_to_lnds_and_all_msat_are_accounted_for() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = root.path().join("demo");
+        let output = demo_on_lnd(&folder, &["--rounds", "1"]).output().expect("runs");
+        let stdout = String::from_utf8(output.stdout).expect("UTF-8");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {stdout} {stderr}", output.status);
+        let summary: Value = serde_json::from_str(stdout.lines().last().expect("a line")).expect("JSON");
+        assert_eq!((&summary["accepted"], &summary["rejected"]), (&3.into(), &2.into()), "{summary}");
+        assert_eq!((&summary["msat_conserved"], &summary["replay_identical"]), (&true.into(), &true.into()));
+        let lightning = summary["lightning"].as_str().expect("a text");
+        assert!(lightning.starts_with("LND 0."), "{lightning}");
+        assert!(lightning.ends_with("3 peers on LND, 2 on embedded LDK"), "{lightning}");
+        assert_eq!(running_in(&folder), Vec::<String>::new());
+    }
+
+    #[test]
+    #[ignore = "needs btcd and lnd: ./x regtest test"]
+    fn ctrl_c_ends_btcd_and_every_lnd_too() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = root.path().join("demo");
+        let mut child = demo_on_lnd(&folder, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        // The demo, its six processes, btcd and four LNDs.
+        until("the start of all twelve processes", || running_in(&folder).len() == 12);
+        signal(&child, "-INT");
+        assert_eq!(child.wait().expect("ends").code(), Some(130));
+        assert_eq!(running_in(&folder), Vec::<String>::new());
+        assert!(!folder.exists());
+    }
+}

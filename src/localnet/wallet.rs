@@ -136,6 +136,23 @@ impl LndWallet {
         self.client.lightning().open_channel_sync(request).await.map(drop).map_err(failed)
     }
 
+    /// What it can send over its channels, to the msat: their reserves don't count. Its channels' own figures are in whole
+    /// sat.
+    ///
+    /// # Errors
+    /// When LND doesn't answer.
+    pub async fn spendable_msat(&mut self) -> Result<u64, LocalnetError> {
+        let failed = self.failed("say its channels' balance");
+        let answer = self.client.lightning().channel_balance(lnrpc::ChannelBalanceRequest {}).await;
+        let local_msat = answer.map_err(failed)?.into_inner().local_balance.map_or(0, |balance| balance.msat);
+        let failed = self.failed("list its channels");
+        let answer = self.client.lightning().list_channels(lnrpc::ListChannelsRequest::default()).await;
+        let channels = answer.map_err(failed)?.into_inner().channels;
+        let reserves = channels.into_iter().filter_map(|channel| channel.local_constraints);
+        let reserves_sat: u64 = reserves.map(|constraints| constraints.chan_reserve_sat).sum();
+        Ok(local_msat.saturating_sub(reserves_sat.saturating_mul(1_000)))
+    }
+
     /// Its open channels.
     ///
     /// # Errors

@@ -43,8 +43,8 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Failure> {
 fn test(root: &Path, arguments: &[String]) -> Result<(), Failure> {
     let folder = tools(root)?;
     build::prepare(root)?;
-    // Of the Lightning tests only those over LND: other ignored ones are measurements.
-    for (target, filter) in [("localnet", None), ("lightning", Some("lnd"))] {
+    // Of the others only those over LND: other ignored ones are measurements.
+    for (target, filter) in [("localnet", None), ("lightning", Some("lnd")), ("demo", Some("lnd"))] {
         let mut cargo = build::cargo(root);
         cargo.args(["test", "--release", "--locked", "--test", target]).args(arguments).args(["--", "--ignored"]);
         cargo.args(filter).env(TOOLS_VARIABLE, &folder);

@@ -52,6 +52,15 @@ impl Ground {
         }
     }
 
+    /// What a peer's LND can send, to the msat; `None` for an embedded node, which says that itself.
+    pub(super) async fn spendable_msat(&self, name: &str) -> Result<Option<u64>, Failure> {
+        let node = self.0.as_ref().and_then(|network| network.nodes().find(|node| node.name == name));
+        match node {
+            Some(node) => Ok(Some(node.files.wallet().await?.spendable_msat().await?)),
+            None => Ok(None),
+        }
+    }
+
     /// What ran, for the summary.
     pub(super) fn described(&self, coordinators: String) -> String {
         let Some(network) = &self.0 else { return coordinators };

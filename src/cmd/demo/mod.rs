@@ -126,6 +126,9 @@ async fn play(
     books.coordinator_ledger(ledger_of(folder, COORDINATOR).await?);
     for (name, _) in PEERS {
         books.peer_ledger(name, ledger_of(folder, name).await?);
+        if let Some(msat) = ground.spendable_msat(name).await? {
+            books.exact_outbound(name, msat);
+        }
     }
     let summary = books.summary(&facts, &transcripts, time.elapsed());
     show(ui, &books.table(&facts, &transcripts), &summary);

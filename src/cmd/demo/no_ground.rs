@@ -24,6 +24,10 @@ impl Ground {
         String::new()
     }
 
+    pub(super) async fn spendable_msat(&self, _: &str) -> Result<Option<u64>, Failure> {
+        Ok(None)
+    }
+
     pub(super) fn described(&self, coordinators: String) -> String {
         coordinators
     }

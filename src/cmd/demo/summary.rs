@@ -120,6 +120,13 @@ impl Books {
         self.replays.push(identical);
     }
 
+    /// Notes to the msat what a peer could send at the end: LND tells the peer's channels in whole sat.
+    pub(super) fn exact_outbound(&mut self, name: &str, msat: u64) {
+        if let Some(finished) = self.reports.finished.get_mut(name) {
+            finished["outbound_msat"] = msat.into();
+        }
+    }
+
     /// Notes what the coordinator's ledger says.
     pub(super) fn coordinator_ledger(&mut self, ledger: Value) {
         self.coordinator = ledger;
