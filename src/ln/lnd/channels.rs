@@ -1,5 +1,7 @@
 //! Channels: what they hold, whether there is one with a node, and opening one.
 
+use std::time::Duration;
+
 use fedimint_tonic_lnd::lnrpc::{
     ChanInfoRequest, Channel, ConnectPeerRequest, GetInfoRequest, LightningAddress, ListChannelsRequest,
     OpenChannelRequest, PendingChannelsRequest, WalletBalanceRequest,
@@ -12,6 +14,10 @@ use crate::protocol::amount::Msat;
 
 /// How long LND may take to reach another node, in seconds.
 const CONNECT_S: u64 = 20;
+
+/// How often a channel that can't be used yet is looked at before a payment, and the pause between.
+const ROUTABLE_POLLS: u32 = 40;
+const ROUTABLE_PAUSE: Duration = Duration::from_millis(50);
 
 impl Core {
     pub(super) async fn info(&self) -> Result<NodeInfo, LnError> {
@@ -61,6 +67,18 @@ impl Core {
         let opening = pending.pending_open_channels.iter().filter_map(|pending| pending.channel.as_ref());
         let is_opening = opening.into_iter().any(|channel| channel.remote_node_pub.eq_ignore_ascii_case(node_id));
         Ok(if is_opening { ChannelState::Pending } else { ChannelState::None })
+    }
+
+    /// Gives LND's router time to learn of a new channel with this node. The other side may call it usable earlier, and ask
+    /// to be paid at once.
+    pub(super) async fn wait_until_routable(&self, node_id: &str) -> Result<(), LnError> {
+        for _ in 0..ROUTABLE_POLLS {
+            match self.channel_state(node_id).await? {
+                ChannelState::Pending => tokio::time::sleep(ROUTABLE_PAUSE).await,
+                ChannelState::None | ChannelState::Usable => break,
+            }
+        }
+        Ok(())
     }
 
     /// Whether LND would send over it: it calls a new channel active a moment before its own router knows it, and fails

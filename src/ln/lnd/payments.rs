@@ -69,6 +69,7 @@ impl Core {
         if self.records.refused(hash).await?.is_some() {
             self.records.allow(hash).await?;
         }
+        self.wait_until_routable(&invoice.payee_node_id).await?;
         self.send(invoice, limits).await
     }
 
