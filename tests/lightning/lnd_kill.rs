@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use l402t::ln::lnd::{LndNode, Settings};
-use l402t::ln::{InvoiceStatus, Lightning, PaymentStatus};
+use l402t::ln::{InvoiceRequest, InvoiceStatus, Lightning, PaymentStatus};
 use l402t::protocol::amount::Msat;
 use l402t::protocol::ids::{PaymentHash, Preimage};
 use secrecy::SecretSlice;
@@ -26,7 +26,9 @@ const DELAYS_MS: [u64; 5] = [0, 4, 15, 60, 250];
 const AMOUNT_MSAT: u64 = 2_000_000;
 /// Five seconds of looking, and how often what was left open is helped on.
 const POLLS: u32 = 100;
-const NUDGES: u32 = 3;
+const NUDGES: u32 = 2;
+/// Two minutes.
+const GIVE_UP_POLLS: u32 = 480;
 /// Before what the child answers; the test harness writes to standard output too.
 const MARK: &str = ">>> ";
 
@@ -83,10 +85,15 @@ fn order_and_kill(lnd: &crate::lnd::Side, order: &str, delay: Duration) {
     process.wait().expect("gone");
 }
 
+/// A payment that LND lost is given up once its invoice has expired.
+fn soon_expired() -> InvoiceRequest {
+    InvoiceRequest { expiry_s: 45, ..request(AMOUNT_MSAT) }
+}
+
 /// A hold invoice of the peer's, not paid yet.
 async fn open_invoice(bench: &Lnd, tag: u8) -> (Preimage, PaymentHash, String) {
     let (preimage, hash) = preimage(tag);
-    let invoice = bench.peer().create_hold_invoice(hash, &request(AMOUNT_MSAT), FINAL_CLTV_BLOCKS).await;
+    let invoice = bench.peer().create_hold_invoice(hash, &soon_expired(), FINAL_CLTV_BLOCKS).await;
     (preimage, hash, invoice.expect("made"))
 }
 
@@ -100,6 +107,7 @@ async fn can_send(bench: &Lnd) -> Msat {
 async fn an_lnd_killed_around_an_order_ends_it_after_its_restart() {
     let mut bench = start().await;
     let before = can_send(&bench).await;
+    let mut earned = 0;
     for (place, delay_ms) in DELAYS_MS.into_iter().enumerate() {
         let tag = u8::try_from(place).expect("few") * 3 + 1;
         let delay = Duration::from_millis(delay_ms);
@@ -133,11 +141,14 @@ async fn an_lnd_killed_around_an_order_ends_it_after_its_restart() {
         bench.coordinator.process.restart().await.expect("lnd comes back");
         bench.coordinator.attach().await;
         bench.usable().await;
-        pay_until_locked(&bench, hash, &invoice).await;
-        bench.peer().settle(preimage).await.expect("taken");
-        settled(&bench, preimage, AMOUNT_MSAT).await;
+        earned += AMOUNT_MSAT;
+        if pay_until_locked(&bench, hash, &invoice).await == Paid::Locked {
+            bench.peer().settle(preimage).await.expect("taken");
+            settled(&bench, preimage, AMOUNT_MSAT).await;
+            earned += AMOUNT_MSAT;
+        }
+        say(&format!("killed {delay_ms} ms after the orders: {} msat earned so far", earned));
     }
-    let earned = AMOUNT_MSAT * 2 * DELAYS_MS.len() as u64;
     bench.quiet().await;
     peer_can_send(&bench, Msat::new(before.msat() + earned)).await;
     bench.stop().await;
@@ -145,7 +156,7 @@ async fn an_lnd_killed_around_an_order_ends_it_after_its_restart() {
 
 /// What a caller does after a restart: it looks, and orders again what is not there or has failed. An exchange that the
 /// kill left open ends with the next update.
-async fn pay_until_locked(bench: &Lnd, hash: PaymentHash, invoice: &str) {
+async fn pay_until_locked(bench: &Lnd, hash: PaymentHash, invoice: &str) -> Paid {
     let (coordinator, peer) = (bench.coordinator(), bench.peer());
     for _ in 0..NUDGES {
         for _ in 0..POLLS {
@@ -155,14 +166,29 @@ async fn pay_until_locked(bench: &Lnd, hash: PaymentHash, invoice: &str) {
             }
             let invoice = peer.invoice(hash).await;
             if matches!(invoice, Ok(InvoiceStatus::Accepted { amount, .. }) if amount == Msat::new(AMOUNT_MSAT)) {
-                return;
+                return Paid::Locked;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         say(&format!("{:?} there, {:?} here", coordinator.payment(hash).await, peer.invoice(hash).await));
         bench.nudge().await;
     }
-    panic!("the money is never locked");
+    // LND calls it in flight, and never sends it: it was killed between the two.
+    for _ in 0..GIVE_UP_POLLS {
+        if matches!(coordinator.payment(hash).await, Ok(PaymentStatus::Failed { .. })) {
+            assert_eq!(peer.invoice(hash).await.expect("known"), InvoiceStatus::Canceled);
+            return Paid::Lost;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    panic!("it never ends");
+}
+
+/// What became of a payment.
+#[derive(Debug, PartialEq, Eq)]
+enum Paid {
+    Locked,
+    Lost,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,7 +222,7 @@ async fn a_process_killed_around_an_order_to_lnd_ends_it_after_its_restart() {
         bench.coordinator().pay(&early_invoice, LIMITS).await.expect("taken");
         settled(&bench, early, AMOUNT_MSAT).await;
         assert_eq!(bench.coordinator().payment(early_hash).await.ok().map(|status| is_paid(&status)), Some(true));
-        pay_until_locked(&bench, paid_hash, &paid_invoice).await;
+        assert_eq!(pay_until_locked(&bench, paid_hash, &paid_invoice).await, Paid::Locked);
         accepted(&bench, paid_hash).await;
         bench.peer().settle(paid).await.expect("taken");
         settled(&bench, paid, AMOUNT_MSAT).await;

@@ -1,5 +1,6 @@
 //! Channels: what they hold, whether there is one with a node, and opening one.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use fedimint_tonic_lnd::lnrpc::{
@@ -11,6 +12,7 @@ use super::client::{CALL_LIMIT, SLOW_CALL_LIMIT, Trouble, call};
 use super::core::Core;
 use crate::ln::{ChannelRequest, ChannelState, LnError, NodeInfo};
 use crate::protocol::amount::Msat;
+use crate::protocol::ids::PaymentHash;
 
 /// How long LND may take to reach another node, in seconds.
 const CONNECT_S: u64 = 20;
@@ -50,6 +52,21 @@ impl Core {
         let request = ListChannelsRequest { peer, ..ListChannelsRequest::default() };
         let listed = call("ListChannels", CALL_LIMIT, self.client.lightning().list_channels(request)).await?;
         Ok(listed.channels)
+    }
+
+    /// What is locked in this node's channels on its way to others.
+    pub(super) async fn outgoing_htlcs(&self) -> Result<HashSet<PaymentHash>, Trouble> {
+        let channels = self.channels(Vec::new()).await?;
+        let htlcs = channels.iter().flat_map(|channel| &channel.pending_htlcs).filter(|htlc| !htlc.incoming);
+        let hashes = htlcs.filter_map(|htlc| htlc.hash_lock.as_slice().try_into().ok());
+        Ok(hashes.map(PaymentHash::from_bytes).collect())
+    }
+
+    /// Whether HTLCs may be on their way through the chain.
+    pub(super) async fn is_closing_channels(&self) -> Result<bool, Trouble> {
+        let request = PendingChannelsRequest::default();
+        let pending = call("PendingChannels", CALL_LIMIT, self.client.lightning().pending_channels(request)).await?;
+        Ok(!pending.pending_force_closing_channels.is_empty() || !pending.waiting_close_channels.is_empty())
     }
 
     pub(super) async fn channel_state(&self, node_id: &str) -> Result<ChannelState, LnError> {

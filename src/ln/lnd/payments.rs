@@ -1,7 +1,7 @@
 //! Outgoing payments. LND's own record of a hash decides: only one that it does not have, or whose end is a failure, is
 //! sent. An order without an answer is open until LND shows it or enough time has gone by: it is never sent again blindly.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use fedimint_tonic_lnd::routerrpc::{SendPaymentRequest, TrackPaymentRequest};
 use super::client::{Trouble, first};
 use super::core::Core;
 use crate::clock::Stopwatch;
-use crate::ln::bolt11::CheckedInvoice;
+use crate::ln::bolt11::{self, CheckedInvoice};
 use crate::ln::{LnError, LnEvent, PayLimits, PaymentStatus};
 use crate::protocol::amount::Msat;
-use crate::protocol::ids::{PaymentHash, Preimage};
+use crate::protocol::ids::{PaymentHash, Preimage, UnixMs};
 
 /// How long LND looks for a route. What is locked by then stays locked.
 const ATTEMPT_S: i32 = 30;
@@ -24,19 +24,43 @@ const PADDING_BLOCKS: u32 = 3;
 /// For so long an order without an answer may still reach LND.
 const UNSURE_FOR: Duration = Duration::from_secs(60);
 
-/// Orders that got no answer, and since when.
+/// From a payment's start until LND certainly makes no further attempt.
+const LAST_ATTEMPT: Duration = Duration::from_secs(60);
+/// Why a lost payment ended.
+const LOST: &str = "LND was killed before it left this node, and its invoice has expired";
+/// Most payments that are known to have left.
+const MAX_LEFT: usize = 65_536;
+
+/// What LND's own records don't say.
 #[derive(Debug, Default)]
-pub(super) struct Unsure(Mutex<HashMap<PaymentHash, Stopwatch>>);
+pub(super) struct Unsure {
+    /// Orders that got no answer, and since when.
+    unanswered: Mutex<HashMap<PaymentHash, Stopwatch>>,
+    /// Payments that were seen in a channel: what becomes of them LND knows.
+    left: Mutex<HashSet<PaymentHash>>,
+}
 
 impl Unsure {
+    fn has_left(&self, hash: PaymentHash) -> bool {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).contains(&hash)
+    }
+
+    fn note_left(&self, hashes: HashSet<PaymentHash>) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.len() + hashes.len() > MAX_LEFT {
+            left.clear();
+        }
+        left.extend(hashes);
+    }
+
     fn note(&self, hash: PaymentHash) {
-        let mut unsure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unsure = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
         unsure.retain(|_, since| since.elapsed() < UNSURE_FOR);
         unsure.insert(hash, Stopwatch::start());
     }
 
     fn is(&self, hash: PaymentHash) -> bool {
-        let unsure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsure = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
         unsure.get(&hash).is_some_and(|since| since.elapsed() < UNSURE_FOR)
     }
 }
@@ -114,7 +138,12 @@ impl Core {
 
     pub(super) async fn payment_status(&self, hash: PaymentHash) -> Result<PaymentStatus, LnError> {
         let status = match self.lnd_status(hash).await? {
-            Some(payment) => status_of(&payment),
+            Some(payment) => match status_of(&payment) {
+                PaymentStatus::InFlight if self.is_lost(hash, &payment).await? => {
+                    PaymentStatus::Failed { reason: LOST.into() }
+                }
+                status => status,
+            },
             None => match self.records.refused(hash).await? {
                 Some(reason) => PaymentStatus::Failed { reason },
                 None => PaymentStatus::NotFound,
@@ -130,6 +159,22 @@ impl Core {
             self.watch.is_in_flight(hash);
         }
         Ok(status)
+    }
+
+    /// An LND that is killed between noting an HTLC and adding it to its channel calls it in flight for ever, though it
+    /// never left. That is so where no channel has it, none is being closed, LND looks for routes no more, and the
+    /// payee takes it no more.
+    async fn is_lost(&self, hash: PaymentHash, payment: &Payment) -> Result<bool, LnError> {
+        let now = self.now();
+        let expired =
+            bolt11::parse(&payment.payment_request, self.network).is_ok_and(|invoice| invoice.is_expired(now));
+        if !expired || !is_old(payment, now) || self.unsure.has_left(hash) {
+            return Ok(false);
+        }
+        let locked = self.outgoing_htlcs().await?;
+        let is_locked = locked.contains(&hash);
+        self.unsure.note_left(locked);
+        Ok(!is_locked && !self.is_closing_channels().await?)
     }
 
     /// LND's record.
@@ -158,6 +203,12 @@ fn status_of(payment: &Payment) -> PaymentStatus {
         #[allow(deprecated, reason = "LND may still say it")]
         LndStatus::Unknown => PaymentStatus::Unknown,
     }
+}
+
+/// Whether it was started so long ago that LND makes no further attempt.
+fn is_old(payment: &Payment, now: UnixMs) -> bool {
+    let started_ms = u64::try_from(payment.creation_time_ns / 1_000_000).unwrap_or(u64::MAX);
+    now.0 >= started_ms.saturating_add(LAST_ATTEMPT.as_millis() as u64)
 }
 
 fn words(reason: PaymentFailureReason) -> &'static str {
@@ -203,6 +254,14 @@ mod tests {
     fn a_payment_that_lnd_has_only_noted_is_in_flight() {
         assert_eq!(status_of(&payment(LndStatus::Initiated)), PaymentStatus::InFlight);
         assert_eq!(status_of(&payment(LndStatus::InFlight)), PaymentStatus::InFlight);
+    }
+
+    #[test]
+    fn a_payment_is_old_once_lnd_tries_no_more() {
+        let started = Payment { creation_time_ns: 1_000_000_000_000, ..Payment::default() };
+        assert!(!is_old(&started, UnixMs(1_059_999)));
+        assert!(is_old(&started, UnixMs(1_060_000)));
+        assert!(!is_old(&Payment { creation_time_ns: -1_000_000, ..started }, UnixMs(u64::MAX - 1)));
     }
 
     #[test]
