@@ -261,6 +261,9 @@ impl Session {
         let payload = self.read_payload(&entry)?;
         let watch = self.timer();
         let mut hints = self.parts.ln.events();
+        if self.coordinator_now() > opening.upload_deadline_ms {
+            return self.give_up_unless_uploaded(entry, offer, "the round takes no more payloads", opening).await;
+        }
         while !self.all_locked(&offer).await? {
             if watch.elapsed_ms() > LOCKS_AGAIN_MS || self.coordinator_now() > opening.upload_deadline_ms {
                 return self.give_up_unless_uploaded(entry, offer, "the reward is not locked any more", opening).await;

@@ -100,7 +100,7 @@ pub(crate) fn garbage_peer(home: &Path, url: &str, rounds: &str) -> Live {
     Live::start(&mut command)
 }
 
-fn ledger(home: &Path, data: &str) -> Value {
+pub(crate) fn ledger(home: &Path, data: &str) -> Value {
     let output = run(home, &["ledger", "--data", data, "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     serde_json::from_str(&stdout(&output)).expect("one object")

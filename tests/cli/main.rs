@@ -1,6 +1,7 @@
 //! What a user sees: help, errors and their remedies, `--json`, exit codes.
 
 mod disk;
+mod kill;
 mod live;
 mod wallet;
 mod words;

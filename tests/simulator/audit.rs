@@ -156,6 +156,15 @@ fn audit_peer(world: &World, peer: &PeerPlan) -> (PeerTotals, Msat) {
     (totals, received)
 }
 
+/// Was a tranche whose preimage came out claimed? Only a peer that something was wrong with may have missed it.
+fn claimed_or_excused(world: &World, hash: &PaymentHash) -> bool {
+    world.plan.peers.iter().filter(|peer| is_calm(&world.plan, peer)).all(|peer| {
+        let of_it = |(other, _, status): (PaymentHash, Msat, InvoiceStatus)| (other == *hash).then_some(status);
+        let status = world.network.invoices(peer.name).into_iter().find_map(of_it);
+        status.is_none_or(|status| matches!(status, InvoiceStatus::Settled { .. }))
+    })
+}
+
 /// The stored rounds are what the events lead to.
 fn log_is_projection(world: &World, db: &Database, manifest: &RunManifest) {
     let folded = fold(db, &RoundRules::of(manifest));
@@ -185,6 +194,9 @@ fn transcripts_follow(world: &World, db: &Database, manifest: &RunManifest) {
         }
         for record in &body.contributions {
             for (tranche, preimage) in record.terms.body.tranches.iter().zip(&record.receipt.body.preimages) {
+                if preimage.is_some() && !claimed_or_excused(world, &tranche.payment_hash) {
+                    world.sim.violated(format_args!("round {round}: a preimage came out and nobody could claim by it"));
+                }
                 if preimage.is_some_and(|preimage| preimage.payment_hash() != tranche.payment_hash) {
                     world.sim.violated(format_args!("round {round}: a receipt has a wrong preimage"));
                 }

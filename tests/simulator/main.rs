@@ -11,6 +11,8 @@ mod fold;
 #[allow(dead_code, reason = "the coordinator's own tests use the rest")]
 mod judge;
 mod life;
+mod matrix;
+mod parallel;
 mod plan;
 mod seeds;
 mod sim;

@@ -107,7 +107,8 @@ impl Plan {
         let dice = &mut dice;
         let mut plan = Self::quiet(seed);
         plan.rounds = dice.between(1, 2) as u32;
-        plan.commit_ms = dice.pick(&[5_000, 20_000, 60_000]);
+        // The longest outlive their locks.
+        plan.commit_ms = dice.pick(&[5_000, 20_000, 60_000, 60_000, 400_000]);
         plan.hold_blocks = dice.pick(&[60, 60, 90, 144]);
         plan.block_ms = dice.pick(&[5_000, 15_000, 15_000, 60_000]);
         plan.reorgs = dice.pick(&[0, 100_000, 300_000]);

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use l402t::protocol::amount::Msat;
 
+use crate::parallel;
 use crate::plan::Plan;
 use crate::world::{self, Outcome};
 
@@ -17,40 +18,26 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 
 fn simulate(seed: u64) -> Result<Outcome, String> {
     let plan = Plan::of(seed);
-    let outcome = std::panic::catch_unwind(|| world::run(&plan)).map_err(|_| format!("seed {seed} panicked"))?;
+    let outcome = std::panic::catch_unwind(|| world::run(&plan));
+    let again = format!("Again: ./x simulate --seeds 1 --from {seed}");
+    let outcome = outcome.map_err(|_| format!("seed {seed} panicked. {again}"))?;
     if outcome.violations.is_empty() {
         return Ok(outcome);
     }
     let mut text = format!("seed {seed} broke a rule. {plan:#?}\n{}\n", outcome.last_lines);
     outcome.violations.iter().for_each(|rule| text += &format!("seed {seed}: {rule}\n"));
-    Err(text + &format!("Again: ./x simulate --seeds 1 --from {seed}"))
+    Err(text + &again)
 }
 
 #[test]
 fn whatever_happens_every_flow_ends_and_every_msat_is_accounted_for() {
     let (from, seeds) = (setting("L402T_SIMULATE_FROM", 0), setting("L402T_SIMULATE_SEEDS", SEEDS));
-    let next = AtomicU64::new(from);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (settled, refunded) = (AtomicU64::new(0), AtomicU64::new(0));
-    let failures = std::thread::scope(|scope| {
-        let work = || {
-            let mut failures = Vec::new();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= from + seeds || failures.len() > 5 {
-                    return failures;
-                }
-                match simulate(seed) {
-                    Ok(outcome) => {
-                        settled.fetch_add(outcome.rewards_settled.msat(), Ordering::Relaxed);
-                        refunded.fetch_add(outcome.rewards_refunded.msat(), Ordering::Relaxed);
-                    }
-                    Err(text) => failures.push(text),
-                }
-            }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect::<Vec<_>>()
+    let failures = parallel::failures(from..from + seeds, |seed| {
+        let outcome = simulate(*seed)?;
+        settled.fetch_add(outcome.rewards_settled.msat(), Ordering::Relaxed);
+        refunded.fetch_add(outcome.rewards_refunded.msat(), Ordering::Relaxed);
+        Ok(())
     });
     assert!(failures.is_empty(), "{} seeds failed\n{}", failures.len(), failures.join("\n\n"));
     // A simulation in which nothing is ever paid shows nothing.
