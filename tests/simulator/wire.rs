@@ -20,7 +20,10 @@ use crate::sim::Sim;
 
 /// The coordinator that runs now, if one does.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Slot(Arc<Mutex<Option<(Arc<Life>, Arc<dyn CoordinatorHandle>)>>>);
+pub(crate) struct Slot(Arc<Mutex<Option<Serving>>>);
+
+/// The process that serves, and what it serves.
+type Serving = (Arc<Life>, Arc<dyn CoordinatorHandle>);
 
 impl Slot {
     pub(crate) fn put(&self, life: &Arc<Life>, handle: Arc<dyn CoordinatorHandle>) {
@@ -31,7 +34,7 @@ impl Slot {
         *self.0.lock().expect("not poisoned") = None;
     }
 
-    fn get(&self) -> Option<(Arc<Life>, Arc<dyn CoordinatorHandle>)> {
+    fn get(&self) -> Option<Serving> {
         self.0.lock().expect("not poisoned").clone().filter(|(life, _)| !life.is_dead())
     }
 }
