@@ -17,6 +17,8 @@ use crate::live::{Live, l402t, prepare, run};
 const MINE_AFTER: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(100);
 const POLLS: u32 = 900;
+/// How long a channel is open before it is relied on.
+const SETTLED: Duration = Duration::from_secs(3);
 /// What Aperture asks for: a ticket costs what the run's manifest says, in sat.
 const TICKET_SAT: u64 = 1;
 const BLOB_SAT: u64 = 5;
@@ -46,25 +48,25 @@ pub(crate) fn lnd_config(files: &LndFiles) -> String {
     )
 }
 
-/// Starts Aperture in front of `backend`: tickets and blobs cost something, the rest is free.
+/// Starts Aperture in front of `backend`. Tickets cost something, and so do blobs for those who ask for them on localhost
+/// by name: peers, who use the address, need them. The rest is free.
 pub(crate) async fn aperture(folder: &Path, lnd: &LndFiles, backend: &str) -> (Running, SocketAddr) {
     let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
     std::fs::create_dir_all(folder).expect("made");
-    let service = |name: &str, path: &str, more: &str| {
+    let service = |name: &str, host: &str, path: &str, more: &str| {
         format!(
-            "  - name: \"{name}\"\n    hostregexp: '.*'\n    pathregexp: '{path}'\n    address: \"{backend}\"\n    protocol: http\n{more}"
+            "  - name: \"{name}\"\n    hostregexp: '{host}'\n    pathregexp: '{path}'\n    address: \"{backend}\"\n    protocol: http\n{more}"
         )
     };
     let sold = |sat: u64| format!("    capabilities: \"use\"\n    timeout: 3600\n    price: {sat}\n");
     let services = [
-        service("tickets", "^/v1/rounds/[0-9]+/tickets$", &sold(TICKET_SAT)),
-        service("blobs", "^/v1/blobs/.*$", &sold(BLOB_SAT)),
-        service("open", "^/.*$", "    auth: \"off\"\n"),
+        service("tickets", ".*", "^/v1/rounds/[0-9]+/tickets$", &sold(TICKET_SAT)),
+        service("blobs", "^localhost", "^/v1/blobs/.*$", &sold(BLOB_SAT)),
+        service("open", ".*", "^/.*$", "    auth: \"off\"\n"),
     ];
     let config = format!(
-        "listenaddr: \"{address}\"\ninsecure: true\ndebuglevel: \"info\"\ndbbackend: \"sqlite\"\nsqlite:\n  dbfile: \"{}\"\n\
+        "listenaddr: \"{address}\"\ninsecure: true\ndebuglevel: \"info\"\ndbbackend: \"sqlite\"\n\
          authenticator:\n  network: \"regtest\"\n  lndhost: \"{}\"\n  tlspath: \"{}\"\n  macdir: \"{}\"\nservices:\n{}",
-        folder.join("aperture.db").display(),
         lnd.rpc,
         lnd.tls_cert.display(),
         lnd.admin_macaroon.parent().expect("a folder").display(),
@@ -76,6 +78,8 @@ pub(crate) async fn aperture(folder: &Path, lnd: &LndFiles, backend: &str) -> (R
     let child = Command::new(crate::given("FOREIGN_APERTURE").join("aperture"))
         .arg(format!("--configfile={}", path.display()))
         .arg(format!("--basedir={}", folder.display()))
+        // Its sample's `dbfile:` is not read from the file.
+        .arg(format!("--sqlite.dbfile={}", folder.join("aperture.db").display()))
         .env("HOME", folder)
         .stdout(log.try_clone().expect("a second handle"))
         .stderr(log)
@@ -129,6 +133,28 @@ pub(crate) async fn has_coins(wallet: &mut LndWallet) {
     panic!("no coins arrive");
 }
 
+/// Opens a channel from one node to the other, half of it the other's, and waits until both use it.
+pub(crate) async fn channel(from: &mut LndWallet, to: &mut LndWallet, address: &str) {
+    let node_id = to.node_id().await.expect("lnd answers");
+    from.connect_to(&node_id, address).await.expect("connected");
+    // The other node is online a moment after it is connected.
+    let mut tries = 0;
+    while let Err(error) = from.open_channel(&node_id, 5_000_000, 2_500_000).await {
+        tries += 1;
+        assert!(tries < POLLS, "{error}");
+        tokio::time::sleep(PAUSE).await;
+    }
+    for wallet in [from, to] {
+        let mut tries = 0;
+        while !wallet.channels().await.expect("lnd answers").iter().any(|channel| channel.active) {
+            tries += 1;
+            assert!(tries < POLLS, "the channel does not open");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    tokio::time::sleep(SETTLED).await;
+}
+
 async fn spendable_sat(wallet: &mut LndWallet) -> u64 {
     wallet.channels().await.expect("lnd answers").iter().map(|channel| channel.local_sat).sum()
 }
@@ -161,6 +187,9 @@ async fn aperture_sells_tickets_for_a_coordinator_and_a_download_to_fetch() {
         has_coins(wallet).await;
     }
 
+    // A channel that has been there for a while: LND doesn't pay at once over one that has only just opened.
+    channel(&mut till, &mut purse, &buyer.files().p2p.to_string()).await;
+
     // A coordinator without a gate of its own, on the same LND as the Aperture in front of it.
     let proxied = "[coordinator]\ngate = \"proxy\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
     prepare(home, "c.toml", CORPUS_BYTES, &format!("{proxied}{}", lnd_config(seller.files())));
@@ -189,7 +218,7 @@ async fn aperture_sells_tickets_for_a_coordinator_and_a_download_to_fetch() {
     let blob =
         run_view["manifest"]["body"]["training_data"].as_str().unwrap_or_else(|| panic!("{run_view}")).to_owned();
     let slow = slow_line(front).await;
-    let resource = format!("http://{slow}/v1/blobs/{blob}");
+    let resource = format!("http://localhost:{}/v1/blobs/{blob}", slow.port());
     let before = spendable_sat(&mut purse).await;
     let (code, answer) = fetch(home, &resource, &["--max-price", "4", "--output", "data"]);
     assert_eq!((code, answer["error"]["code"].as_str()), (Some(4), Some("too_expensive")), "{answer}");
@@ -231,15 +260,14 @@ async fn aperture_sells_tickets_for_a_coordinator_and_a_download_to_fetch() {
     assert_eq!(before - spendable_sat(&mut purse).await, BLOB_SAT, "paid once");
 
     // The token serves again, for nothing.
-    let (code, answer) =
-        fetch(home, &format!("http://{front}/v1/blobs/{blob}"), &["--max-price", "5", "--output", "direct"]);
+    let direct = format!("http://localhost:{}/v1/blobs/{blob}", front.port());
+    let (code, answer) = fetch(home, &direct, &["--max-price", "5", "--output", "direct"]);
     assert_eq!(
         (code, answer["token"].as_str()),
         (Some(0), Some("bought")),
         "another origin is another service: {answer}"
     );
-    let (code, answer) =
-        fetch(home, &format!("http://{front}/v1/blobs/{blob}"), &["--max-price", "0", "--output", "again"]);
+    let (code, answer) = fetch(home, &direct, &["--max-price", "0", "--output", "again"]);
     assert_eq!((code, answer["token"].as_str()), (Some(0), Some("reused")), "{answer}");
     assert_eq!(before - spendable_sat(&mut purse).await, 2 * BLOB_SAT);
 }

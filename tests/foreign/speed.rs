@@ -21,7 +21,7 @@ use l402t::protocol::statements::{Commitment, PeerRegistration};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::aperture::{aperture, has_coins, lnd_config};
+use crate::aperture::{aperture, channel, has_coins, lnd_config};
 use crate::live::{Live, l402t, prepare};
 
 const CONNECTIONS: usize = 16;
@@ -47,7 +47,7 @@ struct Shot {
 
 impl Shot {
     fn bytes(&self, nth: usize) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.path, self.to);
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: localhost\r\n", self.method, self.path);
         head += &format!("X-Forwarded-For: 10.{}.{}.1\r\n", nth / 250 % 40, nth % 250);
         if let Some(value) = &self.authorization {
             head += &format!("Authorization: {value}\r\n");
@@ -179,15 +179,7 @@ async fn speed_of_the_gate_beside_apertures() {
     let (mut till, mut purse) = (seller.wallet().await.expect("readable"), buyer.wallet().await.expect("readable"));
     btcd.pay(&purse.new_address().await.expect("an address"), 20_000_000).expect("paid");
     has_coins(&mut purse).await;
-    let seller_id = till.node_id().await.expect("an id");
-    purse.connect_to(&seller_id, &seller.files().p2p.to_string()).await.expect("connected");
-    purse.open_channel(&seller_id, 5_000_000, 1_000_000).await.expect("opened");
-    for _ in 0..POLLS {
-        if purse.channels().await.expect("an answer").iter().any(|channel| channel.active) {
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
+    channel(&mut purse, &mut till, &seller.files().p2p.to_string()).await;
     let ln = node(buyer.files(), &home.join("buyers-records")).await;
 
     let many = format!(
