@@ -33,6 +33,18 @@ impl Session {
         let doing = "open a channel";
         let mut reminded_ms = None;
         loop {
+            // First of all, and again now and then: one who brings a channel must be known to the coordinator too.
+            let waited_ms = watch.elapsed_ms();
+            if reminded_ms.is_none_or(|at| waited_ms.saturating_sub(at) >= REMIND_MS) {
+                reminded_ms = Some(waited_ms);
+                let answer = self.patiently(doing, || self.parts.api.register(&registration)).await;
+                match answer.map_err(|failure| self.failed(doing, failure))?.channel {
+                    ChannelOffer::Usable | ChannelOffer::Opening => {}
+                    ChannelOffer::BringYourOwn => {
+                        tracing::info!("the coordinator opens no channels; looking for our own")
+                    }
+                }
+            }
             if self.can_be_paid(&lightning.node_id).await? {
                 let info = self.ask_node(|| self.parts.ln.info()).await?;
                 self.emit(&PeerEvent::Registered {
@@ -45,17 +57,6 @@ impl Session {
                     inbound_msat: info.inbound_msat,
                 });
                 return Ok(info);
-            }
-            let waited_ms = watch.elapsed_ms();
-            if reminded_ms.is_none_or(|at| waited_ms.saturating_sub(at) >= REMIND_MS) {
-                reminded_ms = Some(waited_ms);
-                let answer = self.patiently(doing, || self.parts.api.register(&registration)).await;
-                match answer.map_err(|failure| self.failed(doing, failure))?.channel {
-                    ChannelOffer::Usable | ChannelOffer::Opening => {}
-                    ChannelOffer::BringYourOwn => {
-                        tracing::info!("the coordinator opens no channels; looking for our own")
-                    }
-                }
             }
             if waited_ms > self.parts.settings.channel_wait_ms {
                 return Err(PeerError::NoChannel { waited_s: waited_ms / 1_000 });
