@@ -1,8 +1,10 @@
 //! Hostile clients, over HTTP: tokens that were made up, cut, moved or stretched, and floods of requests for challenges.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use l402t::clock::Stopwatch;
 use l402t::coordinator::handle::CoordinatorHandle;
@@ -12,7 +14,7 @@ use l402t::protocol::l402::{ChallengeParams, Grant, Identifier, Macaroon, RootKe
 use l402t::protocol::sign::Signed;
 use l402t::protocol::statements::Commitment;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::peer::{Manner, Peer};
 use crate::world::World;
@@ -232,4 +234,35 @@ async fn a_flood_from_one_address_makes_no_more_invoices_than_its_rate() {
     let most = u64::from(rate.burst) + watch.elapsed_ms() * u64::from(rate.per_minute) / 60_000 + 1;
     assert!((1..=most).contains(&(invoices.len() as u64)), "{} invoices, at most {most}", invoices.len());
     assert!(turned_away > REQUESTS / 2, "{turned_away}");
+}
+
+#[tokio::test]
+async fn idle_connections_from_many_addresses_are_bounded_and_keep_nobody_out() {
+    let world = World::new();
+    let (_coordinator, handle) = world.start().await;
+    let limits = Limits { connections: 64, connections_per_address: 16, ..Limits::default() };
+    let server = serve(handle, limits).await;
+    let mut idle = Vec::new();
+    for nth in 0..640u16 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let [_, address] = (nth % 20 + 2).to_be_bytes();
+        socket.bind(SocketAddr::from(([127, 0, 1, address], 0))).expect("a loopback address");
+        idle.push(socket.connect(server.address()).await.expect("connected"));
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let is_held = |stream: &&TcpStream| {
+        let error = stream.try_read(&mut [0]).err();
+        error.is_some_and(|error| error.kind() == ErrorKind::WouldBlock)
+    };
+    let held = idle.iter().filter(is_held).count();
+    assert!((1..=64).contains(&held), "{held} of 640 are held");
+    // A second later their places are a newcomer's, long before the time for a head is over.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(server.address()).await.expect("connected");
+        stream.write_all(b"GET /v1/run HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("read");
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+    }
 }
