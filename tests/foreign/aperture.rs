@@ -283,5 +283,5 @@ async fn get(address: SocketAddr, path: &str) -> Vec<u8> {
     // Aperture may answer in chunks.
     let start = text.find('{').expect("JSON");
     let last = text.rfind('}').expect("JSON");
-    text[start..=last].as_bytes().to_vec()
+    text.as_bytes()[start..=last].to_vec()
 }
