@@ -49,7 +49,7 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    async fn start(tools: &Tools, root: &Path, name: &str, btcd: &Btcd) -> Side {
+    pub(crate) async fn start(tools: &Tools, root: &Path, name: &str, btcd: &Btcd) -> Side {
         let process = LndProcess::start(tools, &root.join(name), name, btcd, &[]).await.expect("lnd runs");
         let mut side = Side { process, node: None, folder: root.join(format!("{name}-records")) };
         side.attach().await;
@@ -87,7 +87,7 @@ pub(crate) struct Lnd {
     pub(crate) coordinator: Side,
     pub(crate) peer: Side,
     pub(crate) btcd: Btcd,
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
 }
 
 pub(crate) async fn start() -> Lnd {
@@ -106,12 +106,17 @@ pub(crate) async fn start() -> Lnd {
     let address = info.address.expect("advertised");
     let request = ChannelRequest { node_id: info.node_id, address, capacity_sat: CAPACITY_SAT, push: PUSH };
     node.open_channel(&request).await.expect("opened");
-    let lnd = Lnd { coordinator, peer, btcd, _root: root };
+    let lnd = Lnd { coordinator, peer, btcd, root };
     lnd.usable().await;
     lnd
 }
 
 impl Lnd {
+    /// Where the nodes of this bench have their folders.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     pub(crate) async fn usable(&self) {
         let (coordinator, peer) = (self.coordinator.node(), self.peer.node());
         until("the channel is usable", async || {

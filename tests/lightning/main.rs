@@ -10,6 +10,8 @@ mod latency;
 #[cfg(feature = "lnd")]
 mod lnd;
 #[cfg(feature = "lnd")]
+mod lnd_fees;
+#[cfg(feature = "lnd")]
 mod lnd_kill;
 #[cfg(feature = "lnd")]
 mod lnd_refusals;

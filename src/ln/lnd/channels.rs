@@ -21,6 +21,11 @@ const CONNECT_S: u64 = 20;
 const ROUTABLE_POLLS: u32 = 40;
 const ROUTABLE_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a channel is asked for while LND still calls the node that it has just connected to offline, and the pause
+/// between.
+const OPEN_TRIES: u32 = 20;
+const OPEN_PAUSE: Duration = Duration::from_millis(100);
+
 impl Core {
     pub(super) async fn info(&self) -> Result<NodeInfo, LnError> {
         let info = call("GetInfo", CALL_LIMIT, self.client.lightning().get_info(GetInfoRequest {})).await?;
@@ -131,8 +136,19 @@ impl Core {
             min_confs: 0,
             ..OpenChannelRequest::default()
         };
-        call("OpenChannelSync", SLOW_CALL_LIMIT, self.client.lightning().open_channel_sync(asked)).await?;
-        Ok(())
+        let mut tries = 1;
+        loop {
+            let mut lightning = self.client.lightning();
+            match call("OpenChannelSync", SLOW_CALL_LIMIT, lightning.open_channel_sync(asked.clone())).await {
+                Ok(_) => return Ok(()),
+                // Nothing was begun.
+                Err(Trouble::Refused(reason)) if reason.contains("is not online") && tries < OPEN_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(OPEN_PAUSE).await;
+                }
+                Err(trouble) => return Err(trouble.into()),
+            }
+        }
     }
 
     /// Connects to a node, unless it is connected already (from its side, where a router hides it from ours).
