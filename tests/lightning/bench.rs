@@ -47,6 +47,7 @@ pub(crate) fn preimage(tag: u8) -> (Preimage, PaymentHash) {
 }
 
 /// A preimage of many.
+#[cfg(any(feature = "embedded", feature = "lnd"))]
 pub(crate) fn numbered(group: u16, place: u16) -> Preimage {
     let mut bytes = [7; 32];
     bytes[..2].copy_from_slice(&group.to_le_bytes());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
+use l402t::clock::{Clock, SystemClock};
 use l402t::ln::bolt11::{self, Network};
 use l402t::ln::{
     ChannelRequest, ChannelState, FAIL_BACK_BLOCKS, InvoiceRequest, InvoiceStatus, LnError, LnEvent, PayLimits,
@@ -290,7 +291,7 @@ fn invoice_of_a_stranger(hash: PaymentHash) -> String {
         .description("from nobody".into())
         .payment_hash(hash)
         .payment_secret(PaymentSecret([7; 32]))
-        .current_timestamp()
+        .duration_since_epoch(Duration::from_millis(SystemClock.now().0))
         .min_final_cltv_expiry_delta(144)
         .amount_milli_satoshis(2_000_000)
         .basic_mpp()

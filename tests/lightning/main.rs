@@ -6,6 +6,7 @@ mod contract;
 mod embedded;
 #[cfg(feature = "embedded")]
 mod kill;
+#[cfg(any(feature = "embedded", feature = "lnd"))]
 mod latency;
 #[cfg(feature = "lnd")]
 mod lnd;

@@ -16,10 +16,20 @@ const ON_LND_WHEN_MIXED: usize = 1;
 const ON_LND: usize = 3;
 
 /// Nodes beside those that the members run in their own processes. Dropping it kills them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ground(Option<Network>);
 
 impl Ground {
+    /// None yet.
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
+    /// Ends them, once no member uses them any more.
+    pub(super) fn kill(self) {
+        drop(self.0);
+    }
+
     /// Starts what the demo was asked for.
     pub(super) async fn start(args: &DemoArgs, folder: &DemoFolder, ui: &Ui) -> Result<Self, Failure> {
         let peers = match args.ln {

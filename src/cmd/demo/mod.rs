@@ -57,7 +57,7 @@ enum Role {
 pub async fn run(args: DemoArgs, context: Context) -> Result<ExitCode, Failure> {
     context.log_to_stderr()?;
     let folder = DemoFolder::create(&context.data_path("demo")?)?;
-    let mut ground = Ground::default();
+    let mut ground = Ground::none();
     let mut members = Members::new();
     let outcome = tokio::select! {
         outcome = play(&args, &context, &folder, &mut ground, &mut members) => outcome,
@@ -67,8 +67,7 @@ pub async fn run(args: DemoArgs, context: Context) -> Result<ExitCode, Failure> 
         ))),
     };
     members.stop().await;
-    // Killed, once nobody uses it any more.
-    drop(ground);
+    ground.kill();
     let keep = args.keep || matches!(&outcome, Err(failure) if failure.exit != ExitCode::Interrupted);
     if keep {
         context.ui.say(format!("The data folders and logs are in {}", folder.path().display()));

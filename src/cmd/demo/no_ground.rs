@@ -6,10 +6,16 @@ use crate::cmd::Failure;
 use crate::ui::Ui;
 
 /// Nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ground;
 
 impl Ground {
+    pub(super) fn none() -> Self {
+        Self
+    }
+
+    pub(super) fn kill(self) {}
+
     pub(super) async fn start(args: &DemoArgs, _: &DemoFolder, _: &Ui) -> Result<Self, Failure> {
         match args.ln {
             DemoLightning::Embedded => Ok(Self),
