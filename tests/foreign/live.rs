@@ -6,10 +6,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use serde_json::Value;
 
-const MODEL: &str = r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_act":"silu","hidden_size":16,
-"intermediate_size":32,"num_hidden_layers":1,"num_attention_heads":2,"num_key_value_heads":1,"head_dim":8,
-"max_position_embeddings":64,"rms_norm_eps":1e-5,"rope_theta":10000.0,"tie_word_embeddings":true,"vocab_size":256,
-"torch_dtype":"float32","attention_bias":false,"mlp_bias":false}"#;
+const MODEL: &str = include_str!("../small-model.json");
 
 /// A round stays open for the whole test.
 const RUN: &str = r#"

@@ -2,11 +2,15 @@
 //!
 //! Unknown keys are errors. Secrets are never in the file itself: a key that needs one names the file that holds it.
 
-use std::collections::BTreeMap;
+mod environment;
+mod lightning;
+
 use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
+
+pub use environment::Environment;
+pub use lightning::{ChainConfig, LightningConfig, LndConfig, NetworkName, NodeKind};
 
 use crate::coordinator::settings::{ChannelSettings, Gate, RunSettings};
 
@@ -75,130 +79,6 @@ pub struct CoordinatorConfig {
     pub forwarded_header: ForwardedHeader,
     /// Channels to peers.
     pub channels: ChannelSettings,
-}
-
-/// The Lightning node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LightningConfig {
-    /// Which node.
-    pub node: NodeKind,
-    /// The LND node, where `node` is that.
-    pub lnd: LndConfig,
-    /// Where blocks come from. None: a coordinator runs a regtest chain of its own, and a peer uses that one.
-    pub chain: Option<ChainConfig>,
-    /// Where other nodes may connect.
-    pub listen: String,
-    /// What others are told to connect to, if not `listen`.
-    pub advertise: Option<String>,
-    /// Nodes whose channels are used before their funding confirms.
-    pub trusted_peers_0conf: Vec<String>,
-    /// Kept on chain for each channel, in sat.
-    pub anchor_reserve_sat: Option<u64>,
-    /// Most that may be locked in HTLCs too small to be enforced on chain, per channel, in sat.
-    pub max_dust_exposure_sat: u64,
-    /// Port of the regtest chain that a coordinator runs; 0 picks a free one.
-    pub regtest_port: u16,
-    /// Where the newest state of each wallet is noted, outside of the data folders. None only where there is no home.
-    pub state_folder: Option<PathBuf>,
-}
-
-impl Default for LightningConfig {
-    fn default() -> Self {
-        Self {
-            node: NodeKind::Embedded,
-            lnd: LndConfig::default(),
-            chain: None,
-            listen: "127.0.0.1:0".to_owned(),
-            advertise: None,
-            trusted_peers_0conf: Vec::new(),
-            anchor_reserve_sat: None,
-            max_dust_exposure_sat: 5_000_000,
-            regtest_port: 0,
-            state_folder: None,
-        }
-    }
-}
-
-/// Which Lightning node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeKind {
-    /// In this process.
-    #[default]
-    Embedded,
-    /// An LND that runs already.
-    Lnd,
-}
-
-/// An LND node. Certificate and macaroon are named by path, `file:PATH` or `env:NAME`; `~/` is the user's home.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LndConfig {
-    /// `host:port` of its gRPC.
-    pub address: String,
-    /// Its certificate, PEM.
-    pub tls_cert: String,
-    /// What allows this program to use it. Needed.
-    pub macaroon: Option<String>,
-}
-
-impl Default for LndConfig {
-    fn default() -> Self {
-        Self { address: "127.0.0.1:10009".to_owned(), tls_cert: "~/.lnd/tls.cert".to_owned(), macaroon: None }
-    }
-}
-
-/// Where blocks come from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ChainConfig {
-    /// A regtest chain that another l402t on this machine serves.
-    RegtestRpc {
-        /// `host:port`.
-        address: String,
-    },
-    /// A Bitcoin Core node.
-    BitcoindRpc {
-        /// Which network it is on.
-        network: NetworkName,
-        /// Its host.
-        host: String,
-        /// Its RPC port.
-        port: u16,
-        /// The RPC user.
-        user: String,
-        /// A file that holds the RPC password, and nothing else.
-        password_file: PathBuf,
-    },
-    /// An Esplora server.
-    Esplora {
-        /// Which network it is on.
-        network: NetworkName,
-        /// Its URL.
-        url: String,
-    },
-    /// An Electrum server.
-    Electrum {
-        /// Which network it is on.
-        network: NetworkName,
-        /// Its URL.
-        url: String,
-    },
-}
-
-/// A network of coins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NetworkName {
-    /// Worth nothing, on this machine.
-    Regtest,
-    /// Worth nothing, public.
-    Signet,
-    /// Worth nothing, public.
-    Testnet,
-    /// Real money.
-    Bitcoin,
 }
 
 impl Default for CoordinatorConfig {
@@ -328,94 +208,6 @@ pub enum ConfigError {
     },
 }
 
-/// The environment, as far as this program looks at it.
-#[derive(Clone, Debug, Default)]
-pub struct Environment {
-    variables: BTreeMap<String, String>,
-    home: Option<PathBuf>,
-    config_home: Option<PathBuf>,
-    data_home: Option<PathBuf>,
-    state_home: Option<PathBuf>,
-}
-
-impl Environment {
-    /// The process's.
-    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    pub fn of_process() -> Self {
-        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let variables = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name.starts_with(PREFIX))
-            .collect();
-        Self {
-            variables,
-            home: path("HOME"),
-            config_home: path("XDG_CONFIG_HOME"),
-            data_home: path("XDG_DATA_HOME"),
-            state_home: path("XDG_STATE_HOME"),
-        }
-    }
-
-    /// What a key refers to: the content of a file (`PATH`, `file:PATH`) or of a variable (`env:NAME`).
-    ///
-    /// # Errors
-    /// When there is no such file or variable, or nothing in it.
-    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    pub fn read_reference(&self, key: &'static str, reference: &str) -> Result<SecretSlice<u8>, ConfigError> {
-        let refused = |detail: String| ConfigError::Reference { key, reference: reference.to_owned(), detail };
-        let content = match reference.strip_prefix("env:") {
-            Some(name) => std::env::var_os(name)
-                .ok_or_else(|| refused(format!("there is no environment variable {name}")))?
-                .into_encoded_bytes(),
-            None => {
-                let path = self.under_home(reference.strip_prefix("file:").unwrap_or(reference));
-                std::fs::read(&path).map_err(|error| refused(format!("can't read {}: {error}", path.display())))?
-            }
-        };
-        let content = SecretSlice::from(content);
-        if content.expose_secret().is_empty() {
-            return Err(refused("it is empty".to_owned()));
-        }
-        Ok(content)
-    }
-
-    fn under_home(&self, path: &str) -> PathBuf {
-        match (path.strip_prefix("~/"), &self.home) {
-            (Some(rest), Some(home)) => home.join(rest),
-            (Some(_) | None, _) => PathBuf::from(path),
-        }
-    }
-
-    /// The names of this program's variables.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.variables.keys().map(String::as_str)
-    }
-
-    /// `L402T_CONFIG`, or the user's own file if there is one.
-    pub fn config_file(&self) -> Option<PathBuf> {
-        if let Some(path) = self.variables.get("L402T_CONFIG") {
-            return Some(PathBuf::from(path));
-        }
-        let folder = self.config_home.clone().or_else(|| Some(self.home.as_ref()?.join(".config")))?;
-        Some(folder.join("l402t/config.toml")).filter(|path| path.exists())
-    }
-
-    /// The user's own folder for what belongs to no data folder; `None` where there is no home.
-    fn state_folder(&self) -> Option<PathBuf> {
-        let folder = self.state_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/state")))?;
-        Some(folder.join("l402t"))
-    }
-
-    /// `L402T_DATA`, or the user's own folder for a command; `None` where there is no home.
-    pub fn data_folder(&self, command: &str) -> Option<PathBuf> {
-        if let Some(path) = self.variables.get("L402T_DATA") {
-            return Some(PathBuf::from(path));
-        }
-        let folder = self.data_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")))?;
-        Some(folder.join("l402t").join(command))
-    }
-}
-
 impl Config {
     /// Defaults, then the file, then the environment.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
@@ -518,6 +310,8 @@ fn insert(table: &mut toml::Table, path: &[String], value: toml::Value) {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     fn environment(variables: &[(&str, &str)]) -> Environment {
@@ -534,7 +328,7 @@ mod tests {
 
     #[test]
     fn the_example_documents_every_key_with_its_default() {
-        let example = include_str!("../config.example.toml");
+        let example = include_str!("../../config.example.toml");
         // Keys without a default are commented out in the example; everything else is there as it is.
         let parsed: toml::Table = example.parse().expect("the example is TOML");
         let defaults = toml::Table::try_from(Config::default()).expect("the defaults are TOML");
