@@ -9,6 +9,7 @@
 
 pub mod attention;
 mod buffer;
+pub mod cuda;
 mod fma;
 mod fp_env;
 pub mod gemm;

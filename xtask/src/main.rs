@@ -2,6 +2,7 @@
 //! it must never need libtorch itself.
 
 mod build;
+mod cuda;
 mod deny;
 mod disk;
 mod fail;
@@ -38,6 +39,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         "simulate" => build::simulate(&root, rest),
         "bench" => build::bench(&root, rest),
         "foreign" => foreign::test(&root, rest),
+        "cuda" => cuda::run(&root, rest),
         "lint" => build::lint(&root),
         "regtest" => regtest::run(&root, rest),
         "setup" => {
