@@ -88,10 +88,15 @@ fn seeds(arguments: &[String]) -> Result<(u64, u64), Failure> {
     Ok((seeds, from))
 }
 
-/// Runs the benchmarks.
+/// Runs the benchmarks; with `--json` only the figures, or those that the other arguments are a part of the name of.
 pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<(), Failure> {
     prepare(root)?;
-    must(cargo(root).args(["bench", "--locked"]).args(arguments), "the benchmarks failed")
+    let mut run = cargo(root);
+    run.args(["bench", "--locked"]);
+    if arguments.iter().any(|argument| argument == "--json") {
+        run.args(["--quiet", "--bench", "figures", "--"]);
+    }
+    must(run.args(arguments), "the benchmarks failed")
 }
 
 /// Checks what a reviewer shouldn't have to.
