@@ -4,6 +4,8 @@
 //! isn't the same function on every platform.
 
 pub(crate) trait Fma {
+    /// Is it one instruction?
+    const IN_HARDWARE: bool;
     /// a·b + c, rounded once.
     fn fma(a: f32, b: f32, c: f32) -> f32;
 }
@@ -12,6 +14,8 @@ pub(crate) trait Fma {
 pub(crate) struct Hardware;
 
 impl Fma for Hardware {
+    const IN_HARDWARE: bool = true;
+
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
@@ -24,6 +28,8 @@ impl Fma for Hardware {
 pub(crate) struct Software;
 
 impl Fma for Software {
+    const IN_HARDWARE: bool = false;
+
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         let product = f64::from(a) * f64::from(b);
@@ -42,11 +48,30 @@ impl Fma for Software {
     }
 }
 
+/// A software fma without the rounding to odd: right unless it says that it may not be. For where many are computed, so that
+/// the whole lot is computed again if one of them is doubtful.
+#[inline(always)]
+pub(crate) fn quick(a: f32, b: f32, c: f32) -> (f32, bool) {
+    let sum = f64::from(a) * f64::from(b) + f64::from(c);
+    let result = sum as f32;
+    (result, is_doubtful(sum, result))
+}
+
+/// Rounding twice, to f64 and then to f32, differs from rounding once only where the f64 lies halfway between two f32: the
+/// bits that f32 lacks are a one and zeros. Among the subnormals f32 lacks more bits; those, and zero, are always doubtful.
+#[inline(always)]
+fn is_doubtful(sum: f64, result: f32) -> bool {
+    const LACKING: u32 = (1 << 29) - 1;
+    let halfway = sum.to_bits() as u32 & LACKING == 1 << 28;
+    let tiny = result.to_bits() & 0x7fff_ffff <= f32::MIN_POSITIVE.to_bits();
+    halfway | tiny
+}
+
 /// What portable code uses: the instruction where the target always has it, else the software.
-#[cfg(any(target_arch = "aarch64", target_feature = "fma"))]
+#[cfg(any(target_arch = "aarch64", target_feature = "fma", all(target_arch = "riscv64", target_os = "linux")))]
 pub(crate) type Portable = Hardware;
 /// What portable code uses: the instruction where the target always has it, else the software.
-#[cfg(not(any(target_arch = "aarch64", target_feature = "fma")))]
+#[cfg(not(any(target_arch = "aarch64", target_feature = "fma", all(target_arch = "riscv64", target_os = "linux"))))]
 pub(crate) type Portable = Software;
 
 #[cfg(test)]
@@ -56,6 +81,16 @@ mod tests {
 
     /// The exact product, added to c with 256-bit integers would be the proof; `mul_add` of the test machine's C library
     /// (correct on Linux) is the oracle.
+    #[test]
+    fn the_quick_fma_is_in_doubt_where_rounding_twice_shows() {
+        // 1 + 2⁻²³ + 2⁻²⁴ − 2⁻⁷⁰: f64 loses the last term, and what is left lies halfway.
+        let (a, b, c) = (2f32.powi(-24) * (1.0 + f32::EPSILON), 1.0 - f32::EPSILON, 1.0 + f32::EPSILON);
+        let (rounded_twice, doubtful) = quick(a, b, c);
+        assert!(doubtful && rounded_twice > Software::fma(a, b, c));
+        assert!(quick(f32::MIN_POSITIVE, 0.5, 0.0).1 && quick(0.0, 1.0, 0.0).1);
+        assert!(!quick(3.0, 5.0, 1.0).1);
+    }
+
     #[test]
     fn software_and_hardware_agree_on_every_kind_of_operand() {
         let mut rng = Rng(7);
@@ -75,6 +110,8 @@ mod tests {
                 c = -(a * b) * (1.0 + f32::EPSILON * ((round >> 3) % 3) as f32);
             }
             let (expected, found) = (a.mul_add(b, c), Software::fma(a, b, c));
+            let (quick, doubtful) = quick(a, b, c);
+            assert!(doubtful || quick.to_bits() == expected.to_bits() || expected.is_nan() && quick.is_nan());
             assert!(
                 expected.to_bits() == found.to_bits() || expected.is_nan() && found.is_nan(),
                 "fma({a:e}, {b:e}, {c:e}) = {found:e}, expected {expected:e}"

@@ -7,9 +7,13 @@ use std::str::FromStr;
 pub(crate) enum Path {
     Portable,
     #[cfg(target_arch = "x86_64")]
+    Sse2,
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 /// An instruction set that this machine has. There is no way to make one that it lacks, which is what makes calling
@@ -39,6 +43,8 @@ impl Isa {
         let mut paths = vec![Path::Portable];
         #[cfg(target_arch = "x86_64")]
         {
+            // Part of every x86-64.
+            paths.push(Path::Sse2);
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 paths.push(Path::Avx2);
                 let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
@@ -47,6 +53,9 @@ impl Isa {
                 }
             }
         }
+        // Part of every 64-bit Arm that runs an operating system.
+        #[cfg(target_arch = "aarch64")]
+        paths.push(Path::Neon);
         paths.into_iter().map(Isa).collect()
     }
 
@@ -65,9 +74,13 @@ impl fmt::Display for Isa {
         f.write_str(match self.0 {
             Path::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
+            Path::Sse2 => "sse2",
+            #[cfg(target_arch = "x86_64")]
             Path::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => "neon",
         })
     }
 }
@@ -104,6 +117,7 @@ macro_rules! dispatch {
                 }
                 match isa.path() {
                     $crate::isa::Path::Portable => body::<$crate::fma::Portable>($($arg),*),
+                    $crate::isa::Path::Sse2 => body::<$crate::fma::Software>($($arg),*),
                     // SAFETY: an Isa exists only for features that this machine has.
                     $crate::isa::Path::Avx2 => unsafe { avx2($($arg),*) },
                     // SAFETY: as above.
@@ -115,6 +129,8 @@ macro_rules! dispatch {
                 use $body as body;
                 match isa.path() {
                     $crate::isa::Path::Portable => body::<$crate::fma::Portable>($($arg),*),
+                    #[cfg(target_arch = "aarch64")]
+                    $crate::isa::Path::Neon => body::<$crate::fma::Hardware>($($arg),*),
                 }
             }
         }

@@ -84,7 +84,7 @@ unsafe fn transpose_strip(
 ) -> usize {
     use crate::isa::Path;
     let side = match isa.path() {
-        Path::Portable => return 0,
+        Path::Portable | Path::Sse2 => return 0,
         Path::Avx2 | Path::Avx512 => 8,
     };
     let whole = depth - depth % side;
