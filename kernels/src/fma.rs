@@ -11,6 +11,7 @@ pub(crate) trait Fma {
 }
 
 /// One instruction. Only for code compiled with the feature.
+#[allow(dead_code, reason = "some kinds of machine have none")]
 pub(crate) struct Hardware;
 
 impl Fma for Hardware {

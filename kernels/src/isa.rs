@@ -40,6 +40,7 @@ impl Isa {
 
     /// All of this machine's, slowest first.
     pub fn available() -> Vec<Isa> {
+        #[allow(unused_mut, reason = "some kinds of machine have no other")]
         let mut paths = vec![Path::Portable];
         #[cfg(target_arch = "x86_64")]
         {

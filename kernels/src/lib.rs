@@ -14,6 +14,7 @@ mod fma;
 mod fp_env;
 pub mod gemm;
 mod isa;
+pub mod known_answers;
 pub mod outer;
 mod pool;
 mod reduce;

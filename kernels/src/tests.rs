@@ -2,25 +2,8 @@
 
 use crate::attention::{AttentionScratch, AttentionShape, causal_attention};
 use crate::gemm::GemmScratch;
+pub(crate) use crate::known_answers::Rng;
 use crate::{Isa, outer, rows, sum_of_squares};
-
-/// SplitMix64: deterministic, integer only.
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// Roughly normal, standard deviation 1.15.
-    pub(crate) fn bell(&mut self) -> f32 {
-        let mut uniform = || ((self.next() >> 40) as i32 - (1 << 23)) as f32 / 8_388_608.0;
-        (uniform() + uniform()) + (uniform() + uniform())
-    }
-}
 
 /// FNV-1a over the bits.
 pub(crate) fn hash(values: &[f32]) -> u64 {

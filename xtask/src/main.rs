@@ -8,6 +8,7 @@ mod disk;
 mod fail;
 mod foreign;
 mod go;
+mod known_answers;
 mod libtorch;
 mod protoc;
 mod regtest;
@@ -40,6 +41,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         "bench" => build::bench(&root, rest),
         "foreign" => foreign::test(&root, rest),
         "cuda" => cuda::run(&root, rest),
+        "known-answers" => known_answers::run(&root),
         "lint" => build::lint(&root),
         "regtest" => regtest::run(&root, rest),
         "setup" => {
