@@ -21,6 +21,7 @@ pub(crate) fn config() -> LlamaConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: true,
+        variant: Default::default(),
     }
 }
 

@@ -154,7 +154,7 @@ fn updates_give_the_same_bits_on_every_path_and_leave_the_rest_alone() {
 /// Straight from the definition: one query at a time.
 fn attention_by_definition(shape: AttentionShape, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
     use crate::fma::{Fma, Software};
-    let AttentionShape { tokens, heads, key_value_heads, head_dim } = shape;
+    let AttentionShape { tokens, heads, key_value_heads, head_dim, window } = shape;
     let (qs, ks) = (heads * head_dim, key_value_heads * head_dim);
     let mut out = vec![0.0; tokens * qs];
     for t in 0..tokens {
@@ -163,12 +163,16 @@ fn attention_by_definition(shape: AttentionShape, q: &[f32], k: &[f32], v: &[f32
             let dot = |key: usize| {
                 (0..head_dim).fold(0.0, |sum, d| Software::fma(q[t * qs + h * head_dim + d], k[key * ks + kv + d], sum))
             };
-            let mut weights: Vec<f32> = (0..=t).map(dot).collect();
-            rows::softmax(Isa::PORTABLE, &mut weights, 1.0 / (head_dim as f32).sqrt());
-            weights.resize(tokens.min((t / 128 + 1) * 128), 0.0);
+            let first_seen = |query: usize| window.map_or(0, |window| (query + 1).saturating_sub(window));
+            let mut seen: Vec<f32> = (first_seen(t)..=t).map(dot).collect();
+            rows::softmax(Isa::PORTABLE, &mut seen, 1.0 / (head_dim as f32).sqrt());
+            let first_key = first_seen(t / 128 * 128) / 128 * 128;
+            let mut weights = vec![0.0; first_seen(t) - first_key];
+            weights.append(&mut seen);
+            weights.resize(tokens.min((t / 128 + 1) * 128) - first_key, 0.0);
             for d in 0..head_dim {
-                let mix =
-                    weights.iter().enumerate().fold(0.0, |sum, (key, w)| Software::fma(*w, v[key * ks + kv + d], sum));
+                let weights = weights.iter().enumerate();
+                let mix = weights.fold(0.0, |sum, (key, w)| Software::fma(*w, v[(first_key + key) * ks + kv + d], sum));
                 out[t * qs + h * head_dim + d] = mix;
             }
         }
@@ -178,8 +182,20 @@ fn attention_by_definition(shape: AttentionShape, q: &[f32], k: &[f32], v: &[f32
 
 #[test]
 fn attention_gives_the_bits_of_its_definition_on_every_path() {
-    for (tokens, heads, key_value_heads, head_dim) in [(1, 1, 1, 2), (37, 4, 2, 8), (130, 3, 1, 6), (257, 2, 2, 16)] {
-        let shape = AttentionShape { tokens, heads, key_value_heads, head_dim };
+    let shapes = [
+        (1, 1, 1, 2, None),
+        (37, 4, 2, 8, None),
+        (130, 3, 1, 6, None),
+        (257, 2, 2, 16, None),
+        (37, 2, 1, 8, Some(1)),
+        (37, 2, 1, 8, Some(37)),
+        (300, 2, 1, 6, Some(40)),
+        (300, 2, 1, 6, Some(128)),
+        (300, 2, 1, 6, Some(129)),
+        (300, 2, 1, 6, Some(usize::MAX)),
+    ];
+    for (tokens, heads, key_value_heads, head_dim, window) in shapes {
+        let shape = AttentionShape { tokens, heads, key_value_heads, head_dim, window };
         let mut rng = Rng(9);
         let mut random = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.bell()).collect() };
         let q = random(tokens * heads * head_dim);
@@ -195,7 +211,7 @@ fn attention_gives_the_bits_of_its_definition_on_every_path() {
                 let mut out = vec![0.0; expected.len()];
                 let (mut gemm, mut scratch) = (GemmScratch::default(), AttentionScratch::default());
                 causal_attention(isa, &mut gemm, &mut scratch, shape, &q, &k, &v, &mut out);
-                same_bits(&out, &expected, &format!("attention on {isa}, {tokens} tokens"));
+                same_bits(&out, &expected, &format!("attention on {isa}, {tokens} tokens, window {window:?}"));
             }
         }
     }
@@ -221,7 +237,7 @@ fn the_bits_of_every_kernel_stay_what_they_were() {
         all.extend([f32::from_bits(loss as u32 & 0x7f7f_ffff), f32::from_bits((loss >> 32) as u32 & 0x7f7f_ffff)]);
     }
     let mut rng = Rng(21);
-    let shape = AttentionShape { tokens: 140, heads: 4, key_value_heads: 2, head_dim: 10 };
+    let shape = AttentionShape { tokens: 140, heads: 4, key_value_heads: 2, head_dim: 10, window: None };
     let mut random = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.bell()).collect() };
     let (q, k, v) = (random(140 * 40), random(140 * 20), random(140 * 20));
     let mut mixed = vec![0.0; q.len()];

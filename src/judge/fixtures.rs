@@ -31,6 +31,7 @@ pub(super) fn config() -> LlamaConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: true,
+        variant: Default::default(),
     }
 }
 

@@ -17,28 +17,38 @@ const ROWS_A_PASS: usize = 512;
 /// Logits that exist at once in a thread.
 const LOGITS_AT_ONCE: usize = 1 << 20;
 
-/// Where each of a layer's tensors lies in the arena.
+/// Where each of a layer's tensors lies in the arena, and how far back it sees.
 #[derive(Clone, Debug)]
 struct LayerPlaces {
     input_norm: Place,
-    q: Place,
-    k: Place,
-    v: Place,
-    o: Place,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    window: Option<usize>,
     post_norm: Place,
-    gate: Place,
-    up: Place,
-    down: Place,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
 }
 
 type Place = std::ops::Range<usize>;
+
+/// A linear layer.
+#[derive(Clone, Debug)]
+struct Linear {
+    /// (out, in)
+    weight: Place,
+    /// (out)
+    bias: Option<Place>,
+}
 
 #[derive(Clone, Debug)]
 struct Places {
     embedding: Place,
     layers: Vec<LayerPlaces>,
     norm: Place,
-    head: Place,
+    head: Linear,
 }
 
 impl Places {
@@ -49,23 +59,28 @@ impl Places {
         };
         let layers = (0..config.num_hidden_layers)
             .map(|layer| {
-                let part = |name: &str| find(&format!("model.layers.{layer}.{name}.weight"));
+                let norm = |name: &str| find(&format!("model.layers.{layer}.{name}.weight"));
+                let linear = |name: &str| Linear {
+                    weight: norm(name),
+                    bias: layout.find(&format!("model.layers.{layer}.{name}.bias")).map(|spec| spec.range()),
+                };
                 LayerPlaces {
-                    input_norm: part("input_layernorm"),
-                    q: part("self_attn.q_proj"),
-                    k: part("self_attn.k_proj"),
-                    v: part("self_attn.v_proj"),
-                    o: part("self_attn.o_proj"),
-                    post_norm: part("post_attention_layernorm"),
-                    gate: part("mlp.gate_proj"),
-                    up: part("mlp.up_proj"),
-                    down: part("mlp.down_proj"),
+                    input_norm: norm("input_layernorm"),
+                    q: linear("self_attn.q_proj"),
+                    k: linear("self_attn.k_proj"),
+                    v: linear("self_attn.v_proj"),
+                    o: linear("self_attn.o_proj"),
+                    window: config.variant.window(layer),
+                    post_norm: norm("post_attention_layernorm"),
+                    gate: linear("mlp.gate_proj"),
+                    up: linear("mlp.up_proj"),
+                    down: linear("mlp.down_proj"),
                 }
             })
             .collect();
         let embedding = find("model.embed_tokens.weight");
         let head = if config.tie_word_embeddings { embedding.clone() } else { find("lm_head.weight") };
-        Self { embedding, layers, norm: find("model.norm.weight"), head }
+        Self { embedding, layers, norm: find("model.norm.weight"), head: Linear { weight: head, bias: None } }
     }
 }
 
@@ -127,7 +142,8 @@ impl Scorer {
         let positions = predicted_tokens.min(config.max_position_embeddings);
         Self {
             places: Places::new(config, &config.layout()),
-            rope: pool.here(|| RopeTable::new(positions, config.head_dim, config.rope_theta)),
+            rope: pool
+                .here(|| RopeTable::new(positions, config.head_dim, config.rope_theta, config.variant.rope_scaling)),
             config: config.clone(),
             pool,
             scratch: (0..pool.threads()).map(|_| Scratch::default()).collect(),
@@ -218,19 +234,24 @@ impl Pass<'_> {
         }
     }
 
-    /// `output = input · weightᵀ`; the weight is (out, in).
+    /// `output = input · weightᵀ (+ bias)`; the weight is (out, in).
     fn linear(
         &self,
         gemm_scratch: &mut GemmScratch,
         input: &[f32],
         (out, width): (usize, usize),
-        weight: &Place,
+        linear: &Linear,
         output: &mut [f32],
     ) {
         let rows = input.len() / width;
-        let weight = Matrix::transposed(self.tensor(weight), width, out, width);
+        let weight = Matrix::transposed(self.tensor(&linear.weight), width, out, width);
         let input = Matrix::rows(input, rows, width, width);
         gemm(self.pool.isa(), gemm_scratch, input, weight, &mut MatrixMut::rows(output, rows, out, out));
+        if let Some(bias) = &linear.bias {
+            for row in output[..rows * out].chunks_exact_mut(out) {
+                rows::add(self.pool.isa(), row, self.tensor(bias));
+            }
+        }
     }
 
     fn attention(&self, scratch: &mut Scratch, layer: &LayerPlaces, tokens: usize) {
@@ -248,6 +269,7 @@ impl Pass<'_> {
             heads: config.num_attention_heads,
             key_value_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
+            window: layer.window,
         };
         let windows = q.chunks_exact(tokens * query).zip(k.chunks_exact(tokens * key_value));
         let windows = windows.zip(v.chunks_exact(tokens * key_value)).zip(mixed.chunks_exact_mut(tokens * query));
@@ -303,7 +325,8 @@ mod tests {
 
     use super::*;
     use crate::judge::self_test::{sample_batch, sample_checkpoint};
-    use crate::model::Checkpoint;
+    use crate::model::fixtures::variants;
+    use crate::model::{Checkpoint, RopeScaling};
 
     #[test]
     fn the_loss_does_not_depend_on_path_threads_or_company() {
@@ -379,6 +402,26 @@ mod tests {
         let linear = |w: &[f64], x: &[f64]| -> Vec<f64> {
             w.chunks(x.len()).map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
         };
+        let biased = |layer: usize, name: &str, x: &[f64]| -> Vec<f64> {
+            let bias = checkpoint.tensor_named(&format!("model.layers.{layer}.{name}.bias")).unwrap_or_default();
+            let mut out = linear(&layer_tensor(layer, name), x);
+            out.iter_mut().zip(bias).for_each(|(out, bias)| *out += f64::from(*bias));
+            out
+        };
+        let frequency = |pair: usize| {
+            let plain = config.rope_theta.powf(-2.0 * pair as f64 / config.head_dim as f64);
+            match config.variant.rope_scaling {
+                RopeScaling::None => plain,
+                RopeScaling::Linear { factor } => plain / f64::from(factor),
+                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
+                    let wavelength = std::f64::consts::TAU / plain;
+                    let turns = f64::from(original_positions) / wavelength;
+                    let [low, high] = [low_freq_factor, high_freq_factor].map(f64::from);
+                    let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    plain * kept + plain / f64::from(factor) * (1.0 - kept)
+                }
+            }
+        };
         let norm = |x: &[f64], gain: &[f64]| -> Vec<f64> {
             let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
             x.iter().zip(gain).map(|(v, g)| v / (mean + f64::from(config.rms_norm_eps)).sqrt() * g).collect()
@@ -389,7 +432,7 @@ mod tests {
                 let old = head.to_vec();
                 for i in 0..width {
                     let pair = i % (width / 2);
-                    let angle = position as f64 * config.rope_theta.powf(-2.0 * pair as f64 / width as f64);
+                    let angle = position as f64 * frequency(pair);
                     let partner = if i < width / 2 { -old[i + width / 2] } else { old[i - width / 2] };
                     head[i] = old[i] * angle.cos() + partner * angle.sin();
                 }
@@ -404,7 +447,7 @@ mod tests {
         for layer in 0..config.num_hidden_layers {
             let part = |name: &str| layer_tensor(layer, name);
             let normed: Vec<Vec<f64>> = states.iter().map(|x| norm(x, &part("input_layernorm"))).collect();
-            let project = |name: &str| -> Vec<Vec<f64>> { normed.iter().map(|x| linear(&part(name), x)).collect() };
+            let project = |name: &str| -> Vec<Vec<f64>> { normed.iter().map(|x| biased(layer, name, x)).collect() };
             let (mut q, mut k) = (project("self_attn.q_proj"), project("self_attn.k_proj"));
             let v = project("self_attn.v_proj");
             q.iter_mut().enumerate().for_each(|(position, q)| turn(q, position));
@@ -418,21 +461,22 @@ mod tests {
                         let dot: f64 = q.iter().zip(&k[key][kv..]).map(|(a, b)| a * b).sum();
                         (dot / (width as f64).sqrt()).exp()
                     };
-                    let weights: Vec<f64> = (0..=t).map(score).collect();
+                    let oldest = config.variant.window(layer).map_or(0, |window| (t + 1).saturating_sub(window));
+                    let weights: Vec<f64> = (0..=t).map(|key| if key < oldest { 0.0 } else { score(key) }).collect();
                     let total: f64 = weights.iter().sum();
                     mixed
                         .extend((0..width).map(|d| {
                             weights.iter().zip(&v).map(|(weight, v)| weight / total * v[kv + d]).sum::<f64>()
                         }));
                 }
-                let out = linear(&part("self_attn.o_proj"), &mixed);
+                let out = biased(layer, "self_attn.o_proj", &mixed);
                 states[t].iter_mut().zip(out).for_each(|(x, y)| *x += y);
             }
             for x in &mut states {
                 let y = norm(x, &part("post_attention_layernorm"));
-                let (gate, up) = (linear(&part("mlp.gate_proj"), &y), linear(&part("mlp.up_proj"), &y));
+                let (gate, up) = (biased(layer, "mlp.gate_proj", &y), biased(layer, "mlp.up_proj", &y));
                 let inner: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                let out = linear(&part("mlp.down_proj"), &inner);
+                let out = biased(layer, "mlp.down_proj", &inner);
                 x.iter_mut().zip(out).for_each(|(x, y)| *x += y);
             }
         }
@@ -452,5 +496,31 @@ mod tests {
         let loss = scorer.loss(&checkpoint.weights, &batch).expect("finite").0 as f64 / 4_294_967_296.0;
         let expected = loss_by_the_book(&checkpoint, &batch.windows()[0]);
         assert!((loss - expected).abs() < 1e-3, "{loss}, by the book {expected}");
+    }
+
+    #[test]
+    fn the_loss_of_every_variant_is_that_of_the_book() {
+        let plain = sample_checkpoint();
+        let mut losses = vec![];
+        for variant in variants() {
+            let config = LlamaConfig { variant, ..(*plain.config).clone() };
+            let mut checkpoint = Checkpoint::init(config, [42; 32]);
+            for weight in &mut checkpoint.weights {
+                *weight *= 8.0;
+            }
+            let layout = checkpoint.layout.clone();
+            for bias in layout.tensors.iter().filter(|tensor| tensor.is_bias()) {
+                for (place, value) in checkpoint.weights[bias.range()].iter_mut().enumerate() {
+                    *value = 0.1 * (place % 7) as f32 - 0.3;
+                }
+            }
+            let batch = sample_batch(&checkpoint.config, 1, 40);
+            let mut scorer = Scorer::new(&checkpoint.config, 39, Pool::all_cores());
+            let loss = scorer.loss(&checkpoint.weights, &batch).expect("finite").0 as f64 / 4_294_967_296.0;
+            let expected = loss_by_the_book(&checkpoint, &batch.windows()[0]);
+            assert!((loss / expected - 1.0).abs() < 1e-6, "{variant:?}: {loss}, by the book {expected}");
+            assert!(losses.iter().all(|other: &f64| (other - loss).abs() > 1e-3), "{variant:?} changes nothing");
+            losses.push(loss);
+        }
     }
 }

@@ -65,6 +65,7 @@ pub(super) fn sample_checkpoint() -> Checkpoint {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,
+        variant: Default::default(),
     };
     let mut checkpoint = Checkpoint::init(config, [42; 32]);
     let layout = checkpoint.layout.clone();

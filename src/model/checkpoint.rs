@@ -28,7 +28,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Fresh weights, the same bits everywhere: norms are 1, the rest is bell-shaped with standard deviation 0.02.
+    /// Fresh weights, the same bits everywhere: norms are 1, biases 0, the rest is bell-shaped with standard deviation 0.02.
     ///
     /// Each weight is the sum of four 16-bit integers of a BLAKE3 stream (keyed by seed and tensor name), centred and
     /// multiplied by one f32 constant: integer arithmetic and a single rounding, no libm.
@@ -40,6 +40,9 @@ impl Checkpoint {
         let mut weights = vec![1.0; layout.numel];
         for tensor in &layout.tensors {
             if let TensorShape::Vector { .. } = tensor.shape {
+                if tensor.is_bias() {
+                    weights[tensor.range()].fill(0.0);
+                }
                 continue;
             }
             let mut hasher = blake3::Hasher::new_derive_key(INIT);
@@ -241,6 +244,7 @@ pub(super) mod tests {
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
             tie_word_embeddings: true,
+            variant: Default::default(),
         }
     }
 

@@ -3,6 +3,9 @@
 use super::LlamaConfig;
 use crate::protocol::codec::TensorShape;
 
+/// How the name of a linear layer's bias ends.
+const BIAS: &str = ".bias";
+
 /// One tensor's place in the arena of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
@@ -18,6 +21,11 @@ impl TensorSpec {
     /// How many values it has.
     pub fn numel(&self) -> usize {
         self.shape.numel() as usize
+    }
+
+    /// Is it the bias of a linear layer?
+    pub fn is_bias(&self) -> bool {
+        self.name.ends_with(BIAS)
     }
 
     /// Its values' places in the arena.
@@ -40,6 +48,7 @@ impl LlamaConfig {
     pub fn layout(&self) -> Layout {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let (query, key_value) = (self.query_width(), self.key_value_width());
+        let variant = self.variant;
         let mut tensors = vec![
             ("model.embed_tokens.weight".to_owned(), matrix(self.vocab_size, hidden)),
             ("model.norm.weight".to_owned(), vector(hidden)),
@@ -48,18 +57,24 @@ impl LlamaConfig {
             tensors.push(("lm_head.weight".to_owned(), matrix(self.vocab_size, hidden)));
         }
         for layer in 0..self.num_hidden_layers {
-            let parts = [
-                ("input_layernorm", vector(hidden)),
-                ("self_attn.q_proj", matrix(query, hidden)),
-                ("self_attn.k_proj", matrix(key_value, hidden)),
-                ("self_attn.v_proj", matrix(key_value, hidden)),
-                ("self_attn.o_proj", matrix(hidden, query)),
-                ("post_attention_layernorm", vector(hidden)),
-                ("mlp.gate_proj", matrix(inner, hidden)),
-                ("mlp.up_proj", matrix(inner, hidden)),
-                ("mlp.down_proj", matrix(hidden, inner)),
+            let part = |part: &str, shape| (format!("model.layers.{layer}.{part}"), shape);
+            let linears = [
+                ("self_attn.q_proj", query, hidden, variant.query_key_value_bias),
+                ("self_attn.k_proj", key_value, hidden, variant.query_key_value_bias),
+                ("self_attn.v_proj", key_value, hidden, variant.query_key_value_bias),
+                ("self_attn.o_proj", hidden, query, variant.output_bias),
+                ("mlp.gate_proj", inner, hidden, variant.mlp_bias),
+                ("mlp.up_proj", inner, hidden, variant.mlp_bias),
+                ("mlp.down_proj", hidden, inner, variant.mlp_bias),
             ];
-            tensors.extend(parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
+            for (name, rows, cols, biased) in linears {
+                tensors.push(part(&format!("{name}.weight"), matrix(rows, cols)));
+                if biased {
+                    tensors.push(part(&format!("{name}{BIAS}"), vector(rows)));
+                }
+            }
+            tensors.push(part("input_layernorm.weight", vector(hidden)));
+            tensors.push(part("post_attention_layernorm.weight", vector(hidden)));
         }
         Layout::new(tensors)
     }
@@ -125,5 +140,24 @@ mod tests {
             assert_eq!(next, layout.numel);
             assert_eq!(layout.shapes().len(), layout.tensors.len());
         }
+    }
+
+    #[test]
+    fn the_tensors_are_as_many_values_as_the_size_check_counts_and_biases_follow_the_variant() {
+        let mut config = super::super::checkpoint::tests::tiny();
+        let biases = |config: &super::LlamaConfig| -> Vec<String> {
+            let tensors = config.layout().tensors.into_iter().filter(super::TensorSpec::is_bias);
+            tensors.map(|tensor| tensor.name.replace("model.layers.", "")).collect()
+        };
+        assert!(biases(&config).is_empty());
+        for flags in 0..8 {
+            config.variant.query_key_value_bias = flags & 1 != 0;
+            config.variant.output_bias = flags & 2 != 0;
+            config.variant.mlp_bias = flags & 4 != 0;
+            assert_eq!(config.layout().numel as u64, config.numel());
+        }
+        config.variant.mlp_bias = false;
+        let of = |layer: usize| ["k", "o", "q", "v"].map(|part| format!("{layer}.self_attn.{part}_proj.bias"));
+        assert_eq!(biases(&config), [of(0), of(1)].concat());
     }
 }

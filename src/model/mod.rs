@@ -4,12 +4,17 @@
 
 mod checkpoint;
 mod config;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod layout;
 pub mod tokens;
+mod variant;
 
 pub use checkpoint::Checkpoint;
 pub use config::LlamaConfig;
+pub use l402t_kernels::rope::RopeScaling;
 pub use layout::{Layout, TensorSpec};
+pub use variant::{Family, SlidingWindow, Variant};
 
 /// A model or its weights that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

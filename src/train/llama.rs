@@ -1,8 +1,9 @@
 //! The model in libtorch: the same function of the same weights as the judge's, up to rounding.
 //!
-//! RMSNorm, rotary embedding (rotate-half), grouped-query attention, SwiGLU, tied or untied head. Every operation is
-//! the fallible one: libtorch's exceptions become errors.
+//! RMSNorm, rotary embedding (rotate-half), grouped-query attention, SwiGLU, tied or untied head, and the model's variant:
+//! biases, scaled frequencies, sliding windows. Every operation is the fallible one: libtorch's exceptions become errors.
 
+use l402t_kernels::rope;
 use tch::{Device, Kind, Reduction, Tensor};
 
 use super::TrainError;
@@ -14,14 +15,22 @@ use crate::protocol::codec::TensorShape;
 #[derive(Clone, Copy, Debug)]
 struct Block {
     input_norm: usize,
-    query: usize,
-    key: usize,
-    value: usize,
-    output: usize,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    windowed: bool,
     mlp_norm: usize,
-    gate: usize,
-    up: usize,
-    down: usize,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// A linear layer's parameters.
+#[derive(Clone, Copy, Debug)]
+struct Linear {
+    weight: usize,
+    bias: Option<usize>,
 }
 
 /// The model over an arena of weights.
@@ -32,37 +41,38 @@ pub(super) struct Llama {
     /// Leaves that share the arena's memory, in layout order.
     parameters: Vec<Tensor>,
     embedding: usize,
-    head: usize,
+    head: Linear,
     final_norm: usize,
     blocks: Vec<Block>,
 }
 
-/// Cosines and sines of the rotary embedding.
+/// What depends on positions alone: cosines and sines of the rotary embedding, and the sliding window's mask.
 #[derive(Debug)]
 pub(super) struct Rope {
     /// (positions, head_dim / 2)
     cos: Tensor,
     /// (positions, head_dim / 2)
     sin: Tensor,
+    /// (positions, positions) of bool: may the row's token see the column's? `None` where no layer sees less than all before.
+    window: Option<Tensor>,
 }
 
 impl Rope {
     /// Tables for positions `0 .. positions`: f64 rounded to f32.
     pub(super) fn new(config: &LlamaConfig, positions: usize, device: Device) -> Result<Self, TrainError> {
         let half = config.head_dim / 2;
+        let frequencies = rope::frequencies(config.head_dim, config.rope_theta, config.variant.rope_scaling);
         let angles: Vec<f64> = (0..positions)
-            .flat_map(|position| {
-                (0..half).map(move |pair| {
-                    position as f64 * config.rope_theta.powf(-2.0 * pair as f64 / config.head_dim as f64)
-                })
-            })
+            .flat_map(|position| frequencies.iter().map(move |frequency| position as f64 * frequency))
             .collect();
         let table = |f: fn(f64) -> f64| -> Result<Tensor, TrainError> {
             let values: Vec<f32> = angles.iter().map(|angle| f(*angle) as f32).collect();
             let table = Tensor::f_from_slice(&values)?.f_view([positions as i64, half as i64])?;
             Ok(table.f_to_device(device)?)
         };
-        Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
+        let tokens = config.variant.sliding_window.map(|window| window.tokens).filter(|tokens| *tokens < positions);
+        let window = tokens.map(|tokens| window_mask(positions, tokens, device)).transpose()?;
+        Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)?, window })
     }
 
     /// Turns x: (B, heads, T, head_dim).
@@ -76,6 +86,12 @@ impl Rope {
         let turned = Tensor::f_cat(&[turned_low, turned_high], -1)?;
         Ok(turned.f_to_kind(precision.kind())?)
     }
+}
+
+/// (positions, positions): each token sees itself and the `tokens` − 1 before it.
+fn window_mask(positions: usize, tokens: usize, device: Device) -> Result<Tensor, TrainError> {
+    let all = Tensor::f_ones([positions as i64, positions as i64], (Kind::Bool, device))?;
+    Ok(all.f_tril(0)?.f_triu(1 - tokens as i64)?)
 }
 
 impl Llama {
@@ -104,22 +120,29 @@ impl Llama {
         };
         let blocks = (0..config.num_hidden_layers)
             .map(|layer| {
-                let of = |part: &str| place(&format!("model.layers.{layer}.{part}.weight"));
+                let norm = |part: &str| place(&format!("model.layers.{layer}.{part}.weight"));
+                let linear = |part: &str| -> Result<Linear, TrainError> {
+                    let bias = format!("model.layers.{layer}.{part}.bias");
+                    let bias = layout.tensors.iter().position(|spec| spec.name == bias);
+                    Ok(Linear { weight: norm(part)?, bias })
+                };
                 Ok(Block {
-                    input_norm: of("input_layernorm")?,
-                    query: of("self_attn.q_proj")?,
-                    key: of("self_attn.k_proj")?,
-                    value: of("self_attn.v_proj")?,
-                    output: of("self_attn.o_proj")?,
-                    mlp_norm: of("post_attention_layernorm")?,
-                    gate: of("mlp.gate_proj")?,
-                    up: of("mlp.up_proj")?,
-                    down: of("mlp.down_proj")?,
+                    input_norm: norm("input_layernorm")?,
+                    query: linear("self_attn.q_proj")?,
+                    key: linear("self_attn.k_proj")?,
+                    value: linear("self_attn.v_proj")?,
+                    output: linear("self_attn.o_proj")?,
+                    windowed: config.variant.window(layer).is_some(),
+                    mlp_norm: norm("post_attention_layernorm")?,
+                    gate: linear("mlp.gate_proj")?,
+                    up: linear("mlp.up_proj")?,
+                    down: linear("mlp.down_proj")?,
                 })
             })
             .collect::<Result<_, TrainError>>()?;
         let embedding = place("model.embed_tokens.weight")?;
-        let head = if config.tie_word_embeddings { embedding } else { place("lm_head.weight")? };
+        let weight = if config.tie_word_embeddings { embedding } else { place("lm_head.weight")? };
+        let head = Linear { weight, bias: None };
         let final_norm = place("model.norm.weight")?;
         Ok(Self { config: config.clone(), precision, parameters, embedding, head, final_norm, blocks })
     }
@@ -158,10 +181,11 @@ impl Llama {
     }
 
     /// In the chosen precision; autocast does nothing on the CPU, so the casts are explicit.
-    fn linear(&self, x: &Tensor, weight: usize) -> Result<Tensor, TrainError> {
+    fn linear(&self, x: &Tensor, linear: Linear) -> Result<Tensor, TrainError> {
         let kind = self.precision.kind();
-        let weight = self.parameters[weight].f_to_kind(kind)?;
-        Ok(x.f_to_kind(kind)?.f_linear::<&Tensor>(&weight, None)?)
+        let weight = self.parameters[linear.weight].f_to_kind(kind)?;
+        let bias = linear.bias.map(|bias| self.parameters[bias].f_to_kind(kind)).transpose()?;
+        Ok(x.f_to_kind(kind)?.f_linear(&weight, bias.as_ref())?)
     }
 
     /// x: (B, T, D) → (B, T, D), f32
@@ -183,8 +207,9 @@ impl Llama {
         let query = rope.turn(&split(self.linear(x, block.query)?, heads)?, self.precision)?;
         let key = spread(rope.turn(&split(self.linear(x, block.key)?, shared)?, self.precision)?)?;
         let value = spread(split(self.linear(x, block.value)?, shared)?)?;
-        let attended =
-            Tensor::f_scaled_dot_product_attention::<&Tensor>(&query, &key, &value, None, 0.0, true, None, false)?;
+        let window = rope.window.as_ref().filter(|_| block.windowed);
+        let causal = window.is_none();
+        let attended = Tensor::f_scaled_dot_product_attention(&query, &key, &value, window, 0.0, causal, None, false)?;
         let joined = attended.f_transpose(1, 2)?.f_reshape([batch, length, heads * width])?;
         Ok(self.linear(&joined, block.output)?.f_to_kind(Kind::Float)?)
     }

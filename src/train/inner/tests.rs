@@ -1,5 +1,6 @@
 use super::*;
 use crate::judge::{HeldOutBatch, Pool, Scorer};
+use crate::model::fixtures::variants;
 use crate::model::tokens::Tokens;
 use crate::protocol::ids::{PeerId, RoundNumber, RunId};
 use crate::train::state::StateFile;
@@ -17,6 +18,7 @@ fn config() -> LlamaConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: true,
+        variant: Default::default(),
     }
 }
 
@@ -132,8 +134,10 @@ fn the_loss_is_that_of_the_model_written_out_in_f64() {
 
 #[test]
 fn libtorch_and_the_judge_agree_on_what_the_model_is() {
-    for tied in [true, false] {
-        let start = start(LlamaConfig { tie_word_embeddings: tied, ..config() });
+    let tied = |tied| LlamaConfig { tie_word_embeddings: tied, ..config() };
+    let variants = variants().into_iter().map(|variant| LlamaConfig { variant, ..config() });
+    for config in [tied(true), tied(false)].into_iter().chain(variants) {
+        let start = start(config);
         let windows: Vec<Vec<u32>> = (0..6).map(|row| data().sequence(&assignment(3), 0, row).to_vec()).collect();
         let batch = HeldOutBatch::new(&start.config, windows.clone()).expect("a batch");
         let mut scorer = Scorer::new(&start.config, batch.predicted_per_window(), Pool::all_cores());
@@ -142,7 +146,7 @@ fn libtorch_and_the_judge_agree_on_what_the_model_is() {
         let mut trainer =
             Trainer::new(start.config.clone(), start.layout.clone(), params(), options()).expect("a trainer");
         let trained = trainer.mean_loss_nats(&start.weights, &windows).expect("a loss");
-        assert!((judged - trained).abs() < 1e-5 * judged, "tied {tied}: judge {judged}, libtorch {trained}");
+        assert!((judged - trained).abs() < 1e-5 * judged, "{:?}: judge {judged}, libtorch {trained}", start.config);
     }
 }
 
