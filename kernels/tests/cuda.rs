@@ -7,7 +7,7 @@ use l402t_kernels::attention::{AttentionScratch, AttentionShape, causal_attentio
 use l402t_kernels::cuda::ops::{self, AttentionLayer, Heads, Sparse};
 use l402t_kernels::cuda::{Kernel, MODULES, Values};
 use l402t_kernels::gemm::{GemmScratch, Matrix, MatrixMut, gemm};
-use l402t_kernels::rope::RopeTable;
+use l402t_kernels::rope::{RopeScaling, RopeTable};
 use l402t_kernels::{Isa, Pool, outer, rows};
 
 type Floats = Values<Interpreter, f32>;
@@ -190,7 +190,7 @@ fn attention_has_the_bits_of_the_cpu() {
     let machine = machine();
     let mut rng = Rng(9);
     for (windows, tokens, heads, key_value_heads, head_dim) in [(1, 1, 1, 1, 2), (2, 37, 4, 2, 8), (1, 133, 2, 1, 6)] {
-        let shape = AttentionShape { tokens, heads, key_value_heads, head_dim };
+        let shape = AttentionShape { tokens, heads, key_value_heads, head_dim, window: None };
         let (query, key_value) = (tokens * heads * head_dim, tokens * key_value_heads * head_dim);
         for special in [false, true] {
             let (q, k) = (rng.floats(windows * query), rng.floats(windows * key_value));
@@ -297,7 +297,8 @@ fn positions_turn_heads_and_tokens_find_their_rows_as_on_the_cpu() {
     let machine = machine();
     let mut rng = Rng(5);
     let (windows, tokens, heads, head_dim) = (2, 9, 3, 6);
-    let table = Pool::new(here(), NonZeroUsize::MIN).here(|| RopeTable::new(tokens, head_dim, 10_000.0));
+    let table =
+        Pool::new(here(), NonZeroUsize::MIN).here(|| RopeTable::new(tokens, head_dim, 10_000.0, RopeScaling::None));
     let (cos, sin): (Vec<f32>, Vec<f32>) = (0..tokens).fold((vec![], vec![]), |mut all, position| {
         let (cos, sin) = table.at(position);
         all.0.extend(cos);
