@@ -94,6 +94,15 @@ pub struct CoordinateArgs {
     pub threads: Option<u32>,
 }
 
+/// What matrix products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// fp32
+    F32,
+    /// bf16
+    Bf16,
+}
+
 /// `l402t peer`. With `--json` stdout has one event a line, amounts in msat and times in ms: `registered`,
 /// `round_started`, `step`, `ticket`, `locked`, `uploaded`, `verdict`, `settled`, `round_missed`, `finished`
 /// (see `peer::events`).
@@ -111,6 +120,15 @@ pub struct PeerArgs {
     /// Threads for training
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
+    /// What matrix products are computed in; bf16 is faster where the hardware knows it
+    #[arg(long, value_name = "f32|bf16", hide_possible_values = true)]
+    pub precision: Option<Precision>,
+    /// Sequences in one forward pass: fewer take less memory [default: the run's]
+    #[arg(long, value_name = "N")]
+    pub micro_batch: Option<u32>,
+    /// Compute activations twice instead of keeping them: slower, in a fraction of the memory
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
     /// What to contribute: honest work, garbage, or copy:DIR (a copy of the peer whose data folder is DIR)
     #[arg(long, value_name = "honest|garbage|copy:DIR", default_value = "honest", hide = true, help_heading = "Demo")]
     pub behaviour: Behaviour,

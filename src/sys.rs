@@ -25,6 +25,36 @@ fn last_dl_error() -> String {
     }
 }
 
+/// The values of a tensor in the CPU's memory; `None` unless it is contiguous f32 there.
+///
+/// Other handles may share the memory: no operation of libtorch may write to it while the slice lives.
+#[cfg(feature = "torch")]
+pub(crate) fn tensor_floats(tensor: &tch::Tensor) -> Option<&[f32]> {
+    let (start, count) = float_memory(tensor)?;
+    // SAFETY: `float_memory` has shown that `count` initialised f32 values begin at `start`; the tensor's handle, which is
+    // borrowed, keeps its memory; the only callers are in `train`, which runs nothing in libtorch meanwhile.
+    Some(unsafe { std::slice::from_raw_parts(start, count) })
+}
+
+/// As [`tensor_floats`], to write to. No operation of libtorch may use the memory at all while the slice lives.
+#[cfg(feature = "torch")]
+pub(crate) fn tensor_floats_mut(tensor: &mut tch::Tensor) -> Option<&mut [f32]> {
+    let (start, count) = float_memory(tensor)?;
+    // SAFETY: as above, and the only callers hold no other slice of the same memory.
+    Some(unsafe { std::slice::from_raw_parts_mut(start, count) })
+}
+
+/// Where a tensor's values are, and how many.
+#[cfg(feature = "torch")]
+fn float_memory(tensor: &tch::Tensor) -> Option<(*mut f32, usize)> {
+    let plain = tensor.device() == tch::Device::Cpu
+        && tensor.f_kind().ok()? == tch::Kind::Float
+        && !tensor.is_sparse()
+        && tensor.is_contiguous();
+    let start = tensor.data_ptr().cast::<f32>();
+    (plain && !start.is_null() && start.is_aligned()).then_some((start, tensor.numel()))
+}
+
 /// Makes a child its own process group (so that Ctrl-C reaches only its parent, which stops it in order) and has the
 /// kernel send it SIGTERM when the parent's thread that starts it ends, however that ends. Start children from a thread
 /// that lives as long as they should: the main thread.

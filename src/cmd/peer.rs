@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::node::Node;
 use super::peer_view::PeerView;
 use super::{Context, ExitCode, Failure};
-use crate::cli::PeerArgs;
+use crate::cli::{self, PeerArgs};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Device, PeerConfig};
+use crate::config::{Device, PeerConfig, Precision};
 use crate::http::client::{ClientError, CoordinatorClient, Policy};
 use crate::peer::behaviour::Behaviour;
 use crate::peer::cheats::{Copycat, Garbage};
@@ -105,6 +105,13 @@ fn merged(config: &PeerConfig, args: &PeerArgs) -> PeerConfig {
         coordinator: args.coordinator.clone().or_else(|| config.coordinator.clone()),
         device: if args.gpu { Device::Cuda } else { config.device },
         threads: args.threads.unwrap_or(config.threads),
+        precision: match args.precision {
+            Some(cli::Precision::F32) => Precision::F32,
+            Some(cli::Precision::Bf16) => Precision::Bf16,
+            None => config.precision,
+        },
+        gradient_checkpointing: args.gradient_checkpointing || config.gradient_checkpointing,
+        micro_batch: args.micro_batch.unwrap_or(config.micro_batch),
         ..config.clone()
     }
 }
@@ -168,12 +175,22 @@ fn trainer(behaviour: &Behaviour, config: &PeerConfig) -> Result<TrainerSlot, Fa
 #[cfg(feature = "torch")]
 fn honest(config: &PeerConfig) -> Result<Box<dyn LocalTrainer>, Failure> {
     use crate::peer::honest::Honest;
-    use crate::train::inner::TrainDevice;
-    let device = match config.device {
-        Device::Cpu => TrainDevice::Cpu,
-        Device::Cuda => TrainDevice::Cuda(0),
+    use crate::train::inner::{self, Activations, TrainDevice, TrainerOptions};
+    use std::num::{NonZeroI32, NonZeroU32};
+    let options = TrainerOptions {
+        device: match config.device {
+            Device::Cpu => TrainDevice::Cpu,
+            Device::Cuda => TrainDevice::Cuda(0),
+        },
+        precision: match config.precision {
+            Precision::F32 => inner::Precision::F32,
+            Precision::Bf16 => inner::Precision::Bf16,
+        },
+        activations: if config.gradient_checkpointing { Activations::Recompute } else { Activations::Keep },
+        micro_batch: NonZeroU32::new(config.micro_batch),
+        threads: i32::try_from(config.threads).ok().and_then(NonZeroI32::new),
     };
-    Ok(Box::new(Honest::new(device, config.threads)))
+    Ok(Box::new(Honest::new(options)))
 }
 
 #[cfg(not(feature = "torch"))]

@@ -116,6 +116,17 @@ pub enum Device {
     Cuda,
 }
 
+/// What matrix products and attention are computed in while training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// fp32.
+    #[default]
+    F32,
+    /// bf16.
+    Bf16,
+}
+
 /// `l402t peer`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -126,6 +137,12 @@ pub struct PeerConfig {
     pub device: Device,
     /// Threads for training; 0 leaves the choice to libtorch.
     pub threads: u32,
+    /// What matrix products and attention are computed in.
+    pub precision: Precision,
+    /// Compute activations a second time instead of keeping them.
+    pub gradient_checkpointing: bool,
+    /// Sequences in one forward pass; 0 takes the run's.
+    pub micro_batch: u32,
     /// The most that one submission fee may be, in msat.
     pub max_fee_msat: u64,
     /// The least that a run must lock for one contribution, in msat; runs that offer less are refused.
@@ -144,6 +161,9 @@ impl Default for PeerConfig {
             coordinator: None,
             device: Device::Cpu,
             threads: 0,
+            precision: Precision::F32,
+            gradient_checkpointing: false,
+            micro_batch: 0,
             max_fee_msat: 10_000,
             min_reward_msat: 0,
             max_hold_blocks: 1_000,

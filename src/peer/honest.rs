@@ -1,6 +1,6 @@
 //! Honest work: trains with libtorch, compresses with error feedback, and keeps what the next round needs.
 
-use std::num::{NonZeroI32, NonZeroU32};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +13,7 @@ use crate::protocol::ids::RunId;
 use crate::train::TrainError;
 use crate::train::compress::Compressor;
 use crate::train::data::{Assignment, TrainingData};
-use crate::train::inner::{Begin, InnerLoop, Observer, StepReport, TrainDevice, Trainer, TrainerOptions};
+use crate::train::inner::{Begin, InnerLoop, Observer, StepReport, Trainer, TrainerOptions};
 use crate::train::state::{LocalState, OptimiserState, Snapshot, StateFile};
 
 /// After so many inner steps unfinished work is kept, in case this process is killed.
@@ -28,10 +28,9 @@ pub struct Honest {
 }
 
 impl Honest {
-    /// On the CPU or the first CUDA device, with so many threads (0: libtorch's choice).
-    pub fn new(device: TrainDevice, threads: u32) -> Self {
-        let threads = i32::try_from(threads).ok().and_then(NonZeroI32::new);
-        Self { options: TrainerOptions { device, threads, ..TrainerOptions::default() }, trainer: None }
+    /// As the machine's owner wants it.
+    pub fn new(options: TrainerOptions) -> Self {
+        Self { options, trainer: None }
     }
 
     fn trainer(&mut self, run: RunId, start: &Checkpoint, work: &RoundWork) -> Result<&mut Trainer, PeerError> {

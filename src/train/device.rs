@@ -4,9 +4,10 @@ use super::TrainError;
 use crate::sys;
 
 /// What to train on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TrainDevice {
     /// The CPU.
+    #[default]
     Cpu,
     /// A CUDA device, by its number.
     Cuda(usize),

@@ -13,9 +13,10 @@ use tch::{Kind, Tensor};
 
 use super::TrainError;
 use super::adamw::AdamW;
+use super::backward;
 use super::data::{Assignment, TrainingData};
 use super::device;
-use super::llama::{Llama, Rope};
+use super::llama::{Batch, Llama, Rope};
 use super::state::{OptimiserState, Snapshot};
 use crate::clock::Stopwatch;
 use crate::model::{Checkpoint, Layout, LlamaConfig};
@@ -55,21 +56,30 @@ impl Precision {
     }
 }
 
+/// What becomes of a forward pass's activations until the backward pass needs them (gradient checkpointing).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// They stay in memory.
+    #[default]
+    Keep,
+    /// Each block's are computed a second time: a third slower, but only one block's are in memory at a time.
+    Recompute,
+}
+
 /// How this machine trains; no part of what is agreed on in a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct TrainerOptions {
     /// CPU or GPU.
     pub device: TrainDevice,
     /// fp32 or bf16.
     pub precision: Precision,
+    /// Gradient checkpointing.
+    pub activations: Activations,
+    /// Sequences in one forward pass; `None`: the run's `micro_batch`. A step's gradient is that of the same sequences
+    /// either way, up to rounding.
+    pub micro_batch: Option<NonZeroU32>,
     /// CPU threads, for the whole process; `None` leaves libtorch's choice.
     pub threads: Option<NonZeroI32>,
-}
-
-impl Default for TrainerOptions {
-    fn default() -> Self {
-        Self { device: TrainDevice::Cpu, precision: Precision::F32, threads: None }
-    }
 }
 
 /// One round's training for one peer.
@@ -147,6 +157,9 @@ pub struct Trainer {
     layout: Arc<Layout>,
     params: TrainingParams,
     device: tch::Device,
+    activations: Activations,
+    /// Sequences in one forward pass.
+    micro_batch: u32,
     /// (numel) weights that the model's parameters are views of.
     arena: Tensor,
     model: Llama,
@@ -162,7 +175,8 @@ impl Trainer {
         params: TrainingParams,
         options: TrainerOptions,
     ) -> Result<Self, TrainError> {
-        check(&params, &config)?;
+        let micro_batch = options.micro_batch.map_or(params.micro_batch, NonZeroU32::get);
+        check(&params, &config, micro_batch)?;
         let device = device::open(options.device)?;
         if let Some(threads) = options.threads {
             tch::set_num_threads(threads.get());
@@ -176,6 +190,8 @@ impl Trainer {
             layout,
             params,
             device,
+            activations: options.activations,
+            micro_batch,
             arena,
         })
     }
@@ -248,9 +264,9 @@ impl Trainer {
         self.load_weights(weights)?;
         let rope = Rope::new(&self.config, positions, self.device)?;
         let mut sum = 0.0;
-        for batch in windows.chunks(self.params.micro_batch as usize) {
+        for batch in windows.chunks(self.micro_batch as usize) {
             let sequences = self.sequences(batch.iter().map(Vec::as_slice), positions + 1)?;
-            sum += self.model.loss(&sequences, &rope)?.f_double_value(&[])? * batch.len() as f64;
+            sum += self.model.loss(&Batch::new(&sequences)?, &rope)?.f_double_value(&[])? * batch.len() as f64;
         }
         Ok(sum / windows.len() as f64)
     }
@@ -265,31 +281,28 @@ impl Trainer {
 
     /// One optimiser step; returns the loss before it and the gradient's norm.
     fn step(&mut self, job: &InnerLoop<'_>, step: u32) -> Result<(f64, f64), TrainError> {
-        let passes = self.params.gradient_accumulation;
-        let mut gradient: Option<Tensor> = None;
-        let mut loss_sum = 0.0;
-        for pass in 0..passes {
-            let rows = pass * self.params.micro_batch..(pass + 1) * self.params.micro_batch;
-            let rows = rows.map(|row| job.data.sequence(&job.assignment, step, row));
-            let sequences = self.sequences(rows, job.data.sequence_tokens() + 1)?;
-            let loss = self.model.loss(&sequences, &self.rope)?;
-            let gradients = Tensor::f_run_backward(&[&loss], self.model.parameters(), false, false)?;
-            let flat: Vec<Tensor> =
-                gradients.iter().map(|gradient| gradient.f_reshape([-1])).collect::<Result<_, _>>()?;
-            let flat = Tensor::f_cat(&flat, 0)?;
-            gradient = Some(match gradient {
-                None => flat,
-                Some(mut sum) => sum.f_add_(&flat)?,
-            });
-            loss_sum += loss.f_double_value(&[])?;
+        let rows = self.params.micro_batch * self.params.gradient_accumulation;
+        let mut gradients: Vec<Tensor> = Vec::new();
+        let mut loss = 0.0;
+        for first in (0..rows).step_by(self.micro_batch as usize) {
+            let pass = first..rows.min(first.saturating_add(self.micro_batch));
+            let weight = pass.len() as f64 / f64::from(rows);
+            let sequences = pass.map(|row| job.data.sequence(&job.assignment, step, row));
+            let batch = Batch::new(&self.sequences(sequences, job.data.sequence_tokens() + 1)?)?;
+            let (mean, of_pass) = backward::gradients(&self.model, &batch, &self.rope, weight, self.activations)?;
+            if gradients.is_empty() {
+                gradients = of_pass;
+            } else {
+                for (sum, gradient) in gradients.iter_mut().zip(&of_pass) {
+                    let _ = sum.f_add_(gradient)?;
+                }
+            }
+            loss += mean * weight;
         }
-        let loss = loss_sum / f64::from(passes);
         if !loss.is_finite() {
             return Err(TrainError::NonFinite { step, what: "loss" });
         }
-        let Some(mut gradient) = gradient else { return Ok((loss, 0.0)) };
-        let _ = gradient.f_mul_scalar_(1.0 / f64::from(passes))?;
-        let norm = self.optimiser.step(&mut self.arena, &mut gradient)?;
+        let norm = self.optimiser.step(&mut self.arena, gradients, &self.layout)?;
         if !norm.is_finite() {
             return Err(TrainError::NonFinite { step, what: "gradient" });
         }
@@ -381,7 +394,7 @@ impl Trainer {
 }
 
 /// Settings come from a signed manifest, but not every manifest can be trained.
-fn check(params: &TrainingParams, config: &LlamaConfig) -> Result<(), TrainError> {
+fn check(params: &TrainingParams, config: &LlamaConfig, micro_batch: u32) -> Result<(), TrainError> {
     let positive = [
         ("inner_steps", params.inner_steps),
         ("micro_batch", params.micro_batch),
@@ -396,7 +409,7 @@ fn check(params: &TrainingParams, config: &LlamaConfig) -> Result<(), TrainError
     if params.micro_batch.checked_mul(params.gradient_accumulation).is_none() {
         return Err(TrainError::Settings("micro_batch × gradient_accumulation is more than 2³²".into()));
     }
-    let batch_tokens = u64::from(params.micro_batch) * u64::from(params.sequence_tokens);
+    let batch_tokens = u64::from(micro_batch) * u64::from(params.sequence_tokens);
     if batch_tokens > MAX_BATCH_TOKENS {
         return Err(TrainError::Settings(format!(
             "micro_batch × sequence_tokens is {batch_tokens}; {MAX_BATCH_TOKENS} tokens are the most in one forward pass"

@@ -44,6 +44,28 @@ pub(super) struct Llama {
     head: Linear,
     final_norm: usize,
     blocks: Vec<Block>,
+    /// For each block, all of its parameters.
+    block_parameters: Vec<Vec<usize>>,
+}
+
+/// What a batch of sequences asks of the model.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// (B, T): the tokens that are read.
+    pub(super) read: Tensor,
+    /// (B · T): each token's successor.
+    pub(super) expected: Tensor,
+}
+
+impl Batch {
+    /// sequences: (B, T + 1) of i64
+    pub(super) fn new(sequences: &Tensor) -> Result<Self, TrainError> {
+        let targets = sequences.size()[1] - 1;
+        Ok(Self {
+            read: sequences.f_narrow(1, 0, targets)?.f_contiguous()?,
+            expected: sequences.f_narrow(1, 1, targets)?.f_reshape([-1])?,
+        })
+    }
 }
 
 /// What depends on positions alone: cosines and sines of the rotary embedding, and the sliding window's mask.
@@ -144,7 +166,22 @@ impl Llama {
         let weight = if config.tie_word_embeddings { embedding } else { place("lm_head.weight")? };
         let head = Linear { weight, bias: None };
         let final_norm = place("model.norm.weight")?;
-        Ok(Self { config: config.clone(), precision, parameters, embedding, head, final_norm, blocks })
+        let block_parameters = (0..config.num_hidden_layers)
+            .map(|layer| {
+                let prefix = format!("model.layers.{layer}.");
+                (0..layout.tensors.len()).filter(|place| layout.tensors[*place].name.starts_with(&prefix)).collect()
+            })
+            .collect();
+        Ok(Self {
+            config: config.clone(),
+            precision,
+            parameters,
+            embedding,
+            head,
+            final_norm,
+            blocks,
+            block_parameters,
+        })
     }
 
     /// The leaves to differentiate by, in layout order.
@@ -152,27 +189,49 @@ impl Llama {
         &self.parameters
     }
 
-    /// Mean cross-entropy in nats of predicting each token's successor. sequences: (B, T + 1) of i64; the rope covers
-    /// T positions.
-    pub(super) fn loss(&self, sequences: &Tensor, rope: &Rope) -> Result<Tensor, TrainError> {
-        let targets = sequences.size()[1] - 1;
-        let read = sequences.f_narrow(1, 0, targets)?.f_contiguous()?;
-        let expected = sequences.f_narrow(1, 1, targets)?.f_reshape([-1])?;
-        let logits = self.logits(&read, rope)?.f_reshape([-1, self.config.vocab_size as i64])?;
-        Ok(logits.f_cross_entropy_loss::<&Tensor>(&expected, None, Reduction::Mean, -100, 0.0)?)
+    /// Blocks.
+    pub(super) fn layers(&self) -> usize {
+        self.blocks.len()
     }
 
-    /// tokens: (B, T) → logits: (B, T, V), f32
-    fn logits(&self, tokens: &Tensor, rope: &Rope) -> Result<Tensor, TrainError> {
-        let mut stream = Tensor::f_embedding(&self.parameters[self.embedding], tokens, -1, false, false)?;
-        for block in &self.blocks {
-            let attended = self.attention(block, &self.norm(&stream, block.input_norm)?, rope)?;
-            stream = stream.f_add(&attended)?;
-            let fed = self.mlp(block, &self.norm(&stream, block.mlp_norm)?)?;
-            stream = stream.f_add(&fed)?;
+    /// Indices of a block's parameters.
+    pub(super) fn block_parameters(&self, layer: usize) -> &[usize] {
+        &self.block_parameters[layer]
+    }
+
+    /// Indices of the parameters of [`Llama::embed`] and of [`Llama::loss_after_blocks`]. A tied head is in both.
+    pub(super) fn outer_parameters(&self) -> (usize, [usize; 2]) {
+        (self.embedding, [self.final_norm, self.head])
+    }
+
+    /// Mean cross-entropy in nats of predicting each token's successor; the rope covers T positions.
+    pub(super) fn loss(&self, batch: &Batch, rope: &Rope) -> Result<Tensor, TrainError> {
+        let mut stream = self.embed(&batch.read)?;
+        for layer in 0..self.layers() {
+            stream = self.block(layer, &stream, rope)?;
         }
-        let logits = self.linear(&self.norm(&stream, self.final_norm)?, self.head)?;
-        Ok(logits.f_to_kind(Kind::Float)?)
+        self.loss_after_blocks(&stream, &batch.expected)
+    }
+
+    /// tokens: (B, T) → the residual stream: (B, T, D), f32
+    pub(super) fn embed(&self, tokens: &Tensor) -> Result<Tensor, TrainError> {
+        Ok(Tensor::f_embedding(&self.parameters[self.embedding], tokens, -1, false, false)?)
+    }
+
+    /// The residual stream before a block → after it: (B, T, D), f32
+    pub(super) fn block(&self, layer: usize, stream: &Tensor, rope: &Rope) -> Result<Tensor, TrainError> {
+        let block = &self.blocks[layer];
+        let attended = self.attention(block, &self.norm(stream, block.input_norm)?, rope)?;
+        let stream = stream.f_add(&attended)?;
+        let fed = self.mlp(block, &self.norm(&stream, block.mlp_norm)?)?;
+        Ok(stream.f_add(&fed)?)
+    }
+
+    /// stream: (…, D), expected: one token for each of its rows → their mean cross-entropy
+    pub(super) fn loss_after_blocks(&self, stream: &Tensor, expected: &Tensor) -> Result<Tensor, TrainError> {
+        let logits = self.linear(&self.norm(stream, self.final_norm)?, self.head)?.f_to_kind(Kind::Float)?;
+        let logits = logits.f_view([-1, self.config.vocab_size as i64])?;
+        Ok(logits.f_cross_entropy_loss::<&Tensor>(expected, None, Reduction::Mean, -100, 0.0)?)
     }
 
     fn norm(&self, x: &Tensor, weight: usize) -> Result<Tensor, TrainError> {

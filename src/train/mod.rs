@@ -5,6 +5,8 @@
 
 #[cfg(feature = "torch")]
 mod adamw;
+#[cfg(feature = "torch")]
+mod backward;
 pub mod compress;
 pub mod data;
 #[cfg(feature = "torch")]

@@ -201,6 +201,37 @@ fn accumulation_is_one_larger_batch() {
 }
 
 #[test]
+fn another_micro_batch_is_the_same_step_up_to_rounding() {
+    let mut setting = Setting::new();
+    setting.params.inner_steps = 1;
+    setting.params.warmup_steps = 0;
+    let of_the_run = setting.trained();
+    // 8 sequences in passes of 3, 3 and 2: the last one must weigh less.
+    for size in [1, 3, 8, 100] {
+        setting.options.micro_batch = NonZeroU32::new(size);
+        let own = setting.trained();
+        assert!((own.loss_first_nats - of_the_run.loss_first_nats).abs() < 1e-5, "{size}");
+        let moments = own.optimiser.first_moment.iter().zip(&of_the_run.optimiser.first_moment);
+        for (own, expected) in moments {
+            assert!((own - expected).abs() < 1e-6, "{size}: {own}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn recomputed_activations_give_the_same_training() {
+    for (tied, precision) in [(true, Precision::F32), (false, Precision::F32), (true, Precision::Bf16)] {
+        let mut setting = Setting::new();
+        setting.start = start(LlamaConfig { tie_word_embeddings: tied, ..config() });
+        setting.options.precision = precision;
+        let kept = setting.trained();
+        setting.options.activations = Activations::Recompute;
+        let recomputed = setting.trained();
+        assert_eq!(bits(&kept.pseudo_gradient), bits(&recomputed.pseudo_gradient), "tied {tied}, {precision:?}");
+    }
+}
+
+#[test]
 fn the_same_inputs_give_the_same_bits_and_another_peer_others() {
     let mut setting = Setting::new();
     let first = setting.trained();
