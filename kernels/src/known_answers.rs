@@ -5,7 +5,7 @@
 
 use crate::attention::{AttentionScratch, AttentionShape, causal_attention};
 use crate::gemm::{GemmScratch, Matrix, MatrixMut, gemm};
-use crate::rope::RopeTable;
+use crate::rope::{RopeScaling, RopeTable};
 use crate::{Isa, fp_env, outer, rows, sum_of_squares};
 
 /// A kernel's name and the hash of its results.
@@ -214,7 +214,7 @@ fn attention(isa: Isa) -> Hash {
     let mut rng = Rng(9);
     let (mut gemm, mut scratch) = (GemmScratch::default(), AttentionScratch::default());
     for (tokens, heads, key_value_heads, head_dim) in [(1, 1, 1, 2), (37, 4, 2, 8), (130, 3, 1, 6), (257, 2, 2, 16)] {
-        let shape = AttentionShape { tokens, heads, key_value_heads, head_dim };
+        let shape = AttentionShape { tokens, heads, key_value_heads, head_dim, window: None };
         let width = tokens * key_value_heads * head_dim;
         let (q, k, mut v) = (rng.many(tokens * heads * head_dim, 1.0), rng.many(width, 1.0), rng.many(width, 1.0));
         for bits in [0, 0x7f80_0000, 0x0000_0001] {
@@ -230,7 +230,7 @@ fn attention(isa: Isa) -> Hash {
 fn rope_table(_: Isa) -> Hash {
     let mut hash = Hash::default();
     for (head_dim, base) in [(64, 10_000.0), (14, 500_000.0)] {
-        let table = RopeTable::new(300, head_dim, base);
+        let table = RopeTable::new(300, head_dim, base, RopeScaling::None);
         for position in 0..300 {
             let (cos, sin) = table.at(position);
             hash.values(cos);
@@ -271,7 +271,7 @@ const VOCABULARY: usize = 50;
 fn model(isa: Isa, scale: f32, spoilt: Option<f32>) -> Hash {
     const TOKENS: usize = 140;
     const INNER: usize = 72;
-    let shape = AttentionShape { tokens: TOKENS, heads: 4, key_value_heads: 2, head_dim: 10 };
+    let shape = AttentionShape { tokens: TOKENS, heads: 4, key_value_heads: 2, head_dim: 10, window: None };
     let mut hash = Hash::default();
     let mut rng = Rng(17);
     let mut scratch = GemmScratch::default();
@@ -296,7 +296,7 @@ fn model(isa: Isa, scale: f32, spoilt: Option<f32>) -> Hash {
     let mut q = linear(&y, &rng.many(40 * HIDDEN, scale), HIDDEN);
     let mut k = linear(&y, &rng.many(20 * HIDDEN, scale), HIDDEN);
     let v = linear(&y, &rng.many(20 * HIDDEN, scale), HIDDEN);
-    let table = RopeTable::new(TOKENS, shape.head_dim, 10_000.0);
+    let table = RopeTable::new(TOKENS, shape.head_dim, 10_000.0, RopeScaling::None);
     for (states, width) in [(&mut q, 40), (&mut k, 20)] {
         for (position, row) in states.chunks_exact_mut(width).enumerate() {
             let (cos, sin) = table.at(position);
