@@ -8,10 +8,16 @@ mod memory;
 mod report;
 #[cfg(feature = "torch")]
 mod torch;
+#[cfg(feature = "torch")]
+mod train;
 
 use report::Report;
 
-const GROUPS: &[fn(&mut Report)] = &[judge::measure];
+const GROUPS: &[fn(&mut Report)] = &[
+    judge::measure,
+    #[cfg(feature = "torch")]
+    train::measure,
+];
 
 fn main() {
     let mut report = Report::from_arguments(std::env::args().skip(1));

@@ -201,7 +201,7 @@ impl Llama {
 
     /// Indices of the parameters of [`Llama::embed`] and of [`Llama::loss_after_blocks`]. A tied head is in both.
     pub(super) fn outer_parameters(&self) -> (usize, [usize; 2]) {
-        (self.embedding, [self.final_norm, self.head])
+        (self.embedding, [self.final_norm, self.head.weight])
     }
 
     /// Mean cross-entropy in nats of predicting each token's successor; the rope covers T positions.
@@ -263,6 +263,8 @@ impl Llama {
             let grouped = x.f_unsqueeze(2)?.f_expand([batch, shared, heads / shared, length, width], false)?;
             Ok(grouped.f_reshape([batch, heads, length, width])?)
         };
+        // Cast once for all three.
+        let x = &x.f_to_kind(self.precision.kind())?;
         let query = rope.turn(&split(self.linear(x, block.query)?, heads)?, self.precision)?;
         let key = spread(rope.turn(&split(self.linear(x, block.key)?, shared)?, self.precision)?)?;
         let value = spread(split(self.linear(x, block.value)?, shared)?)?;
@@ -275,6 +277,7 @@ impl Llama {
 
     /// x: (B, T, D) → (B, T, D), f32
     fn mlp(&self, block: &Block, x: &Tensor) -> Result<Tensor, TrainError> {
+        let x = &x.f_to_kind(self.precision.kind())?;
         let gate = self.linear(x, block.gate)?.f_silu()?;
         let up = self.linear(x, block.up)?;
         Ok(self.linear(&gate.f_mul(&up)?, block.down)?.f_to_kind(Kind::Float)?)

@@ -10,6 +10,7 @@ use crate::deny;
 use crate::disk::{self, Need};
 use crate::fail::Failure;
 use crate::libtorch::{self, Source};
+use crate::pytorch;
 use crate::protoc;
 use crate::regtest;
 
@@ -95,6 +96,8 @@ pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<(), Failure> {
     run.args(["bench", "--locked"]);
     if arguments.iter().any(|argument| argument == "--json") {
         run.args(["--quiet", "--bench", "figures", "--"]);
+        // What train.step is compared with, where somebody has asked for it.
+        run.args(pytorch::python().map(|python| format!("--pytorch={}", python.display())));
     }
     must(run.args(arguments), "the benchmarks failed")
 }

@@ -11,6 +11,7 @@ mod go;
 mod known_answers;
 mod libtorch;
 mod protoc;
+mod pytorch;
 mod regtest;
 mod wheel;
 
@@ -39,6 +40,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         "test" => build::test(&root, rest),
         "simulate" => build::simulate(&root, rest),
         "bench" => build::bench(&root, rest),
+        "pytorch" => pytorch::fetch(),
         "foreign" => foreign::test(&root, rest),
         "cuda" => cuda::run(&root, rest),
         "known-answers" => known_answers::run(&root),

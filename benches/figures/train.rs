@@ -1,0 +1,176 @@
+//! The inner loop: trained tokens a second, beside PyTorch on the same libtorch where `./x pytorch` has fetched it, and the
+//! memory that a step takes.
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::num::NonZeroI32;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::AtomicBool;
+
+use l402t::clock::Stopwatch;
+use l402t::model::tokens::Tokens;
+use l402t::model::{Checkpoint, LlamaConfig};
+use l402t::protocol::amount::Ppm;
+use l402t::protocol::ids::{PeerId, RoundNumber, RunId};
+use l402t::protocol::manifest::TrainingParams;
+use l402t::train::data::{Assignment, TrainingData};
+use l402t::train::inner::{Activations, Begin, InnerLoop, Observer, Precision, StepReport, Trainer, TrainerOptions};
+use l402t::train::state::OptimiserState;
+
+use crate::memory::peak_bytes;
+use crate::report::{Measured, Report};
+
+const MICRO_BATCH: u32 = 4;
+const SEQUENCE_TOKENS: u32 = 256;
+/// Steps that are measured, after one that warms up.
+const STEPS: u32 = 5;
+const THREADS: NonZeroI32 = NonZeroI32::new(2).expect("not zero");
+const MIB: f64 = (1 << 20) as f64;
+
+pub(crate) fn measure(report: &mut Report) {
+    report.figure("train.step", "tokens/s", || Some(step(Precision::F32)));
+    report.figure("train.step_bf16", "tokens/s", || Some(step(Precision::Bf16)));
+    // The reference is the memory with all activations kept.
+    report.figure("train.memory_gradient_checkpointing", "MiB", || {
+        let value = memory(Activations::Recompute)?;
+        Some(Measured { value, reference: memory(Activations::Keep) })
+    });
+}
+
+/// 25 million weights.
+fn config() -> LlamaConfig {
+    let json = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "vocab_size": 12_288,
+        "hidden_size": 512,
+        "intermediate_size": 1_408,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 1_024,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": true,
+    });
+    LlamaConfig::from_json(json.to_string().as_bytes()).expect("a Llama")
+}
+
+fn params(steps: u32) -> TrainingParams {
+    let ppm = |value| Ppm::new(value).expect("at most one");
+    TrainingParams {
+        inner_steps: steps,
+        micro_batch: MICRO_BATCH,
+        gradient_accumulation: 1,
+        sequence_tokens: SEQUENCE_TOKENS,
+        learning_rate_nano: 1_000_000,
+        warmup_steps: 0,
+        beta1_ppm: ppm(900_000),
+        beta2_ppm: ppm(950_000),
+        weight_decay_ppm: ppm(100_000),
+        clip_norm_micro: 1_000_000,
+        error_feedback_decay_ppm: ppm(950_000),
+    }
+}
+
+/// Trains `steps` steps.
+fn train(steps: u32, options: TrainerOptions, observer: &mut dyn Observer) {
+    let start = Checkpoint::init(config(), [1; 32]);
+    let vocabulary = u32::try_from(start.config.vocab_size).expect("small");
+    let tokens = (0..100_000_u32).map(|place| place.wrapping_mul(2_654_435_761) % vocabulary).collect();
+    let data = TrainingData::new(Tokens::new(tokens, vocabulary).expect("in range"), SEQUENCE_TOKENS).expect("enough");
+    let (config, layout) = (start.config.clone(), start.layout.clone());
+    let mut trainer = Trainer::new(config, layout, params(steps), options).expect("a trainer");
+    let assignment =
+        Assignment { run: RunId::from_bytes([1; 32]), round: RoundNumber(0), peer: PeerId::from_bytes([2; 32]) };
+    let cancel = AtomicBool::new(false);
+    let job = InnerLoop { assignment, start: &start, data: &data, snapshot_every_steps: None, cancel: &cancel };
+    let begin = Begin::Fresh(OptimiserState::new(start.layout.numel));
+    trainer.train(&job, begin, observer).expect("trained");
+}
+
+/// The fastest step of each, taken in turns.
+fn step(precision: Precision) -> Measured {
+    let options = TrainerOptions { precision, threads: Some(THREADS), ..TrainerOptions::default() };
+    let python = std::env::args().find_map(|argument| argument.strip_prefix("--pytorch=").map(PathBuf::from));
+    let pytorch = python.map(|python| PyTorch::start(&python, precision));
+    let mut turns = Turns { pytorch, watch: Stopwatch::start(), own_s: f64::INFINITY, pytorch_s: f64::INFINITY };
+    train(STEPS + 1, options, &mut turns);
+    let tokens = f64::from(MICRO_BATCH * SEQUENCE_TOKENS);
+    Measured { value: tokens / turns.own_s, reference: turns.pytorch.is_some().then(|| tokens / turns.pytorch_s) }
+}
+
+/// Lets PyTorch take a step after each of ours.
+struct Turns {
+    pytorch: Option<PyTorch>,
+    watch: Stopwatch,
+    own_s: f64,
+    pytorch_s: f64,
+}
+
+impl Observer for Turns {
+    fn step(&mut self, report: &StepReport) {
+        let own_s = self.watch.elapsed().as_secs_f64();
+        // The first one warms up.
+        if report.finished_steps > 1 {
+            self.own_s = self.own_s.min(own_s);
+        }
+        if let Some(pytorch) = &mut self.pytorch {
+            self.pytorch_s = self.pytorch_s.min(pytorch.step());
+        }
+        self.watch = Stopwatch::start();
+    }
+}
+
+/// train.py at work.
+struct PyTorch {
+    child: Child,
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl PyTorch {
+    fn start(python: &std::path::Path, precision: Precision) -> Self {
+        let settings = serde_json::json!({
+            "threads": THREADS,
+            "precision": match precision {
+                Precision::F32 => "f32",
+                Precision::Bf16 => "bf16",
+            },
+            "micro_batch": MICRO_BATCH,
+            "sequence_tokens": SEQUENCE_TOKENS,
+            "model": serde_json::from_str::<serde_json::Value>(&config().to_json()).expect("JSON"),
+        });
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/figures/train.py");
+        let mut command = Command::new(python);
+        command.arg(script).arg(settings.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the Python that --pytorch names");
+        let ask = child.stdin.take().expect("piped");
+        let mut answers = BufReader::new(child.stdout.take().expect("piped"));
+        // It has warmed up once it says which version it is.
+        answers.read_line(&mut String::new()).expect("train.py answers");
+        Self { child, ask, answers }
+    }
+
+    /// Seconds of one step.
+    fn step(&mut self) -> f64 {
+        writeln!(self.ask, "step").expect("train.py listens");
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("train.py answers");
+        let answer: serde_json::Value = serde_json::from_str(&line).expect("train.py answers in JSON");
+        answer["seconds"].as_f64().expect("seconds")
+    }
+}
+
+impl Drop for PyTorch {
+    fn drop(&mut self) {
+        // It ends with its stdin, but nobody should wait for that.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The most that a step has resident, in MiB; weights, moments and gradients are in it.
+fn memory(activations: Activations) -> Option<f64> {
+    let options = TrainerOptions { activations, threads: Some(THREADS), ..TrainerOptions::default() };
+    Some(peak_bytes(|| train(1, options, &mut ()))? as f64 / MIB)
+}
