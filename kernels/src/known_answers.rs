@@ -18,12 +18,14 @@ pub struct Answer {
 }
 
 /// The answers, whatever the machine.
-pub const EXPECTED: [Answer; 9] = [
+pub const EXPECTED: [Answer; 11] = [
     Answer { name: "matrix products", hash: 0x6384_9efa_e00e_14d4 },
     Answer { name: "rows", hash: 0xc8e7_f824_8de1_f350 },
     Answer { name: "cross-entropy", hash: 0xa4ce_ddd2_b90f_18e1 },
     Answer { name: "attention", hash: 0xc5b3_ea8b_d0ec_4b62 },
     Answer { name: "rope table", hash: 0x9afd_06cb_3c61_ba07 },
+    Answer { name: "attention with a window", hash: 0x1eac_5d5d_89b0_1905 },
+    Answer { name: "scaled rope tables", hash: 0x0b69_e3d3_c543_2d29 },
     Answer { name: "updates", hash: 0x8344_46af_ca9c_09a6 },
     Answer { name: "model", hash: 0x8f6d_b1df_90ca_00ac },
     Answer { name: "model with subnormal weights", hash: 0x481a_07fe_657e_c12e },
@@ -36,8 +38,10 @@ pub fn answers(isa: Isa) -> Vec<Answer> {
         matrix_products,
         all_rows,
         cross_entropies,
-        attention,
-        rope_table,
+        |isa| attention(isa, &[None]),
+        |_| rope_tables(&[RopeScaling::None]),
+        |isa| attention(isa, &[Some(1), Some(30), Some(129)]),
+        |_| rope_tables(&SCALINGS),
         updates,
         |isa| model(isa, 0.25, None),
         |isa| model(isa, f32::MIN_POSITIVE / 16.0, None),
@@ -209,32 +213,42 @@ fn cross_entropies(isa: Isa) -> Hash {
     hash
 }
 
-fn attention(isa: Isa) -> Hash {
+fn attention(isa: Isa, windows: &[Option<usize>]) -> Hash {
     let mut hash = Hash::default();
-    let mut rng = Rng(9);
     let (mut gemm, mut scratch) = (GemmScratch::default(), AttentionScratch::default());
-    for (tokens, heads, key_value_heads, head_dim) in [(1, 1, 1, 2), (37, 4, 2, 8), (130, 3, 1, 6), (257, 2, 2, 16)] {
-        let shape = AttentionShape { tokens, heads, key_value_heads, head_dim, window: None };
-        let width = tokens * key_value_heads * head_dim;
-        let (q, k, mut v) = (rng.many(tokens * heads * head_dim, 1.0), rng.many(width, 1.0), rng.many(width, 1.0));
-        for bits in [0, 0x7f80_0000, 0x0000_0001] {
-            v[width / 2] = f32::from_bits(bits);
-            let mut out = vec![0.0; q.len()];
-            causal_attention(isa, &mut gemm, &mut scratch, shape, &q, &k, &v, &mut out);
-            hash.values(&out);
+    for window in windows {
+        let mut rng = Rng(9);
+        for (tokens, heads, key_value_heads, head_dim) in [(1, 1, 1, 2), (37, 4, 2, 8), (130, 3, 1, 6), (257, 2, 2, 16)]
+        {
+            let shape = AttentionShape { tokens, heads, key_value_heads, head_dim, window: *window };
+            let width = tokens * key_value_heads * head_dim;
+            let (q, k, mut v) = (rng.many(tokens * heads * head_dim, 1.0), rng.many(width, 1.0), rng.many(width, 1.0));
+            for bits in [0, 0x7f80_0000, 0x0000_0001] {
+                v[width / 2] = f32::from_bits(bits);
+                let mut out = vec![0.0; q.len()];
+                causal_attention(isa, &mut gemm, &mut scratch, shape, &q, &k, &v, &mut out);
+                hash.values(&out);
+            }
         }
     }
     hash
 }
 
-fn rope_table(_: Isa) -> Hash {
+const SCALINGS: [RopeScaling; 2] = [
+    RopeScaling::Linear { factor: 3.0 },
+    RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_positions: 64 },
+];
+
+fn rope_tables(scalings: &[RopeScaling]) -> Hash {
     let mut hash = Hash::default();
-    for (head_dim, base) in [(64, 10_000.0), (14, 500_000.0)] {
-        let table = RopeTable::new(300, head_dim, base, RopeScaling::None);
-        for position in 0..300 {
-            let (cos, sin) = table.at(position);
-            hash.values(cos);
-            hash.values(sin);
+    for scaling in scalings {
+        for (head_dim, base) in [(64, 10_000.0), (14, 500_000.0)] {
+            let table = RopeTable::new(300, head_dim, base, *scaling);
+            for position in 0..300 {
+                let (cos, sin) = table.at(position);
+                hash.values(cos);
+                hash.values(sin);
+            }
         }
     }
     hash
