@@ -14,8 +14,10 @@ use crate::protocol::verdict::Score;
 
 /// Rows that a thread takes through the model at once: enough to make packing the weights cheap.
 const ROWS_A_PASS: usize = 512;
-/// Logits that exist at once in a thread.
-const LOGITS_AT_ONCE: usize = 1 << 20;
+/// A thread's logits take this part of the memory that the weights take, or a thousand rows' of a small vocabulary: each time
+/// they are computed, all of the head is read and packed.
+const LOGITS_PART: usize = 16;
+const LOGITS_LEAST: usize = 1 << 18;
 
 /// Where each of a layer's tensors lies in the arena, and how far back it sees.
 #[derive(Clone, Debug)]
@@ -306,7 +308,7 @@ impl Pass<'_> {
         let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
         let Scratch { y, logits, gemm, total, .. } = scratch;
         let mut targets = windows.iter().flat_map(|window| &window[1..]);
-        let at_once = (LOGITS_AT_ONCE / vocabulary).max(1);
+        let at_once = ((self.weights.len() / LOGITS_PART).max(LOGITS_LEAST) / vocabulary).max(1);
         for states in y.chunks(at_once * hidden) {
             logits.resize(states.len() / hidden * vocabulary, 0.0);
             self.linear(gemm, states, (vocabulary, hidden), &self.places.head, logits);

@@ -89,7 +89,7 @@ struct Blocking {
     tile_cols: usize,
     /// Steps of k in a block: a strip of packed b stays in L1.
     depth: usize,
-    /// Rows in a block: packed a stays in L2.
+    /// Rows in a block, a multiple of a tile's: its part of packed a stays in L2.
     rows: usize,
     /// Columns in a block: packed b stays in L3.
     cols: usize,
@@ -108,6 +108,15 @@ pub fn gemm(isa: Isa, scratch: &mut GemmScratch, a: Matrix<'_>, b: Matrix<'_>, c
     let (kernels, blocking) = micro::kernels(isa);
     let tile_rows = kernels.len();
     let Blocking { tile_cols, depth, rows, cols } = blocking;
+    assert!(rows.is_multiple_of(tile_rows));
+    // Blocks of equal depth, as far as that goes.
+    let depth = k.div_ceil(k.div_ceil(depth));
+    // All of a at once, because each block of columns reads it again.
+    let packed_a = scratch.a.take(m * k);
+    for step in (0..k).step_by(depth) {
+        let block_depth = depth.min(k - step);
+        pack::a(&a, step, block_depth, tile_rows, &mut packed_a[step * m..][..m * block_depth]);
+    }
     for col in (0..n).step_by(cols) {
         let block_cols = cols.min(n - col);
         for step in (0..k).step_by(depth) {
@@ -115,10 +124,10 @@ pub fn gemm(isa: Isa, scratch: &mut GemmScratch, a: Matrix<'_>, b: Matrix<'_>, c
             let packed_b = scratch.b.take(block_cols.div_ceil(tile_cols) * tile_cols * block_depth);
             // SAFETY: the block lies inside b, and the buffer holds its strips, the last one padded.
             unsafe { pack::b(isa, &b, step, col, block_depth, block_cols, tile_cols, packed_b) };
+            // A block starts with a whole strip: its rows are a multiple of a tile's.
             for row in (0..m).step_by(rows) {
                 let block_rows = rows.min(m - row);
-                let packed_a = scratch.a.take(block_rows * block_depth);
-                pack::a(&a, row, step, block_rows, block_depth, tile_rows, packed_a);
+                let packed_a = &packed_a[step * m + row * block_depth..][..block_rows * block_depth];
                 let block = Block { row, col, rows: block_rows, cols: block_cols, depth: block_depth };
                 let tile = scratch.tile.take(tile_rows * tile_cols);
                 multiply_block(kernels, tile_cols, block, (packed_a, packed_b), tile, c, step == 0);

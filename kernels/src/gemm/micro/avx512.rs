@@ -1,6 +1,11 @@
-//! AVX-512: twelve rows of two vectors.
+//! AVX-512: eight rows of three vectors.
 
 use std::arch::x86_64::*;
+
+const VECTORS: usize = 3;
+const LANES: usize = 16;
+/// Columns of a tile.
+pub(super) const COLS: usize = VECTORS * LANES;
 
 /// # Safety
 /// See [`super::MicroKernel`].
@@ -15,26 +20,31 @@ pub(super) unsafe fn tile<const ROWS: usize>(
 ) {
     // SAFETY: the caller's promise covers every address below.
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        let place = |r: usize, v: usize| c.add(r * stride + v * LANES);
+        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
         if !first {
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = [_mm512_loadu_ps(c.add(r * stride)), _mm512_loadu_ps(c.add(r * stride + 16))];
+            for (r, row) in sums.iter_mut().enumerate() {
+                for (v, sum) in row.iter_mut().enumerate() {
+                    *sum = _mm512_loadu_ps(place(r, v));
+                }
             }
         }
         let (mut a, mut b) = (a, b);
         for _ in 0..depth {
-            let (left, right) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let value = _mm512_set1_ps(*a.add(r));
-                sum[0] = _mm512_fmadd_ps(value, left, sum[0]);
-                sum[1] = _mm512_fmadd_ps(value, right, sum[1]);
+            let right = [0, 1, 2].map(|v| _mm512_loadu_ps(b.add(v * LANES)));
+            for (r, row) in sums.iter_mut().enumerate() {
+                let left = _mm512_set1_ps(*a.add(r));
+                for (sum, right) in row.iter_mut().zip(right) {
+                    *sum = _mm512_fmadd_ps(left, right, *sum);
+                }
             }
             a = a.add(ROWS);
-            b = b.add(32);
+            b = b.add(COLS);
         }
-        for (r, sum) in sums.iter().enumerate() {
-            _mm512_storeu_ps(c.add(r * stride), sum[0]);
-            _mm512_storeu_ps(c.add(r * stride + 16), sum[1]);
+        for (r, row) in sums.iter().enumerate() {
+            for (v, sum) in row.iter().enumerate() {
+                _mm512_storeu_ps(place(r, v), *sum);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Plain Rust, in loops that compilers turn into whatever vectors the target has.
 
-use crate::fma::{Fma, Portable, Software, quick};
+use crate::fma::{Fma, Software, quick};
 
 /// Columns of a tile.
 pub(super) const COLS: usize = 8;
@@ -11,7 +11,7 @@ type Sums<const ROWS: usize> = [[f32; COLS]; ROWS];
 
 /// # Safety
 /// See [`super::MicroKernel`].
-pub(super) unsafe fn tile<const ROWS: usize>(
+pub(super) unsafe fn tile<F: Fma, const ROWS: usize>(
     depth: usize,
     a: *const f32,
     b: *const f32,
@@ -29,8 +29,8 @@ pub(super) unsafe fn tile<const ROWS: usize>(
             sum.copy_from_slice(row(r));
         }
     }
-    if Portable::IN_HARDWARE {
-        steps::<Portable, ROWS>(a, b, &mut sums);
+    if F::IN_HARDWARE {
+        steps::<F, ROWS>(a, b, &mut sums);
     } else {
         for (a, b) in a.chunks(STEPS * ROWS).zip(b.chunks(STEPS * COLS)) {
             let before = sums;
