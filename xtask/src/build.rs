@@ -10,8 +10,8 @@ use crate::deny;
 use crate::disk::{self, Need};
 use crate::fail::Failure;
 use crate::libtorch::{self, Source};
-use crate::pytorch;
 use crate::protoc;
+use crate::pytorch;
 use crate::regtest;
 
 /// What the folder of a first build grows to with tests and lints.

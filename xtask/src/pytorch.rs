@@ -48,5 +48,7 @@ fn must(command: &mut Command) -> Result<(), Failure> {
     if command.stdout(std::io::stderr()).status().is_ok_and(|status| status.success()) {
         return Ok(());
     }
-    Err(Failure::remote("PyTorch could not be installed; the reason is above. Python needs its venv module".to_owned()))
+    Err(Failure::remote(
+        "PyTorch could not be installed; the reason is above. Needed: CPython 3.11 with its venv module".to_owned(),
+    ))
 }
