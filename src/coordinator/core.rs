@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::challenges::{FeeWatch, Promised};
 use super::engine::RunEvent;
 use super::error::CoordinatorError;
 use super::run::Run;
@@ -17,7 +18,7 @@ use crate::protocol::api::Phase;
 use crate::protocol::held_out;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, PeerId, RoundNumber, UnixMs};
 use crate::protocol::round::{self, Effect, Event, Round};
-use crate::protocol::sign::Signed;
+use crate::protocol::sign::{Signed, Statement as _};
 use crate::protocol::statements::RoundOpening;
 use crate::store::blobs::Blobs;
 use crate::store::coordinator as tables;
@@ -73,6 +74,12 @@ pub(super) struct Core {
     pub(super) height_read_ms: u64,
     /// Every round that is open or has money locked.
     pub(super) rounds: BTreeMap<RoundNumber, Round>,
+    /// The open round and the digest of its opening.
+    pub(super) opening: Option<(RoundNumber, Blake3Hash)>,
+    /// The seats that are spoken for; `None` once something but a new challenge has changed them.
+    pub(super) promised: Option<Promised>,
+    /// Which open challenges the node is asked about next.
+    pub(super) fees: FeeWatch,
     /// Where what has been stored is told. Here, so that nothing stored goes untold when an engine's step is dropped.
     pub(super) events: broadcast::Sender<RunEvent>,
     folder: PathBuf,
@@ -86,7 +93,10 @@ impl Core {
         clock: Arc<dyn Clock>,
         folder: &Path,
     ) -> Result<Self, CoordinatorError> {
-        let rounds = tables::unended_rounds(db.read())?.into_iter().map(|row| (row.state.number, row.state)).collect();
+        let rows = tables::unended_rounds(db.read())?;
+        let open = rows.iter().rev().find(|row| row.state.phase != Phase::Closed);
+        let opening = open.map(|row| (row.state.number, row.opening.body.digest()));
+        let rounds = rows.into_iter().map(|row| (row.state.number, row.state)).collect();
         let transcripts = folder.join("transcripts");
         std::fs::create_dir_all(&transcripts).map_err(|source| StoreError::Io {
             action: "make the folder",
@@ -94,7 +104,20 @@ impl Core {
             source,
         })?;
         let events = broadcast::channel(EVENT_BACKLOG).0;
-        Ok(Self { db, blobs, run, clock, height: None, height_read_ms: 0, rounds, events, folder: folder.to_owned() })
+        Ok(Self {
+            db,
+            blobs,
+            run,
+            clock,
+            height: None,
+            height_read_ms: 0,
+            rounds,
+            opening,
+            promised: None,
+            fees: FeeWatch::default(),
+            events,
+            folder: folder.to_owned(),
+        })
     }
 
     /// Tells whoever listens; nobody need.
@@ -201,6 +224,7 @@ impl Core {
             tables::insert_round(t, &opening, &secret, &state)
         })?;
         self.rounds.insert(number, state);
+        self.opening = Some((number, opening.body.digest()));
         Ok(opening)
     }
 }

@@ -4,12 +4,13 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast};
 
+use super::challenges::Arriving;
 use super::core::Core;
 use super::error::CoordinatorError;
 use super::handle::CoordinatorHandle;
@@ -130,6 +131,8 @@ pub(super) struct Shared {
     pub(super) network: Network,
     /// Held while it is decided whether to open a channel, so that no peer gets two.
     pub(super) channel_gate: tokio::sync::Mutex<()>,
+    /// Challenges that wait for the next commit.
+    pub(super) arriving: Arc<Arriving>,
     /// Has anybody asked for the run since the last round opened?
     asked: Arc<AtomicBool>,
     wake: Notify,
@@ -145,6 +148,20 @@ impl Shared {
         // What a panic left is whole: memory follows the disk, which follows a finished transaction.
         let act = move || act(&mut core.lock().unwrap_or_else(PoisonError::into_inner));
         offload::run(act).await.unwrap_or(Err(CoordinatorError::Panicked))
+    }
+
+    /// Looks something up in the state: that takes microseconds, less than going to another thread does. Only where
+    /// somebody has the state already (and may be writing) it waits off the async threads.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Core) -> Result<T, CoordinatorError> + Send + 'static,
+    ) -> Result<T, CoordinatorError> {
+        match self.core.try_lock() {
+            Ok(core) => return act(&core),
+            Err(TryLockError::Poisoned(left)) => return act(&left.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        self.with(move |core| act(core)).await
     }
 
     /// Has the engine look at once.
@@ -250,6 +267,7 @@ impl Coordinator {
             options,
             network,
             channel_gate: tokio::sync::Mutex::new(()),
+            arriving: Arc::default(),
             asked: Arc::default(),
             wake: Notify::new(),
         });
@@ -279,7 +297,7 @@ impl Coordinator {
     /// Brings fees and payments up to date with the node, after whatever happened while nobody looked.
     pub async fn reconcile(&mut self) -> Result<(), CoordinatorError> {
         self.shared.look_at_chain().await?;
-        self.shared.watch_fees().await?;
+        self.shared.look_at_all_fees().await?;
         self.shared.move_payments().await
     }
 
@@ -376,8 +394,7 @@ impl Coordinator {
                 let Some(round) = core.open_round() else { return Ok(()) };
                 let number = round.number;
                 let selling = round.phase == Phase::Committing && core.clock.now() <= round.commit_deadline_ms;
-                let open_challenges =
-                    if selling { tables::count_open_challenges(core.db.read(), number, None)? } else { 0 };
+                let open_challenges = if selling { core.promised_seats(number)? } else { 0 };
                 core.apply_event(number, &Event::Tick { open_challenges, height: core.height })
             })
             .await

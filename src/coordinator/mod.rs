@@ -8,6 +8,7 @@
 //! `not_uploaded`, nothing of it is paid, and its peer gives the locked tranches back. What was uploaded is judged
 //! whenever the coordinator is back.
 
+mod challenges;
 mod closing;
 mod core;
 pub mod engine;

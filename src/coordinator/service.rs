@@ -35,7 +35,7 @@ impl CoordinatorHandle for Shared {
         self.somebody_asks();
         let lightning = self.lightning().await?;
         let most = self.last_rounds();
-        let look = move |core: &mut Core| {
+        let look = move |core: &Core| {
             let last = tables::last_round(core.db.read())?;
             let closed = |row: &tables::RoundRow| row.state.phase == Phase::Closed;
             let closed_rounds =
@@ -44,12 +44,12 @@ impl CoordinatorHandle for Shared {
             let current_round = last.filter(|_| closed_rounds < most).map(|row| row.state.number);
             Ok((current_round, closed_rounds))
         };
-        let (current_round, closed_rounds) = self.with(look).await?;
+        let (current_round, closed_rounds) = self.read(look).await?;
         Ok(RunView { run: self.run.id, manifest: self.run.manifest.clone(), lightning, current_round, closed_rounds })
     }
 
     async fn round(&self, round: Option<RoundNumber>) -> Result<RoundView, Refusal> {
-        Ok(self.with(move |core| core.round_view(round)).await?)
+        Ok(self.read(move |core| core.round_view(round)).await?)
     }
 
     async fn transcript(&self, round: RoundNumber) -> Result<Vec<u8>, Refusal> {
@@ -66,14 +66,14 @@ impl CoordinatorHandle for Shared {
     }
 
     async fn blob(&self, hash: Blake3Hash) -> Result<PathBuf, Refusal> {
-        let find = move |core: &mut Core| {
+        let find = move |core: &Core| {
             if tables::is_published(core.db.read(), &hash)? && core.blobs.contains(&hash) {
                 return Ok(core.blobs.path(&hash));
             }
             let fix = "Payloads can be read once their round has closed";
             Err(refusal(404, "unknown_blob", format!("no blob {hash} is published"), fix).into())
         };
-        Ok(self.with(find).await?)
+        Ok(self.read(find).await?)
     }
 
     async fn register(&self, registration: Signed<PeerRegistration>) -> Result<RegistrationView, Refusal> {
@@ -99,11 +99,11 @@ impl CoordinatorHandle for Shared {
     }
 
     async fn upload_allowance(&self, contribution: ContributionId) -> Result<u64, Refusal> {
-        Ok(self.with(move |core| Ok(core.upload_target(contribution)?.payload_bytes())).await?)
+        Ok(self.read(move |core| Ok(core.upload_target(contribution)?.payload_bytes())).await?)
     }
 
     async fn upload(&self, contribution: ContributionId, payload: Vec<u8>) -> Result<ContributionView, Refusal> {
-        let target = self.with(move |core| core.upload_target(contribution)).await?;
+        let target = self.read(move |core| core.upload_target(contribution)).await?;
         // Hashing and writing take as long as the payload is large: nothing else waits for that.
         let store = move || {
             check_payload(&target.commitment, &payload)?;
@@ -117,7 +117,7 @@ impl CoordinatorHandle for Shared {
     }
 
     async fn contribution(&self, contribution: ContributionId) -> Result<ContributionView, Refusal> {
-        Ok(self.with(move |core| core.contribution_view(contribution)).await?)
+        Ok(self.read(move |core| core.contribution_view(contribution)).await?)
     }
 
     async fn status(&self) -> Result<serde_json::Value, Refusal> {
@@ -231,7 +231,7 @@ impl Core {
         Ok(())
     }
 
-    fn round_view(&mut self, round: Option<RoundNumber>) -> Result<RoundView, CoordinatorError> {
+    fn round_view(&self, round: Option<RoundNumber>) -> Result<RoundView, CoordinatorError> {
         let row = match round {
             Some(round) => self.round_row(round)?,
             None => tables::last_round(self.db.read())?,
@@ -252,7 +252,7 @@ impl Core {
         })
     }
 
-    fn contribution_view(&mut self, id: ContributionId) -> Result<ContributionView, CoordinatorError> {
+    fn contribution_view(&self, id: ContributionId) -> Result<ContributionView, CoordinatorError> {
         let missing = || refusal(404, "unknown_contribution", format!("no contribution {id}"), "Buy a ticket first");
         let documents = tables::contribution(self.db.read(), &id)?.ok_or_else(missing)?;
         let row = self.round_row(documents.round)?.ok_or(StoreError::Corrupt { what: "round" })?;
@@ -267,7 +267,7 @@ impl Core {
     }
 
     /// Says whether a payload would be taken now. One that is here already would be, if it is the same.
-    fn upload_target(&mut self, id: ContributionId) -> Result<UploadTarget, CoordinatorError> {
+    fn upload_target(&self, id: ContributionId) -> Result<UploadTarget, CoordinatorError> {
         let missing = || refusal(404, "unknown_contribution", format!("no contribution {id}"), "Buy a ticket first");
         let documents = tables::contribution(self.db.read(), &id)?.ok_or_else(missing)?;
         let (round, commitment) = (documents.round, documents.commitment.body);

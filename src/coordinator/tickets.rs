@@ -3,30 +3,23 @@
 //! A token is bound to one contribution, and a contribution has one ticket, so that a token is used once and the
 //! identical retry gets the stored ticket.
 
+use super::challenges::is_usable;
 use super::core::{Core, Record};
 use super::engine::Shared;
 use super::error::{CoordinatorError, refusal};
 use super::handle::{Challenge, TicketAnswer};
 use super::settings::Gate;
-use crate::ln::{InvoiceRequest, InvoiceStatus};
+use crate::ln::InvoiceStatus;
 use crate::protocol::amount::Msat;
-use crate::protocol::api::{Phase, Ticket};
-use crate::protocol::ids::{ContributionId, PeerId, RoundNumber, UnixMs};
-use crate::protocol::l402::{Credentials, Expectation, Grant, Identifier, TokenError, TokenId, mint, verify};
+use crate::protocol::api::Ticket;
+use crate::protocol::ids::{ContributionId, RoundNumber};
+use crate::protocol::l402::{Credentials, Expectation, TokenError, verify};
 use crate::protocol::round::{Account, Event};
-use crate::protocol::sign::{Signed, Statement};
+use crate::protocol::sign::Signed;
 use crate::protocol::statements::{Commitment, RewardTerms, Tranche};
 use crate::store::coordinator::{self as tables, ChallengeRow, ChallengeState};
 use crate::store::{StoreError, ledger};
 
-/// How long a fee invoice may be paid.
-const CHALLENGE_MS: u64 = 120_000;
-/// No challenge is made with less than this left to pay it.
-const MIN_CHALLENGE_MS: u64 = 2_000;
-/// How long after its expiry a challenge is looked after, in case it was paid in the last moment.
-const CHALLENGE_GRACE_MS: u64 = 30_000;
-/// Most contributions of one peer with an unpaid challenge, in one round.
-const MAX_CHALLENGES_PER_PEER: u32 = 4;
 /// How often a fee invoice is asked about, once its preimage has been shown.
 const FEE_LOOKS: u32 = 10;
 /// How long between two looks.
@@ -49,6 +42,14 @@ impl Shared {
         credentials: Option<String>,
     ) -> Result<TicketAnswer, CoordinatorError> {
         let body = &commitment.body;
+        let contribution = body.contribution_id();
+        // The identical retry: its signature was checked when the ticket was sold.
+        let again = commitment.clone();
+        if body.round == round
+            && let Some(ticket) = self.read(move |core| core.sold_for_the_same(&again)).await?
+        {
+            return Ok(TicketAnswer::Ticket(Box::new(ticket)));
+        }
         if commitment.verify(&body.peer).is_err() {
             let message = format!("the signature on the commitment is not by peer {}", body.peer);
             return Err(refusal(400, "bad_signature", message, "Sign the commitment with the peer's own key").into());
@@ -57,9 +58,8 @@ impl Shared {
             let message = format!("the commitment is for round {}, the request for round {round}", body.round);
             return Err(refusal(409, "wrong_round", message, "Commit to the current round").into());
         }
-        let contribution = body.contribution_id();
         let asked = commitment.clone();
-        let challenge = match self.with(move |core| core.known_for(&asked)).await? {
+        let challenge = match self.read(move |core| core.known_for(&asked)).await? {
             Known::Sold(ticket) => return Ok(TicketAnswer::Ticket(ticket)),
             Known::Unsold(challenge) => challenge,
         };
@@ -100,11 +100,18 @@ impl Shared {
             Err(refused) => return Ok(Err(refused)),
         };
         let token = credentials.token_id();
-        let Some(row) = self.with(move |core| Ok(tables::challenge_by_token(core.db.read(), &token)?)).await? else {
+        let (now_s, root_key) = (self.clock.now().0 / 1_000, self.run.secret.root_key(&token));
+        let verified = verify(&credentials, &root_key, now_s, &Expectation { contribution });
+        // A signature of ours needs no look at the disk to be told from a forged one.
+        if let Err(refused) = &verified
+            && *refused != TokenError::BadSignature
+        {
+            return Ok(verified.map(drop));
+        }
+        let Some(row) = self.read(move |core| Ok(tables::challenge_by_token(core.db.read(), &token)?)).await? else {
             return Ok(Err(TokenError::Unknown(token)));
         };
-        let now_s = self.clock.now().0 / 1_000;
-        if let Err(refused) = verify(&credentials, &row.root_key, now_s, &Expectation { contribution }) {
+        if let Err(refused) = verified {
             return Ok(Err(refused));
         }
         // Whoever has the preimage was given it by the node that took the money; the books wait for the node's own word.
@@ -125,74 +132,17 @@ impl Shared {
         }
         Ok(Err(TokenError::Unpaid(credentials.payment_hash())))
     }
-
-    async fn make_challenge(&self, commitment: &Signed<Commitment>) -> Result<ChallengeRow, CoordinatorError> {
-        let (contribution, round, peer) =
-            (commitment.body.contribution_id(), commitment.body.round, commitment.body.peer);
-        let deadline = self.with(move |core| core.admit_challenge(round, &peer)).await?;
-        let now = self.clock.now();
-        let expires_ms = now.plus_ms(CHALLENGE_MS).min(deadline);
-        let left_ms = expires_ms.0.saturating_sub(now.0);
-        if left_ms < MIN_CHALLENGE_MS {
-            let message = format!("round {round} takes commitments for {left_ms} ms more: too short to pay a fee in");
-            return Err(refusal(409, "round_closed", message, "Wait for the next round").into());
-        }
-        let request = InvoiceRequest {
-            amount: self.run.manifest.body.reward.fee_msat,
-            description: format!("l402t submission fee, round {round}"),
-            expiry_s: u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX).max(1),
-        };
-        let invoice = self.ln.create_invoice(&request).await?;
-        let token_id = TokenId::from_bytes(blake3::derive_key("l402t token id v1", invoice.payment_hash.as_bytes()));
-        let root_key = self.run.secret.root_key(&token_id);
-        let identifier = Identifier { payment_hash: invoice.payment_hash, token_id };
-        // A token bought in time is taken until tickets are no longer sold.
-        let grant = Grant { contribution, valid_until_s: deadline.0 / 1_000 + 1 };
-        let row = ChallengeRow {
-            payment_hash: invoice.payment_hash,
-            token_id,
-            contribution,
-            round,
-            peer,
-            root_key,
-            macaroon: mint(&root_key, &identifier, &grant).to_base64(),
-            bolt11: invoice.bolt11,
-            expires_ms,
-            state: ChallengeState::Open,
-        };
-        self.with(move |core| core.keep_challenge(row)).await
-    }
-
-    /// Books fees that were paid without a ticket being asked for, and gives up challenges that weren't paid.
-    pub(super) async fn watch_fees(&self) -> Result<(), CoordinatorError> {
-        let open = self.with(|core| Ok(tables::open_challenges(core.db.read())?)).await?;
-        for row in open {
-            let over = self.clock.now() > row.expires_ms.plus_ms(CHALLENGE_GRACE_MS);
-            // Given up only once the node takes nothing for it any more: what came later would be in no book.
-            let given_up = match self.ln.invoice(row.payment_hash).await? {
-                InvoiceStatus::Settled { amount } => {
-                    self.with(move |core| core.book_fee(&row, amount)).await?;
-                    continue;
-                }
-                InvoiceStatus::Canceled | InvoiceStatus::NotFound => over,
-                InvoiceStatus::Open | InvoiceStatus::Accepted { .. } => {
-                    over && self.ln.cancel(row.payment_hash).await.is_ok()
-                }
-            };
-            if given_up {
-                self.with(move |core| {
-                    let expire = |t: &_| tables::set_challenge_state(t, &row.payment_hash, ChallengeState::Expired);
-                    Ok(core.db.write::<_, StoreError>(|t| expire(t))?)
-                })
-                .await?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Core {
-    fn known_for(&mut self, commitment: &Signed<Commitment>) -> Result<Known, CoordinatorError> {
+    /// The ticket that was sold for exactly this commitment, signature and all.
+    fn sold_for_the_same(&self, commitment: &Signed<Commitment>) -> Result<Option<Ticket>, CoordinatorError> {
+        let contribution = commitment.body.contribution_id();
+        let row = tables::contribution(self.db.read(), &contribution)?.filter(|row| row.commitment == *commitment);
+        Ok(row.map(|row| Ticket { contribution, terms: row.terms }))
+    }
+
+    fn known_for(&self, commitment: &Signed<Commitment>) -> Result<Known, CoordinatorError> {
         let body = &commitment.body;
         let contribution = body.contribution_id();
         if let Some(row) = tables::contribution(self.db.read(), &contribution)? {
@@ -209,8 +159,7 @@ impl Core {
             let message = format!("the current round is {open}, the commitment is for round {}", body.round);
             return Err(refusal(409, "wrong_round", message, "Read /v1/rounds/current and commit to that round").into());
         }
-        let row = self.round_row(open)?.ok_or(StoreError::Corrupt { what: "round" })?;
-        if row.opening.body.digest() != body.opening {
+        if self.opening != Some((open, body.opening)) {
             let message =
                 format!("the commitment names {} as the opening of round {open}, which it is not", body.opening);
             return Err(
@@ -230,49 +179,12 @@ impl Core {
         self.preview(open, &sold)?;
         let now = self.clock.now();
         let known = tables::challenge_for(self.db.read(), &contribution)?;
-        // One that was paid is still shown: whoever paid it has the preimage and need not pay again.
-        let usable =
-            known.filter(|row| row.state == ChallengeState::Paid || row.expires_ms.0 > now.0 + MIN_CHALLENGE_MS);
+        let usable = known.filter(|row| is_usable(row, now));
         Ok(Known::Unsold(usable.map(Box::new)))
     }
 
-    /// The commit deadline, if the round has a seat for one more challenge.
-    fn admit_challenge(&mut self, round: RoundNumber, peer: &PeerId) -> Result<UnixMs, CoordinatorError> {
-        let Some(open) = self.open_round().filter(|open| open.number == round && open.phase == Phase::Committing)
-        else {
-            return Err(
-                refusal(409, "round_closed", format!("round {round} has closed"), "Wait for the next round").into()
-            );
-        };
-        let promised = tables::count_open_challenges(self.db.read(), round, None)?;
-        let most = self.run.rules.max_contributions;
-        if open.tickets().saturating_add(promised) >= most {
-            let message = format!("all {most} tickets of round {round} are sold or being paid for");
-            return Err(
-                refusal(409, "round_full", message, "Try again in two minutes, or wait for the next round").into()
-            );
-        }
-        if tables::count_open_challenges(self.db.read(), round, Some(peer))? >= MAX_CHALLENGES_PER_PEER {
-            let message = format!("{MAX_CHALLENGES_PER_PEER} commitments of this peer wait for their fee already");
-            return Err(refusal(429, "too_many_challenges", message, "Pay one of them, or wait two minutes").into());
-        }
-        Ok(open.commit_deadline_ms)
-    }
-
-    /// Keeps a new challenge, unless another request has made one for the same contribution in the meantime.
-    fn keep_challenge(&mut self, row: ChallengeRow) -> Result<ChallengeRow, CoordinatorError> {
-        let now = self.clock.now();
-        let other = tables::challenge_for(self.db.read(), &row.contribution)?.filter(|other| other.expires_ms > now);
-        if let Some(other) = other {
-            return Ok(other);
-        }
-        self.admit_challenge(row.round, &row.peer)?;
-        self.db.write::<_, StoreError>(|t| tables::insert_challenge(t, &row))?;
-        Ok(row)
-    }
-
     /// Books a fee, once.
-    fn book_fee(&mut self, row: &ChallengeRow, amount: Msat) -> Result<(), CoordinatorError> {
+    pub(super) fn book_fee(&mut self, row: &ChallengeRow, amount: Msat) -> Result<(), CoordinatorError> {
         let now = self.clock.now();
         let (round, contribution, payment_hash) = (row.round, row.contribution, row.payment_hash);
         let stored = tables::challenge_by_token(self.db.read(), &row.token_id)?;
@@ -295,6 +207,7 @@ impl Core {
             return Ok(Ticket { contribution, terms: row.terms });
         }
         let event = Event::TicketSold { contribution, peer: body.peer, payload_bytes: body.payload_bytes };
+        self.promised = None;
         let run = std::sync::Arc::clone(&self.run);
         let mut terms = None;
         self.apply(body.round, &event, |t, after| {

@@ -13,6 +13,9 @@ use rusqlite::{OpenFlags, TransactionBehavior};
 
 use super::StoreError;
 
+/// Queries whose plans are kept.
+const PREPARED: usize = 64;
+
 /// Told of every commit. For tests that stop everything at the n-th one; anything else wants [`Unwatched`].
 pub trait CommitObserver: Send + Sync + fmt::Debug {
     /// Before a commit: an error rolls it back.
@@ -65,6 +68,7 @@ impl Database {
         connection.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;",
         )?;
+        connection.set_prepared_statement_cache_capacity(PREPARED);
         let mut database = Self { connection, observer, _lock: lock };
         database.migrate(&path, migrations)?;
         Ok(database)

@@ -1,9 +1,9 @@
 //! L402 challenges and registered peers.
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use super::bad_column;
+use super::{bad_column, first, only};
 use crate::protocol::ids::{ContributionId, PaymentHash, PeerId, RoundNumber, UnixMs};
 use crate::protocol::l402::{RootKey, TokenId};
 use crate::store::StoreError;
@@ -81,57 +81,61 @@ fn read_challenge(row: &Row<'_>) -> rusqlite::Result<ChallengeRow> {
 
 /// Writes a new challenge.
 pub fn insert_challenge(db: &Connection, challenge: &ChallengeRow) -> Result<(), StoreError> {
-    db.execute(
+    let mut insert = db.prepare_cached(
         "INSERT INTO challenges
             (payment_hash, token_id, contribution, round, peer, root_key, macaroon, bolt11, expires_ms, state)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        params![
-            challenge.payment_hash.as_bytes(),
-            challenge.token_id.as_bytes(),
-            challenge.contribution.as_bytes(),
-            challenge.round.0,
-            challenge.peer.as_bytes(),
-            challenge.root_key.as_bytes(),
-            challenge.macaroon,
-            challenge.bolt11,
-            challenge.expires_ms.0 as i64,
-            challenge.state.name()
-        ],
     )?;
+    insert.execute(params![
+        challenge.payment_hash.as_bytes(),
+        challenge.token_id.as_bytes(),
+        challenge.contribution.as_bytes(),
+        challenge.round.0,
+        challenge.peer.as_bytes(),
+        challenge.root_key.as_bytes(),
+        challenge.macaroon,
+        challenge.bolt11,
+        challenge.expires_ms.0 as i64,
+        challenge.state.name()
+    ])?;
     Ok(())
 }
 
 /// The challenge whose token has this name.
 pub fn challenge_by_token(db: &Connection, token: &TokenId) -> Result<Option<ChallengeRow>, StoreError> {
     let query = format!("{CHALLENGE} WHERE token_id = ?1");
-    Ok(db.query_row(&query, [token.as_bytes()], read_challenge).optional()?)
+    first(db, &query, [token.as_bytes()], read_challenge)
 }
 
 /// A contribution's newest challenge that was not given up.
 pub fn challenge_for(db: &Connection, id: &ContributionId) -> Result<Option<ChallengeRow>, StoreError> {
     let query = format!("{CHALLENGE} WHERE contribution = ?1 AND state <> 'expired' ORDER BY expires_ms DESC LIMIT 1");
-    Ok(db.query_row(&query, [id.as_bytes()], read_challenge).optional()?)
+    first(db, &query, [id.as_bytes()], read_challenge)
 }
 
-/// Every challenge that may have been paid without our having seen it.
-pub fn open_challenges(db: &Connection) -> Result<Vec<ChallengeRow>, StoreError> {
-    let mut statement = db.prepare(&format!("{CHALLENGE} WHERE state = 'open' ORDER BY expires_ms"))?;
-    let rows = statement.query_map([], read_challenge)?;
+/// Challenges that may have been paid without our having seen it: at most so many, from a payment hash on.
+pub fn open_challenges(db: &Connection, after: &PaymentHash, most: u32) -> Result<Vec<ChallengeRow>, StoreError> {
+    let query = format!("{CHALLENGE} WHERE state = 'open' AND payment_hash > ?1 ORDER BY payment_hash LIMIT {most}");
+    let mut statement = db.prepare_cached(&query)?;
+    let rows = statement.query_map([after.as_bytes()], read_challenge)?;
     rows.map(|row| row.map_err(StoreError::from)).collect()
 }
 
-/// How many contributions without a ticket hold an open or paid challenge of a round: seats that are spoken for.
-pub fn count_open_challenges(db: &Connection, round: RoundNumber, peer: Option<&PeerId>) -> Result<u32, StoreError> {
-    let query = "SELECT count(DISTINCT contribution) FROM challenges
-        WHERE round = ?1 AND state <> 'expired' AND (?2 IS NULL OR peer = ?2)
-        AND contribution NOT IN (SELECT id FROM contributions)";
-    Ok(db.query_row(query, params![round.0, peer.map(PeerId::as_bytes)], |row| row.get(0))?)
+/// The contributions without a ticket that have an open or paid challenge of a round, and their peers: seats that are
+/// spoken for.
+pub fn promised_seats(db: &Connection, round: RoundNumber) -> Result<Vec<(ContributionId, PeerId)>, StoreError> {
+    let query = "SELECT DISTINCT contribution, peer FROM challenges WHERE state IN ('open', 'paid') AND round = ?1
+        AND NOT EXISTS (SELECT 1 FROM contributions WHERE id = contribution)";
+    let mut statement = db.prepare_cached(query)?;
+    let read = |row: &Row<'_>| Ok((ContributionId::from_bytes(row.get(0)?), PeerId::from_bytes(row.get(1)?)));
+    let rows = statement.query_map([round.0], read)?;
+    rows.map(|row| row.map_err(StoreError::from)).collect()
 }
 
 /// Moves a challenge on.
 pub fn set_challenge_state(db: &Connection, hash: &PaymentHash, state: ChallengeState) -> Result<(), StoreError> {
     let query = "UPDATE challenges SET state = ?2 WHERE payment_hash = ?1";
-    db.execute(query, params![hash.as_bytes(), state.name()])?;
+    db.prepare_cached(query)?.execute(params![hash.as_bytes(), state.name()])?;
     Ok(())
 }
 
@@ -150,7 +154,7 @@ pub struct PeerRow {
 pub fn peer(db: &Connection, id: &PeerId) -> Result<Option<PeerRow>, StoreError> {
     let query = "SELECT node_id, address, channel_opens FROM peers WHERE peer = ?1";
     let read = |row: &Row<'_>| Ok(PeerRow { node_id: row.get(0)?, address: row.get(1)?, channel_opens: row.get(2)? });
-    Ok(db.query_row(query, [id.as_bytes()], read).optional()?)
+    first(db, query, [id.as_bytes()], read)
 }
 
 /// Notes a peer's node.
@@ -165,7 +169,7 @@ pub fn save_peer(db: &Connection, id: &PeerId, node_id: &str, address: Option<&s
 
 /// Registered peers.
 pub fn count_peers(db: &Connection) -> Result<u32, StoreError> {
-    Ok(db.query_row("SELECT count(*) FROM peers", [], |row| row.get(0))?)
+    only(db, "SELECT count(*) FROM peers", [], |row| row.get(0))
 }
 
 /// Counts a channel opened to a peer.

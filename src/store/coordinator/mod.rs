@@ -10,9 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use gate::{
-    ChallengeRow, ChallengeState, PeerRow, challenge_by_token, challenge_for, count_channel_opens,
-    count_open_challenges, count_peers, insert_challenge, mark_channel_opened, open_challenges, peer, save_peer,
-    set_challenge_state,
+    ChallengeRow, ChallengeState, PeerRow, challenge_by_token, challenge_for, count_channel_opens, count_peers,
+    insert_challenge, mark_channel_opened, open_challenges, peer, promised_seats, save_peer, set_challenge_state,
 };
 pub use payments::{PaymentRow, insert_payment, outbox, outbox_add, outbox_remove, payment};
 pub use rounds::{
@@ -105,6 +104,26 @@ pub fn open(folder: &Path, observer: Arc<dyn CommitObserver>) -> Result<Database
 /// The coordinator's database in a data folder, to look at while a coordinator may be using it.
 pub fn look(folder: &Path) -> Result<Connection, StoreError> {
     Database::look(folder, FILE, 1)
+}
+
+/// The first row of a query, whose plan is kept: making it takes longer than most of them run.
+fn first<T>(
+    db: &Connection,
+    query: &str,
+    params: impl rusqlite::Params,
+    read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Option<T>, StoreError> {
+    Ok(db.prepare_cached(query)?.query_row(params, read).optional()?)
+}
+
+/// The one row of a query that always has one.
+fn only<T>(
+    db: &Connection,
+    query: &str,
+    params: impl rusqlite::Params,
+    read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> Result<T, StoreError> {
+    Ok(db.prepare_cached(query)?.query_row(params, read)?)
 }
 
 /// A value kept under a name.

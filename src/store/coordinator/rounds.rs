@@ -1,8 +1,8 @@
 //! Rounds, contributions, and which blobs anyone may read.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use super::{bad_column, json, signed, signed_or_none, to_json};
+use super::{bad_column, first, json, only, signed, signed_or_none, to_json};
 use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
 use crate::protocol::round::Round;
 use crate::protocol::sign::Signed;
@@ -114,12 +114,12 @@ pub fn set_closed(
 
 /// A round.
 pub fn round(db: &Connection, number: RoundNumber) -> Result<Option<RoundRow>, StoreError> {
-    Ok(db.query_row(&format!("{ROUND} WHERE round = ?1"), [number.0], read_round).optional()?)
+    first(db, &format!("{ROUND} WHERE round = ?1"), [number.0], read_round)
 }
 
 /// The newest round.
 pub fn last_round(db: &Connection) -> Result<Option<RoundRow>, StoreError> {
-    Ok(db.query_row(&format!("{ROUND} ORDER BY round DESC LIMIT 1"), [], read_round).optional()?)
+    first(db, &format!("{ROUND} ORDER BY round DESC LIMIT 1"), [], read_round)
 }
 
 /// Every round, oldest first.
@@ -180,13 +180,13 @@ pub fn set_receipt(db: &Connection, verdict: &VerdictRecord, receipt: &Signed<Re
 /// A contribution.
 pub fn contribution(db: &Connection, id: &ContributionId) -> Result<Option<ContributionRow>, StoreError> {
     let query = format!("{CONTRIBUTION} WHERE id = ?1");
-    Ok(db.query_row(&query, [id.as_bytes()], read_contribution).optional()?)
+    first(db, &query, [id.as_bytes()], read_contribution)
 }
 
 /// The round of a contribution.
 pub fn round_of(db: &Connection, id: &ContributionId) -> Result<Option<RoundNumber>, StoreError> {
     let query = "SELECT round FROM contributions WHERE id = ?1";
-    Ok(db.query_row(query, [id.as_bytes()], |row| Ok(RoundNumber(row.get(0)?))).optional()?)
+    first(db, query, [id.as_bytes()], |row| Ok(RoundNumber(row.get(0)?)))
 }
 
 /// A round's contributions, in the order of commitments.
@@ -205,5 +205,5 @@ pub fn publish(db: &Connection, hash: &Blake3Hash) -> Result<(), StoreError> {
 /// May anyone read it?
 pub fn is_published(db: &Connection, hash: &Blake3Hash) -> Result<bool, StoreError> {
     let query = "SELECT count(*) > 0 FROM published WHERE hash = ?1";
-    Ok(db.query_row(query, [hash.as_bytes()], |row| row.get(0))?)
+    only(db, query, [hash.as_bytes()], |row| row.get(0))
 }
