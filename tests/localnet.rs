@@ -79,6 +79,73 @@ async fn a_funded_channel_outlives_the_kill_of_its_node() {
     assert!(!pids.into_iter().any(is_running));
 }
 
+/// The program, on a regtest in `folder`: its exit code and its JSON.
+fn regtest(folder: &Path, arguments: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_l402t"));
+    command.env_clear().env("HOME", folder).arg("regtest").args(arguments).arg("--json");
+    let output = command.arg("--data").arg(folder.join("net")).output().expect("it starts");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}{words}")))
+}
+
+/// Kills the program that was started with this argument, whatever else runs here.
+fn kill_started_with(argument: &str) {
+    for entry in std::fs::read_dir("/proc").expect("Linux").flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.split(|byte| *byte == 0).any(|part| part == argument.as_bytes()) {
+            let pid = entry.file_name().into_string().expect("a number");
+            assert!(std::process::Command::new("kill").args(["-9", &pid]).status().expect("it runs").success());
+            return;
+        }
+    }
+    panic!("nothing runs with {argument}");
+}
+
+/// Takes the regtest down whatever becomes of the test.
+struct Down<'a>(&'a Path);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        regtest(self.0, &["down"]);
+    }
+}
+
+#[test]
+#[ignore = "needs btcd and lnd: ./x regtest test"]
+fn what_was_killed_is_named_with_its_log_and_brought_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (home, tools) = (folder.path(), tools());
+    let up = ["up", "--peers", "1", "--tools", tools.folder().to_str().expect("text")];
+    let _down = Down(home);
+    let (code, state) = regtest(home, &up);
+    assert_eq!((code, &state["already_up"]), (Some(0), &false.into()), "{state}");
+    assert_eq!(regtest(home, &["status"]).0, Some(0));
+    let net = home.join("net");
+    let is_named = |name: &str| {
+        let (code, status) = regtest(home, &["status"]);
+        assert_eq!((code, &status["up"]), (Some(1), &false.into()), "{status}");
+        let ended = &status["ended"][0];
+        assert_eq!(ended["name"], *name, "{status}");
+        let log = PathBuf::from(ended["log"].as_str().expect("a path"));
+        assert!(log.starts_with(&net) && log.exists(), "{status}");
+    };
+
+    kill_started_with(&format!("--lnddir={}", net.join("peer-1").display()));
+    is_named("peer-1");
+    let (code, again) = regtest(home, &up);
+    assert_eq!(code, Some(0), "{again}");
+    assert_eq!((&again["already_up"], &again["started_again"][0]), (&true.into(), &"peer-1".into()), "{again}");
+    assert_eq!((&again["nodes"], &again["btcd"]), (&state["nodes"], &state["btcd"]), "the same ports and keys");
+    let (code, status) = regtest(home, &["status"]);
+    assert_eq!((code, &status["up"]), (Some(0), &true.into()), "{status}");
+
+    kill_started_with(&format!("--datadir={}", net.join("btcd/data").display()));
+    is_named("btcd");
+    let (code, refused) = regtest(home, &up);
+    assert_eq!((code, refused["error"]["code"].as_str()), (Some(2), Some("regtest_chain_gone")), "{refused}");
+}
+
 #[test]
 #[ignore = "needs btcd and lnd: ./x regtest test"]
 fn every_payment_spends_a_coin_of_its_own_until_none_are_left() {

@@ -177,6 +177,11 @@ impl LndProcess {
         }
     }
 
+    /// Has its process ended, though nobody stopped it?
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::has_ended)
+    }
+
     /// Kills it (SIGKILL) and waits until it is gone.
     pub fn kill(&mut self) {
         self.process = None;

@@ -120,6 +120,21 @@ impl Network {
         Ok(())
     }
 
+    /// Starts the LNDs that have ended by themselves again, on the same folders and ports. (A btcd that has ended takes its
+    /// chain with it.)
+    ///
+    /// # Errors
+    /// When one doesn't come up; the others are tried all the same.
+    pub async fn revive(&mut self) -> Result<(), LocalnetError> {
+        let mut revived = Ok(());
+        for (_, process) in &mut self.nodes {
+            if process.has_ended() {
+                revived = revived.and(process.restart().await);
+            }
+        }
+        revived
+    }
+
     /// Its LNDs, the coordinator's first.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeAccess> {
         self.nodes.iter().map(|(access, _)| access)

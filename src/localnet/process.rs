@@ -50,9 +50,14 @@ impl Process {
         &self.log
     }
 
+    /// Has the program ended?
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// An error if the program has ended.
     pub(super) fn check(&mut self) -> Result<(), LocalnetError> {
-        if let Ok(None) = self.child.try_wait() {
+        if !self.has_ended() {
             return Ok(());
         }
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -65,7 +70,7 @@ impl Process {
     pub(super) fn stop(&mut self, grace: Duration) {
         self.signal(StopSignal::Terminate);
         for _ in 0..grace.as_millis() / POLL.as_millis() {
-            if !matches!(self.child.try_wait(), Ok(None)) {
+            if self.has_ended() {
                 return;
             }
             std::thread::sleep(POLL);

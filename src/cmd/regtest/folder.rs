@@ -14,6 +14,10 @@ use crate::localnet::{BtcdAccess, NodeAccess};
 const MARKER: &str = "made-by-l402t-regtest";
 const STATE: &str = "state.json";
 const LOG: &str = "keeper.log";
+/// There while the keeper is asked to start again what has ended.
+const REVIVE: &str = "revive";
+/// Why it could not.
+const NOT_REVIVED: &str = "not-revived";
 
 /// A btcd that was told to end may still write while its folder is removed.
 const REMOVE_TRIES: u32 = 50;
@@ -68,6 +72,27 @@ impl Folder {
     /// Where the keeper writes its log.
     pub(super) fn log(&self) -> PathBuf {
         self.path.join(LOG)
+    }
+
+    /// Where btcd writes what it has to say before it has logs of its own.
+    pub(super) fn btcd_log(&self) -> PathBuf {
+        self.path.join("btcd/btcd.log")
+    }
+
+    /// Asks the keeper to start again what has ended.
+    pub(super) fn ask_to_revive(&self) -> Result<(), Failure> {
+        let path = self.path.join(REVIVE);
+        File::create(&path).map(drop).map_err(|error| Failure::io("write", &path, &error))
+    }
+
+    /// Is the keeper still asked to?
+    pub(super) fn is_asked_to_revive(&self) -> bool {
+        self.path.join(REVIVE).exists()
+    }
+
+    /// Why the keeper could not, when it was asked last.
+    pub(super) fn not_revived(&self) -> Option<String> {
+        std::fs::read_to_string(self.path.join(NOT_REVIVED)).ok()
     }
 
     /// The process that keeps a network running here, if one does.
@@ -150,6 +175,25 @@ impl Folder {
 impl Kept {
     pub(super) fn path(&self) -> &Path {
         &self.folder.path
+    }
+
+    /// Does anybody want what has ended started again?
+    pub(super) fn is_asked_to_revive(&self) -> bool {
+        self.folder.is_asked_to_revive()
+    }
+
+    /// Says that it has been tried, and why it failed if it did.
+    pub(super) fn has_revived(&self, failed: Option<String>) -> Result<(), Failure> {
+        let (asked, why) = (self.folder.path.join(REVIVE), self.folder.path.join(NOT_REVIVED));
+        let noted = match failed {
+            Some(text) => std::fs::write(&why, text),
+            None => match std::fs::remove_file(&why) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            },
+        };
+        noted.map_err(|error| Failure::io("write", &why, &error))?;
+        std::fs::remove_file(&asked).map_err(|error| Failure::io("remove", &asked, &error))
     }
 
     /// Says what runs, all at once.

@@ -1,5 +1,7 @@
 //! `l402t regtest keep`: the process that stays.
 
+use std::time::Duration;
+
 use super::folder::{Folder, State};
 use crate::cli::RegtestUpArgs;
 use crate::cmd::{Context, ExitCode, Failure, interrupted};
@@ -10,6 +12,9 @@ const CAPACITY_SAT: u64 = 10_000_000;
 
 /// Coins that the coordinator's node has left for channels to others.
 const SPARE_CHANNELS: u32 = 8;
+
+/// How often it looks whether it is asked for something.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs the command: until it is told to stop.
 pub(super) async fn run(args: &RegtestUpArgs, context: &Context, folder: Folder) -> Result<ExitCode, Failure> {
@@ -25,7 +30,7 @@ pub(super) async fn run(args: &RegtestUpArgs, context: &Context, folder: Folder)
         network.open_balanced_channels(CAPACITY_SAT).await?;
         Ok::<_, Failure>(network)
     };
-    let network = tokio::select! {
+    let mut network = tokio::select! {
         network = starting => network?,
         // What has been started is dropped, and killed with that.
         () = context.stop.requested() => return Err(interrupted()),
@@ -35,7 +40,19 @@ pub(super) async fn run(args: &RegtestUpArgs, context: &Context, folder: Folder)
         bridge: network.bridge(),
         nodes: network.nodes().cloned().collect(),
     })?;
-    context.stop.requested().await;
+    loop {
+        tokio::select! {
+            () = context.stop.requested() => break,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        if kept.is_asked_to_revive() {
+            let revived = tokio::select! {
+                revived = network.revive() => revived,
+                () = context.stop.requested() => break,
+            };
+            kept.has_revived(revived.err().map(|error| error.to_string()))?;
+        }
+    }
     network.stop();
     Ok(ExitCode::Ok)
 }

@@ -47,6 +47,8 @@ pub async fn run(args: RegtestArgs, context: Context) -> Result<ExitCode, Failur
 struct Up<'a> {
     /// Did it run before?
     already_up: bool,
+    /// What had ended by itself since, and runs again.
+    started_again: Vec<String>,
     #[serde(flatten)]
     state: &'a State,
 }
@@ -69,12 +71,50 @@ async fn up(args: &RegtestUpArgs, context: &Context, folder: &Folder) -> Result<
         stop_keeper(folder).await?;
     }
     let state = state?;
+    let mut started_again = Vec::new();
     if already_up {
-        context.ui.say("it is up already");
+        started_again = status::ended(context, folder, &state).await?;
+        if started_again.iter().any(|name| name == status::CHAIN) {
+            let message = "btcd has ended, and its chain with it: no node can go on";
+            return Err(Failure::usage("regtest_chain_gone", message, "Begin anew: ./x regtest down, then up"));
+        } else if started_again.is_empty() {
+            context.ui.say("it is up already");
+        } else {
+            context.ui.say(format!("starting again what has ended: {}", started_again.join(", ")));
+            tokio::select! {
+                revived = revive(context, folder, &state) => revived?,
+                () = context.stop.requested() => return Err(interrupted()),
+            }
+        }
     }
     show(context, folder, &state);
-    context.ui.json(&Up { already_up, state: &state });
+    context.ui.json(&Up { already_up, started_again, state: &state });
     Ok(ExitCode::Ok)
+}
+
+/// Has the keeper start again what has ended, and waits until all of it answers.
+async fn revive(context: &Context, folder: &Folder, state: &State) -> Result<(), Failure> {
+    let look =
+        |text: String| Failure::usage("regtest_failed", text, "Look into its log, or begin anew: l402t regtest down");
+    folder.ask_to_revive()?;
+    for _ in 0..UP_LIMIT.as_millis() / POLL.as_millis() {
+        if folder.keeper()?.is_none() {
+            return Err(look(format!("the keeper has ended: {}", tail(&folder.log()))));
+        }
+        if !folder.is_asked_to_revive() {
+            if let Some(why) = folder.not_revived() {
+                return Err(look(why));
+            }
+            let silent = status::ended(context, folder, state).await?;
+            return match silent.is_empty() {
+                true => Ok(()),
+                false => Err(look(format!("running, but without an answer: {}", silent.join(", ")))),
+            };
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    let message = format!("what has ended did not come up again within {} minutes", UP_LIMIT.as_secs() / 60);
+    Err(Failure::usage("regtest_slow", message, format!("See the logs in {}", folder.path().display())))
 }
 
 /// Starts the process that stays: in a process group of its own, so that Ctrl-C here doesn't reach it.

@@ -1,5 +1,8 @@
 //! `l402t regtest status`: heights, balances and channels.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::folder::{Folder, State};
@@ -7,14 +10,23 @@ use crate::cmd::{Context, ExitCode, Failure};
 use crate::localnet::{LndChannel, LocalnetError, NodeAccess};
 use crate::ui::{Align, Table};
 
+/// What btcd is called here.
+pub(super) const CHAIN: &str = "btcd";
+
+/// How long one node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// What `status --json` prints.
 #[derive(Debug, Serialize)]
 struct Status {
+    /// Does everything run?
     up: bool,
-    /// Of btcd's best block.
+    /// Of btcd's best block, if it answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     height: Option<u32>,
     nodes: Vec<NodeStatus>,
+    /// What has ended or doesn't answer.
+    ended: Vec<Ended>,
 }
 
 #[derive(Debug, Serialize)]
@@ -30,15 +42,24 @@ struct NodeStatus {
     channels: Vec<LndChannel>,
 }
 
-/// Runs the command; exit code 1 if nothing is up.
+/// Something that does not answer.
+#[derive(Debug, Serialize)]
+struct Ended {
+    name: String,
+    /// What it wrote.
+    log: PathBuf,
+    why: String,
+}
+
+/// Runs the command; exit code 1 if nothing is up, or something of it has ended.
 pub(super) async fn run(context: &Context, folder: &Folder) -> Result<ExitCode, Failure> {
     let state = if folder.keeper()?.is_some() { folder.state() } else { None };
     let Some(state) = state else {
         context.ui.line("no regtest is up; start one with: ./x regtest up");
-        context.ui.json(&Status { up: false, height: None, nodes: Vec::new() });
+        context.ui.json(&Status { up: false, height: None, nodes: Vec::new(), ended: Vec::new() });
         return Ok(ExitCode::Negative);
     };
-    let status = ask(context, &state).await?;
+    let status = ask(context, folder, &state).await?;
     let mut table = Table::new(&[
         ("node", Align::Left),
         ("height", Align::Right),
@@ -68,18 +89,44 @@ pub(super) async fn run(context: &Context, folder: &Folder) -> Result<ExitCode, 
     if let Some(height) = status.height {
         context.ui.line(format!("btcd at height {height}; logs and data are in {}", folder.path().display()));
     }
+    for Ended { name, log, why } in &status.ended {
+        context.ui.line(format!("{name} has ended or does not answer ({why}); its log is {}", log.display()));
+    }
+    if !status.up {
+        context.ui.line("Bring back what has ended with: ./x regtest up");
+    }
     context.ui.json(&status);
-    Ok(ExitCode::Ok)
+    Ok(if status.up { ExitCode::Ok } else { ExitCode::Negative })
 }
 
-async fn ask(context: &Context, state: &State) -> Result<Status, Failure> {
+/// The names of what has ended or does not answer.
+pub(super) async fn ended(context: &Context, folder: &Folder, state: &State) -> Result<Vec<String>, Failure> {
+    Ok(ask(context, folder, state).await?.ended.into_iter().map(|ended| ended.name).collect())
+}
+
+async fn ask(context: &Context, folder: &Folder, state: &State) -> Result<Status, Failure> {
     let btcd = state.btcd.clone();
-    let height = context.blocking(move || btcd.height().map_err(Failure::from)).await?;
-    let mut nodes = Vec::new();
+    let (mut nodes, mut ended) = (Vec::new(), Vec::new());
+    let height = match context.blocking(move || Ok(btcd.height())).await? {
+        Ok(height) => Some(height),
+        Err(error) => {
+            ended.push(Ended { name: CHAIN.into(), log: folder.btcd_log(), why: error.to_string() });
+            None
+        }
+    };
     for access in &state.nodes {
-        nodes.push(ask_node(access).await?);
+        let asked = tokio::time::timeout(PATIENCE, ask_node(access)).await;
+        let why = match asked {
+            Ok(Ok(node)) => {
+                nodes.push(node);
+                continue;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        ended.push(Ended { name: access.name.clone(), log: access.files.log.clone(), why });
     }
-    Ok(Status { up: true, height: Some(height), nodes })
+    Ok(Status { up: ended.is_empty(), height, nodes, ended })
 }
 
 async fn ask_node(access: &NodeAccess) -> Result<NodeStatus, LocalnetError> {
