@@ -55,6 +55,22 @@ fn float_memory(tensor: &tch::Tensor) -> Option<(*mut f32, usize)> {
     (plain && !start.is_null() && start.is_aligned()).then_some((start, tensor.numel()))
 }
 
+/// Lets this process open as many files as it may at most: many systems begin with 1,024, which a server's connections
+/// alone use up. Returns how many that are.
+pub fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes one rlimit to the place it is given, which is one.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: setrlimit only reads the rlimit.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_cur)
+}
+
 /// Makes a child its own process group (so that Ctrl-C reaches only its parent, which stops it in order) and has the
 /// kernel send it SIGTERM when the parent's thread that starts it ends, however that ends. Start children from a thread
 /// that lives as long as they should: the main thread.
@@ -131,6 +147,15 @@ mod tests {
         let mut child = command.spawn().expect("sleep starts");
         signal_group(child.id(), StopSignal::Terminate).expect("signalled");
         assert!(!child.wait().expect("ended").success());
+    }
+
+    #[test]
+    fn the_soft_limit_on_open_files_is_raised_to_the_hard_one() {
+        let most = raise_open_files().expect("allowed");
+        let limits = std::fs::read_to_string("/proc/self/limits").expect("Linux");
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("it is limited");
+        let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+        assert_eq!(numbers, [most.to_string(), most.to_string()]);
     }
 
     #[test]
