@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::seed::{self, SeedFile};
 use super::store::{FILE_NAME, Store};
-use super::{EmbeddedError, facts, start};
+use super::{EmbeddedError, LastBackup, facts, start};
 use crate::protocol::ids::UnixMs;
 
 /// The last byte is the version.
@@ -89,6 +89,10 @@ pub fn back_up(
     write_file(&whole.path, &info, &held, &image.path).map_err(disk("write", &whole.path))?;
     std::fs::rename(&whole.path, to).map_err(disk("write", to))?;
     sync_folder(to)?;
+    let noted = serde_json::to_string(&LastBackup { made_at: now, channel_state });
+    if noted.is_ok_and(|text| store.set_fact(facts::BACKUP, &text).is_err()) {
+        tracing::warn!("the backup is there, but its date could not be noted in the wallet");
+    }
     Ok(info)
 }
 

@@ -27,6 +27,8 @@ pub(super) const MOVED: &str = "moved";
 pub(super) const RESCAN: &str = "rescan";
 /// How far a recovery is: see `recovery`.
 pub(super) const RECOVERY: &str = "recovery";
+/// The last backup that was made, as JSON.
+pub(super) const BACKUP: &str = "backup";
 /// The last summary, as JSON.
 pub(super) const SUMMARY: &str = "summary";
 
@@ -61,31 +63,47 @@ impl Marks<'_> {
 
 /// Refuses a wallet whose channel state is or may be old.
 pub(super) fn check_may_start(store: &Store, dir: &Path, marks: Marks<'_>) -> Result<(), EmbeddedError> {
-    let has = |name| store.fact(name).map(|fact| fact.is_some()).map_err(|error| unusable(store, &error));
-    if has(MOVED)? {
-        return Err(EmbeddedError::Moved(dir.to_path_buf()));
-    }
-    if has(RECOVERY)? {
-        return Err(EmbeddedError::Recovering(dir.to_path_buf()));
-    }
-    if has(BEHIND)? {
-        return Err(EmbeddedError::Behind(dir.to_path_buf()));
-    }
-    let held = store.generation().map_err(|error| unusable(store, &error))?;
-    if has(RESCAN)? {
-        // Made from its words: it has no channel state that could be old, and goes on counting where that ended.
+    obstacle(store, dir, marks)?;
+    if has(store, RESCAN)? {
+        // Made from its words: it goes on counting where that ended.
+        let held = store.generation().map_err(|error| unusable(store, &error))?;
         let newest = marks.newest()?.unwrap_or_default().max(held);
         return store
             .write_all(&format!("UPDATE generation SET value = {newest}"))
             .map_err(|error| unusable(store, &error));
     }
+    if has(store, RESTORED)? {
+        // No payment was made since the copy was taken.
+        return store.forget_fact(RESTORED).map_err(|error| unusable(store, &error));
+    }
+    Ok(())
+}
+
+/// Why a wallet must not start, if it must not. Changes nothing.
+pub(super) fn obstacle(store: &Store, dir: &Path, marks: Marks<'_>) -> Result<(), EmbeddedError> {
+    if has(store, MOVED)? {
+        return Err(EmbeddedError::Moved(dir.to_path_buf()));
+    }
+    if has(store, RECOVERY)? {
+        return Err(EmbeddedError::Recovering(dir.to_path_buf()));
+    }
+    if has(store, BEHIND)? {
+        return Err(EmbeddedError::Behind(dir.to_path_buf()));
+    }
+    if has(store, RESCAN)? {
+        // Made from its words: it has no channel state that could be old.
+        return Ok(());
+    }
+    let held = store.generation().map_err(|error| unusable(store, &error))?;
     match marks.newest()? {
         Some(newest) if newest > held => Err(EmbeddedError::Stale { folder: dir.to_path_buf(), held, newest }),
-        // No payment was made since the copy was taken.
-        Some(_) if has(RESTORED)? => store.forget_fact(RESTORED).map_err(|error| unusable(store, &error)),
-        None if has(RESTORED)? => Err(EmbeddedError::Restored(dir.to_path_buf())),
+        None if has(store, RESTORED)? => Err(EmbeddedError::Restored(dir.to_path_buf())),
         Some(_) | None => Ok(()),
     }
+}
+
+fn has(store: &Store, name: &str) -> Result<bool, EmbeddedError> {
+    store.fact(name).map(|fact| fact.is_some()).map_err(|error| unusable(store, &error))
 }
 
 /// Refuses a wallet of another network, and remembers a new one's.

@@ -1,7 +1,8 @@
 //! What this node keeps about its own invoices and payments, beside LDK's stores.
 //!
 //! LDK forgets that an HTLC is waiting to be claimed (its event may come only once) and can't say whether a payment
-//! that a crash interrupted was sent; these records can. Each change is one fsynced write, made before LDK acts on it.
+//! that a crash interrupted was sent; these records can. Each change is one fsynced write, made before LDK acts on it;
+//! what only repeats an event of LDK's is on disk no later than LDK's own next write, before it forgets the event.
 
 use std::sync::Arc;
 
@@ -135,7 +136,7 @@ impl Records {
     /// An HTLC is locked to the invoice.
     pub(super) fn accept(&self, hash: PaymentHash, locked: Msat, deadline: Option<u32>) -> Result<(), LnError> {
         let sql = "UPDATE invoices SET state = ?2, locked_msat = ?3, deadline_height = ?4 WHERE payment_hash = ?1";
-        self.change(sql, params![hash.as_bytes(), InvoiceState::Accepted, integer(locked), deadline])
+        self.note(sql, params![hash.as_bytes(), InvoiceState::Accepted, integer(locked), deadline])
     }
 
     /// From now on the HTLC is claimed whenever it is there.
@@ -151,7 +152,7 @@ impl Records {
 
     pub(super) fn received(&self, hash: PaymentHash, amount: Msat) -> Result<(), LnError> {
         let sql = "UPDATE invoices SET state = ?2, locked_msat = ?3 WHERE payment_hash = ?1";
-        self.change(sql, params![hash.as_bytes(), InvoiceState::Settled, integer(amount)])
+        self.note(sql, params![hash.as_bytes(), InvoiceState::Settled, integer(amount)])
     }
 
     pub(super) fn payment(&self, hash: PaymentHash) -> Result<Option<PaymentRecord>, LnError> {
@@ -189,7 +190,7 @@ impl Records {
 
     pub(super) fn succeeded(&self, hash: PaymentHash, preimage: Preimage, fee: Msat) -> Result<(), LnError> {
         let sql = "UPDATE payments SET state = ?2, preimage = ?3, fee_msat = ?4 WHERE payment_hash = ?1";
-        self.change(sql, params![hash.as_bytes(), PaymentState::Succeeded, preimage.as_bytes(), integer(fee)])
+        self.note(sql, params![hash.as_bytes(), PaymentState::Succeeded, preimage.as_bytes(), integer(fee)])
     }
 
     pub(super) fn failed(&self, hash: PaymentHash, reason: &str) -> Result<(), LnError> {
@@ -197,10 +198,20 @@ impl Records {
         self.change(sql, params![hash.as_bytes(), PaymentState::Failed, reason, PaymentState::Succeeded])
     }
 
+    /// Notes what an event of LDK's said, which comes again where a power cut takes this back.
+    fn note(&self, sql: &str, params: &[&dyn ToSql]) -> Result<(), LnError> {
+        let noted = self.0.write_in_order(|connection| connection.prepare_cached(sql)?.execute(params));
+        noted.map(drop).map_err(unwritable)
+    }
+
     fn change(&self, sql: &str, params: &[&dyn ToSql]) -> Result<(), LnError> {
         let changed = self.0.write(|connection| connection.prepare_cached(sql)?.execute(params));
-        changed.map(drop).map_err(|error| LnError::Unavailable(format!("it can't write its state ({error})")))
+        changed.map(drop).map_err(unwritable)
     }
+}
+
+fn unwritable(error: rusqlite::Error) -> LnError {
+    LnError::Unavailable(format!("it can't write its state ({error})"))
 }
 
 fn unreadable(error: rusqlite::Error) -> LnError {

@@ -1,6 +1,7 @@
 //! The node's database: LDK's key-value store and our records beside it, in one SQLite file with one fsync per write.
 //!
-//! WAL with `synchronous = FULL`: what LDK was told is written survives a power cut. A write that failed once makes the
+//! WAL with `synchronous = FULL`: what LDK was told is written survives a power cut, but for its queue of events and
+//! what we note of them: these come again after one ([`Store::write_in_order`]). A write that failed once makes the
 //! node useless until it is restarted, because LDK's memory may then be ahead of the disk: it must never go on.
 //!
 //! Each change of the channel state is numbered by the same commit, and the number is noted outside of the folder.
@@ -85,6 +86,16 @@ impl Store {
         Ok(Self { connection: Mutex::new(connection), trouble, path, marker: OnceLock::new() })
     }
 
+    /// Opens the database to read it alone: the process that it belongs to may be running.
+    pub(super) fn look(dir: &Path) -> Result<Self, EmbeddedError> {
+        let path = dir.join(FILE_NAME);
+        let opened = Connection::open_with_flags(&path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+        let connection = opened
+            .map_err(|error: rusqlite::Error| EmbeddedError::Store { path: path.clone(), reason: error.to_string() })?;
+        let trouble = watch::Sender::new(None);
+        Ok(Self { connection: Mutex::new(connection), trouble, path, marker: OnceLock::new() })
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -138,6 +149,20 @@ impl Store {
         write(&self.connection()).inspect_err(|error| {
             self.set_trouble(Trouble::WriteFailed);
             tracing::error!(path = %self.path.display(), %error, "the Lightning node can't write its state");
+        })
+    }
+
+    /// Runs a write that reaches the disk with the next [`Store::write`], and in this order: a power cut may take it back
+    /// together with all that came after it, never alone. For what LDK then tells again, or what is then done again.
+    pub(super) fn write_in_order<T>(
+        &self,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        self.write(|connection| {
+            connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+            let written = write(connection);
+            connection.execute_batch("PRAGMA synchronous = FULL")?;
+            written
         })
     }
 
@@ -195,6 +220,12 @@ fn is_channel_state(primary: &str, name: &str) -> bool {
         && name == persist::CHANNEL_MANAGER_PERSISTENCE_KEY
 }
 
+/// ldk-node's queue of events that were not handled yet. LDK forgets an event with the next write of its manager, which
+/// comes after that of the queue; and one that was handled may be handled again.
+fn is_event_queue(primary: &str, secondary: &str, name: &str) -> bool {
+    (primary, secondary, name) == ("", "", "events")
+}
+
 /// What LDK is given.
 #[derive(Clone, Debug)]
 pub(super) struct LdkStore(pub(super) Arc<Store>);
@@ -224,7 +255,11 @@ impl KVStoreSync for LdkStore {
             }
             Ok(())
         };
-        self.0.write(write).map_err(failed)
+        let written = match is_event_queue(primary, secondary, name) {
+            true => self.0.write_in_order(write),
+            false => self.0.write(write),
+        };
+        written.map_err(failed)
     }
 
     fn remove(&self, primary: &str, secondary: &str, name: &str, _lazy: bool) -> Result<(), io::Error> {
@@ -291,6 +326,27 @@ mod tests {
         assert_eq!(store.0.trouble(), None);
         KVStoreSync::write(&store, "a", "", "x", vec![1]).expect_err("read only");
         assert_eq!(store.0.trouble(), Some(Trouble::WriteFailed));
+    }
+
+    #[test]
+    fn only_what_is_told_again_may_reach_the_disk_later() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = LdkStore(Arc::new(Store::open(dir.path()).expect("opens")));
+        let level = |store: &LdkStore| {
+            let read = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+            store.0.connection().query_row("PRAGMA synchronous", [], read).expect("readable")
+        };
+        let full = 2;
+        assert_eq!(level(&store), full);
+        KVStoreSync::write(&store, "", "", "events", vec![1]).expect("written");
+        assert_eq!(level(&store), full, "the next write waits for the disk again");
+        store.0.write_in_order(|connection| connection.execute("nonsense", [])).expect_err("refused");
+        assert_eq!(level(&store), full, "whatever became of the one before");
+        for (primary, secondary, name) in
+            [("", "", "manager"), ("monitors", "", "events"), ("monitor_updates", "a_0", "1"), ("payments", "", "x")]
+        {
+            assert!(!is_event_queue(primary, secondary, name), "{primary} {secondary} {name}");
+        }
     }
 
     #[test]
