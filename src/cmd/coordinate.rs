@@ -8,20 +8,23 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::judge_pool::{checked_pool, nats_per_token};
+use super::liquidity::{self, Channels, Shortage, Side};
 use super::node::Node;
 use super::{Context, ExitCode, Failure};
 use crate::cli::CoordinateArgs;
 use crate::clock::SystemClock;
-use crate::config::{self, CoordinatorConfig};
+use crate::config::{self, CoordinatorConfig, NodeKind};
 use crate::coordinator::judging::Df32Judge;
 use crate::coordinator::settings::Gate;
 use crate::coordinator::{Coordinator, CoordinatorError, Options, RunEvent};
 use crate::http::server::{BadNetwork, ForwardedHeader, Limits, ServeError, Server, Settings, TrustedProxies};
+use crate::ln::NodeInfo;
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::RunId;
 use crate::store::StoreError;
+use crate::sys::raise_open_files;
 
-/// With `--json`, the first line.
+/// With `--json`, what is told besides the run's own events.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 enum ServiceEvent<'a> {
@@ -40,13 +43,31 @@ enum ServiceEvent<'a> {
         /// The data folder.
         data: &'a Path,
     },
+    /// Its LND can't pay for one contribution now. It serves all the same: channels may come.
+    Short {
+        /// As `l402t doctor` says it.
+        code: &'static str,
+        /// What there is, and what is needed.
+        message: String,
+        /// What to do.
+        fix: &'static str,
+    },
     /// The last line.
     Stopped,
+}
+
+/// An embedded node's channels are opened as its peers come; an LND's are its operator's business.
+fn liquidity_of(info: &NodeInfo, coordinator: &Coordinator) -> Result<String, Shortage> {
+    let channels = Channels { count: info.usable_channels, outbound: info.outbound_msat, inbound: info.inbound_msat };
+    liquidity::check(Side::Coordinator, &channels, &coordinator.run_info().manifest.body.reward)
 }
 
 /// Runs the command.
 pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Failure> {
     let data = context.open_data("coordinator")?;
+    if let Err(error) = raise_open_files() {
+        tracing::warn!(%error, "fewer connections than configured may be possible");
+    }
     let config = &context.config;
     let listen = args.listen.as_ref().unwrap_or(&config.coordinator.listen);
     let listen: SocketAddr = listen.parse().map_err(|_| {
@@ -113,6 +134,12 @@ async fn serve(
     let server = Server::start(listen, coordinator.handle(), settings).await?;
     let url = format!("http://{}", server.address());
     context.ui.say(format!("{} on {}; serving {url}", info.implementation, info.network));
+    if context.config.lightning.node == NodeKind::Lnd
+        && let Err(short) = liquidity_of(&info, &coordinator)
+    {
+        context.ui.say(format!("warning: {}: {}. {}", short.code, short.message, short.fix));
+        context.ui.json(&ServiceEvent::Short { code: short.code, message: short.message, fix: short.fix });
+    }
     context.ui.json(&ServiceEvent::Listening {
         url,
         run: coordinator.run_info().id,

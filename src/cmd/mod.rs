@@ -13,6 +13,7 @@ pub mod demo;
 pub mod doctor;
 pub mod fetch;
 pub mod ledger;
+mod liquidity;
 pub mod openapi;
 pub mod peer;
 #[cfg(feature = "lnd")]

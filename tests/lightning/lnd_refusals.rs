@@ -13,7 +13,7 @@ use crate::bench::{Bench, LIMITS, hold, preimage, request, settled, until};
 use crate::lnd::{Side, settings, start, tools};
 
 /// Has lncli make a macaroon that allows these methods.
-fn bake(tools: &Tools, side: &Side, methods: &[&str], to: &Path) {
+pub(crate) fn bake(tools: &Tools, side: &Side, methods: &[&str], to: &Path) {
     let files = side.process.files();
     let status = Command::new(tools.folder().join("lncli"))
         .arg(format!("--rpcserver={}", files.rpc))

@@ -16,6 +16,8 @@ mod lnd_fees;
 mod lnd_kill;
 #[cfg(feature = "lnd")]
 mod lnd_refusals;
+#[cfg(feature = "lnd")]
+mod lnd_states;
 #[cfg(feature = "embedded")]
 mod reorganisation;
 mod simulated;

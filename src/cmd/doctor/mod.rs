@@ -1,5 +1,7 @@
 //! `l402t doctor`: is this machine ready, and if not, what is in the way and what mends it. Changes nothing.
 
+#[cfg(feature = "embedded")]
+mod embedded;
 mod lightning;
 mod machine;
 
@@ -27,6 +29,9 @@ enum Level {
 struct Check {
     name: &'static str,
     level: Level,
+    /// What is in the way: stable, snake_case, and the same that a command ends with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
     /// What was found.
     message: String,
     /// What to do about it.
@@ -36,19 +41,23 @@ struct Check {
 
 impl Check {
     fn ok(name: &'static str, message: impl Into<String>) -> Self {
-        Self { name, level: Level::Ok, message: message.into(), fix: None }
+        Self { name, level: Level::Ok, code: None, message: message.into(), fix: None }
     }
 
     fn warn(name: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { name, level: Level::Warn, message: message.into(), fix: Some(fix.into()) }
+        Self { name, level: Level::Warn, code: None, message: message.into(), fix: Some(fix.into()) }
     }
 
     fn fail(name: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { name, level: Level::Fail, message: message.into(), fix: Some(fix.into()) }
+        Self { name, level: Level::Fail, code: None, message: message.into(), fix: Some(fix.into()) }
     }
 
     fn failure(name: &'static str, failure: Failure) -> Self {
-        Self::fail(name, failure.message, failure.fix)
+        Self::fail(name, failure.message, failure.fix).coded(failure.code)
+    }
+
+    fn coded(self, code: impl Into<String>) -> Self {
+        Self { code: Some(code.into()), ..self }
     }
 }
 
@@ -73,7 +82,7 @@ pub async fn run(args: DoctorArgs, context: Context) -> Result<ExitCode, Failure
 
 fn report(context: &Context, checks: Vec<Check>) -> ExitCode {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
-    for Check { name, level, message, fix } in &checks {
+    for Check { name, level, message, fix, .. } in &checks {
         let level = match level {
             Level::Ok => "ok  ",
             Level::Warn => "warn",

@@ -210,10 +210,17 @@ fn source(chain: &ChainConfig) -> ChainSource {
 
 impl From<EmbeddedError> for Failure {
     fn from(error: EmbeddedError) -> Self {
+        Self::of_embedded(&error)
+    }
+}
+
+impl Failure {
+    /// What an embedded node that can't be used means for a command.
+    pub(in crate::cmd) fn of_embedded(error: &EmbeddedError) -> Self {
         let recover = "Put the newest copy of the folder back. If it is lost: `l402t wallet restore --seed-only` gets back the \
                        coins on chain and, once the other nodes have closed them, your part of the channels; payments \
                        that were under way may be lost";
-        match &error {
+        match error {
             EmbeddedError::Stale { .. } | EmbeddedError::Behind(_) => Failure::usage("wallet_is_old", error, recover),
             EmbeddedError::Restored(_) => Failure::usage("wallet_may_be_old", error, recover),
             EmbeddedError::Moved(_) => {

@@ -56,7 +56,7 @@ fn refuse_folder_of_embedded(folder: &Path) -> Result<(), Failure> {
 const OTHER_FOLDER: &str = "Set [lightning] node back, or choose another --data folder: a second node would make the first one's payments again";
 
 /// A folder that was used with LND is not for an embedded node.
-pub(super) fn refuse_folder_of_lnd(folder: &Path) -> Result<(), Failure> {
+pub(in crate::cmd) fn refuse_folder_of_lnd(folder: &Path) -> Result<(), Failure> {
     if folder.join(RECORDS_FILE).exists() {
         let message = format!("{} was used with LND, but the configured node is embedded", folder.display());
         return Err(Failure::usage("another_node", message, OTHER_FOLDER));
@@ -85,6 +85,7 @@ impl From<LndError> for Failure {
             LndError::Unreachable { .. }
             | LndError::Starting(_)
             | LndError::NotSynced { .. }
+            | LndError::NoChain(_)
             | LndError::Answer { .. } => Failure::payment(error.code(), &error, fix),
             LndError::Setting { .. }
             | LndError::WrongCertificate { .. }

@@ -20,6 +20,6 @@ pub(super) async fn of_peer(_: &Context, _: &LightningView, _: &Path) -> Result<
     Err(missing())
 }
 
-pub(super) fn refuse_folder_of_lnd(_: &Path) -> Result<(), Failure> {
+pub(in crate::cmd) fn refuse_folder_of_lnd(_: &Path) -> Result<(), Failure> {
     Ok(())
 }

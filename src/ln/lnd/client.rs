@@ -37,6 +37,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_LIMIT: Duration = Duration::from_secs(10);
 
+/// How the words about a call that took too long begin.
+pub(super) const TIMED_OUT: &str = "no answer to";
+
 /// Lets every request carry the macaroon.
 #[derive(Clone, Debug)]
 pub(super) struct Macaroon(MetadataValue<Ascii>);
@@ -163,7 +166,7 @@ pub(super) async fn call<T>(
     match tokio::time::timeout(limit, answer).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(sort(method, &status)),
-        Err(_) => Err(Trouble::NoAnswer(format!("no answer to {method} within {} s", limit.as_secs()))),
+        Err(_) => Err(Trouble::NoAnswer(format!("{TIMED_OUT} {method} within {} s", limit.as_secs()))),
     }
 }
 

@@ -52,6 +52,9 @@ pub enum LndError {
         /// Where it is.
         height: u32,
     },
+    /// It can't ask for the best block.
+    #[error("LND gets no answer from its chain backend: {0}")]
+    NoChain(String),
     /// Not this node's macaroon.
     #[error("LND does not accept the macaroon: {0}")]
     WrongMacaroon(String),
@@ -101,6 +104,7 @@ impl LndError {
             LndError::Starting(_) => "lnd_starting",
             LndError::TooOld { .. } => "lnd_too_old",
             LndError::NotSynced { .. } => "lnd_not_synced",
+            LndError::NoChain(_) => "lnd_no_chain",
             LndError::WrongMacaroon(_) => "lnd_macaroon",
             LndError::NotAllowed(_) => "lnd_permissions",
             LndError::Missing(_) => "lnd_build",
@@ -130,6 +134,9 @@ impl LndError {
             }
             LndError::NotSynced { .. } => {
                 "Wait until lncli getinfo says synced_to_chain: true, and check LND's chain backend".into()
+            }
+            LndError::NoChain(_) => {
+                "Start LND's chain backend (bitcoind, btcd) or mend LND's way to it, then start again".into()
             }
             LndError::WrongMacaroon(_) => {
                 "Use a macaroon that this LND made (docs/lnd.md has the command); one of another node, or from before \

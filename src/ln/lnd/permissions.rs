@@ -17,8 +17,8 @@ use fedimint_tonic_lnd::tonic::{Response, Status, Streaming};
 use fedimint_tonic_lnd::verrpc::VersionRequest;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
-use super::LndError;
 use super::client::{CALL_LIMIT, Client, Trouble, call};
+use super::{LndError, start};
 
 /// The methods that a macaroon for this program must allow.
 pub const PERMISSIONS: [&str; 19] = [
@@ -59,7 +59,7 @@ pub(super) async fn check(client: &Client) -> Result<(), LndError> {
         match answer {
             Err(Trouble::Denied(_)) => denied.push(method),
             Err(Trouble::NoAnswer(reason)) => {
-                return Err(LndError::Unreachable { address: client.address().to_owned(), reason });
+                return Err(start::no_answer(client, method, reason));
             }
             Err(Trouble::Refused(reason)) if reason.contains("unknown service") => {
                 return Err(LndError::Missing(method));

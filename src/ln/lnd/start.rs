@@ -6,7 +6,7 @@ use fedimint_tonic_lnd::lnrpc::{GetInfoRequest, GetInfoResponse};
 use fedimint_tonic_lnd::staterpc::WalletState;
 use fedimint_tonic_lnd::verrpc::{Version, VersionRequest};
 
-use super::client::{CALL_LIMIT, Client, Trouble, call};
+use super::client::{CALL_LIMIT, Client, TIMED_OUT, Trouble, call};
 use super::{LndError, permissions};
 use crate::ln::bolt11::Network;
 
@@ -40,6 +40,7 @@ pub(super) async fn check(client: &Client) -> Result<Checked, LndError> {
 /// Waits for an LND that was only just started, but for nobody's password.
 async fn wallet_is_open(client: &Client) -> Result<(), LndError> {
     let address = || client.address().to_owned();
+    let mut waits_for_chain = false;
     for _ in 0..TRIES {
         let answer = call("GetState", CALL_LIMIT, client.wallet_state()).await;
         let state = answer.map_err(|trouble| failed(client, "GetState", trouble))?.state();
@@ -47,9 +48,15 @@ async fn wallet_is_open(client: &Client) -> Result<(), LndError> {
             WalletState::ServerActive => return Ok(()),
             WalletState::NonExisting => return Err(LndError::NoWallet(address())),
             WalletState::Locked => return Err(LndError::WalletLocked(address())),
-            WalletState::Unlocked | WalletState::RpcActive | WalletState::WaitingToStart => {}
+            // It answers questions about itself, and nothing else until it has followed the chain.
+            WalletState::RpcActive => waits_for_chain = true,
+            WalletState::Unlocked | WalletState::WaitingToStart => waits_for_chain = false,
         }
         tokio::time::sleep(PAUSE).await;
+    }
+    if waits_for_chain {
+        let answer = call("GetInfo", CALL_LIMIT, client.lightning().get_info(GetInfoRequest {})).await;
+        return Err(LndError::NotSynced { height: answer.map(|info| info.block_height).unwrap_or_default() });
     }
     Err(LndError::Starting(address()))
 }
@@ -78,7 +85,12 @@ async fn synced_info(client: &Client) -> Result<GetInfoResponse, LndError> {
     let mut height = 0;
     for _ in 0..TRIES {
         let answer = call("GetInfo", CALL_LIMIT, client.lightning().get_info(GetInfoRequest {})).await;
-        let info = answer.map_err(|trouble| failed(client, "GetInfo", trouble))?;
+        let info = match answer {
+            Ok(info) => info,
+            Err(Trouble::Refused(reason)) if reason.contains("best block") => return Err(LndError::NoChain(reason)),
+            Err(Trouble::NoAnswer(reason)) => return Err(no_answer(client, "GetInfo", reason)),
+            Err(trouble) => return Err(failed(client, "GetInfo", trouble)),
+        };
         if info.synced_to_chain {
             return Ok(info);
         }
@@ -98,6 +110,15 @@ fn network(info: &GetInfoResponse) -> Result<Network, LndError> {
         other => {
             Err(LndError::Answer { method: "GetInfo", reason: format!("network {other:?}, which is not supported") })
         }
+    }
+}
+
+/// LND answers GetInfo with what its chain backend says. Where it is silent though it has just said that it is up, the
+/// backend is.
+pub(super) fn no_answer(client: &Client, method: &str, reason: String) -> LndError {
+    match method.ends_with("GetInfo") && reason.starts_with(TIMED_OUT) {
+        true => LndError::NoChain(reason),
+        false => LndError::Unreachable { address: client.address().to_owned(), reason },
     }
 }
 
