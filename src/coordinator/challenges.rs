@@ -30,8 +30,8 @@ const CHALLENGE_GRACE_MS: u64 = 30_000;
 const MAX_CHALLENGES_PER_PEER: usize = 4;
 /// Open challenges that the node is asked about in one go, and how long it is left alone where there are more: they may
 /// be thousands, and each costs it a call.
-const FEES_AT_ONCE: u32 = 64;
-const FEES_PAUSE_MS: u64 = 1_000;
+const FEES_AT_ONCE: u32 = 32;
+const FEES_PAUSE_MS: u64 = 2_000;
 
 type Kept = Result<ChallengeRow, CoordinatorError>;
 

@@ -30,6 +30,15 @@ fn refused(home: &Path, arguments: &[&str]) -> String {
     last["error"]["code"].as_str().expect("a code").to_owned()
 }
 
+/// What the doctor says of the peer's node and wallet: its exit code, and a check's level, code and message.
+fn examined(home: &Path, check: &str) -> (Option<i32>, String, String, String) {
+    let output = run(home, &["doctor", "peer", "--data", "p", "--json"]);
+    let report: Value = serde_json::from_str(&stdout(&output)).expect("one object");
+    let found = report["checks"].as_array().expect("a list").iter().find(|one| one["name"] == *check);
+    let text = |key: &str| found.and_then(|found| found[key].as_str()).unwrap_or_default().to_owned();
+    (output.status.code(), text("level"), text("code"), text("message"))
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("made");
     for entry in std::fs::read_dir(from).expect("readable") {
@@ -58,9 +67,18 @@ fn an_old_copy_of_a_peer_is_refused_and_the_money_comes_out_of_it() {
     let mut peer = garbage_peer(home, &url, "1");
     // Beside the running node.
     peer.wait_for("locked");
+    let (code, level, _, message) = examined(home, "lightning");
+    assert_eq!((code, level.as_str()), (Some(0), "ok"), "{message}");
+    assert!(message.contains("runs now"), "{message}");
+    assert_eq!(examined(home, "backup").2, "no_backup");
     wallet(home, &["backup", "backup", "--data", "p"]);
     peer.wait_for("finished");
     peer.child.wait().expect("it ends");
+    let (_, level, _, message) = examined(home, "lightning");
+    assert!(level == "ok" && message.contains("does not run now"), "{message}");
+    assert!(examined(home, "wallet").3.contains("in 1 channels"));
+    let (_, level, _, message) = examined(home, "backup");
+    assert!(level == "ok" && message.contains("channel states behind"), "{message}");
     copy(&home.join("p"), &home.join("old"));
     let mut peer = garbage_peer(home, &url, "1");
     peer.wait_for("finished");
@@ -71,6 +89,8 @@ fn an_old_copy_of_a_peer_is_refused_and_the_money_comes_out_of_it() {
     std::fs::remove_dir_all(home.join("p")).expect("removed");
     std::fs::rename(home.join("old"), home.join("p")).expect("put back");
     let starts = ["peer", "--data", "p", "--behaviour", "garbage", "--coordinator", &url, "--rounds", "1"];
+    let (code, level, in_the_way, message) = examined(home, "lightning");
+    assert_eq!((code, level.as_str(), in_the_way.as_str()), (Some(1), "fail", "wallet_is_old"), "{message}");
     assert_eq!(refused(home, &starts), "wallet_is_old");
     // As on another machine: here the coordinator's node proves it, and the process ends by itself.
     let (state, hidden) = (home.join(".local/state/l402t"), home.join("hidden"));
