@@ -32,7 +32,11 @@ fn refused(home: &Path, arguments: &[&str]) -> String {
 
 /// What the doctor says of the peer's node and wallet: its exit code, and a check's level, code and message.
 fn examined(home: &Path, check: &str) -> (Option<i32>, String, String, String) {
-    let output = run(home, &["doctor", "peer", "--data", "p", "--json"]);
+    examined_as(home, &["peer", "--data", "p"], check)
+}
+
+fn examined_as(home: &Path, whom: &[&str], check: &str) -> (Option<i32>, String, String, String) {
+    let output = run(home, &[&["doctor", "--json"], whom].concat());
     let report: Value = serde_json::from_str(&stdout(&output)).expect("one object");
     let found = report["checks"].as_array().expect("a list").iter().find(|one| one["name"] == *check);
     let text = |key: &str| found.and_then(|found| found[key].as_str()).unwrap_or_default().to_owned();
@@ -67,7 +71,8 @@ fn an_old_copy_of_a_peer_is_refused_and_the_money_comes_out_of_it() {
     let mut peer = garbage_peer(home, &url, "1");
     // Beside the running node.
     peer.wait_for("locked");
-    let (code, level, _, message) = examined(home, "lightning");
+    let (code, level, _, message) =
+        examined_as(home, &["coordinate", "--config", "c.toml", "--data", "c"], "lightning");
     assert_eq!((code, level.as_str()), (Some(0), "ok"), "{message}");
     assert!(message.contains("runs now"), "{message}");
     assert_eq!(examined(home, "backup").2, "no_backup");
