@@ -1,7 +1,11 @@
 //! The few operating system calls that need `unsafe`. Nothing else in this crate may use it.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Loads libtorch's CUDA half, so that ATen finds its CUDA kernels. Must run before the first ATen call. Does nothing
 /// useful on a machine without that library: the error says so.
@@ -135,9 +139,200 @@ pub fn signal_group(child_pid: u32, signal: StopSignal) -> io::Result<()> {
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
 }
 
+/// Most files that are mapped at once.
+const MAX_MAPPED: usize = 512;
+
+/// Where a mapped file lies, for the signal handler.
+struct MappedRange {
+    taken: AtomicBool,
+    start: AtomicUsize,
+    /// Past its last page; 0 while there is none.
+    end: AtomicUsize,
+    /// Was a page missing when it was read?
+    torn: AtomicBool,
+}
+
+static MAPPED: [MappedRange; MAX_MAPPED] = [const {
+    MappedRange {
+        taken: AtomicBool::new(false),
+        start: AtomicUsize::new(0),
+        end: AtomicUsize::new(0),
+        torn: AtomicBool::new(false),
+    }
+}; MAX_MAPPED];
+
+/// The size of a page, and what SIGBUS did before.
+static BEFORE: OnceLock<(usize, libc::sigaction)> = OnceLock::new();
+
+/// A file's bytes, mapped for reading. They are only ever copied out: others may write to the file meanwhile, and a
+/// reference into it could change. A file that is cut short while it is mapped gives an error, not the SIGBUS that would
+/// end the process.
+#[derive(Debug)]
+pub struct MappedFile {
+    range: &'static MappedRange,
+    start: *const u8,
+    length: usize,
+}
+
+impl std::fmt::Debug for MappedRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MappedRange")
+    }
+}
+
+// SAFETY: the memory belongs to the value alone, is never written, and may be read and unmapped from any thread.
+unsafe impl Send for MappedFile {}
+
+impl MappedFile {
+    /// Maps all of a regular file that isn't empty.
+    pub fn new(file: &File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        if length == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty"));
+        }
+        let (page, _) = catch_sigbus()?;
+        let free = |range: &&MappedRange| !range.taken.swap(true, Ordering::AcqRel);
+        let range = MAPPED.iter().find(free).ok_or_else(|| io::Error::other("too many files are mapped"))?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours; the descriptor is open.
+        let start = unsafe {
+            libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0)
+        };
+        if start == libc::MAP_FAILED {
+            let error = io::Error::last_os_error();
+            range.taken.store(false, Ordering::Release);
+            return Err(error);
+        }
+        range.torn.store(false, Ordering::Release);
+        range.start.store(start as usize, Ordering::Release);
+        range.end.store(start as usize + length.next_multiple_of(page), Ordering::Release);
+        Ok(Self { range, start: start.cast(), length })
+    }
+
+    /// Bytes in the file when it was mapped.
+    pub fn length(&self) -> u64 {
+        self.length as u64
+    }
+
+    /// Copies the bytes from `offset` on into all of `into`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` where the file has no such bytes, or not any more.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(into.len()));
+        if end.is_none_or(|end| end > self.length) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
+        }
+        // SAFETY: both ranges are valid for so many bytes, as just checked, and `into` is ours alone, so they can't overlap.
+        // What a writer of the file does meanwhile may mix old and new bytes in the copy; any bytes are valid u8s.
+        unsafe { std::ptr::copy_nonoverlapping(self.start.add(offset as usize), into.as_mut_ptr(), into.len()) };
+        if self.range.torn.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file was cut short while it was being read"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        self.range.end.store(0, Ordering::Release);
+        // SAFETY: the mapping is this value's own, and nothing refers into it.
+        unsafe { libc::munmap(self.start.cast_mut().cast(), self.length) };
+        self.range.taken.store(false, Ordering::Release);
+    }
+}
+
+/// Installs [`on_sigbus`] once a process.
+fn catch_sigbus() -> io::Result<&'static (usize, libc::sigaction)> {
+    if let Some(before) = BEFORE.get() {
+        return Ok(before);
+    }
+    // SAFETY: plain system calls on values of ours; a zeroed sigaction is a valid one. The handler is installed only after
+    // what it reads is in place; if two threads come here at once, both installed the same handler, and the first one's
+    // `before`, read ahead of either, is kept.
+    unsafe {
+        let page = libc::sysconf(libc::_SC_PAGESIZE);
+        let page = usize::try_from(page).ok().filter(|page| *page > 0).ok_or(io::ErrorKind::Unsupported)?;
+        let mut before: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(libc::SIGBUS, std::ptr::null(), &mut before) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let kept = BEFORE.get_or_init(|| (page, before));
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_sigbus as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        if libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(kept)
+    }
+}
+
+/// A page of a mapped file is not there any more: puts zeros in its place and in that of all after it, and notes it. Any
+/// other SIGBUS does what it did before.
+extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    let Some((page, before)) = BEFORE.get() else { return };
+    // SAFETY: the kernel hands a handler with SA_SIGINFO a valid siginfo. Only atomics are read, and only system calls that
+    // are safe in a handler are made; errno, which the interrupted code may be about to read, is put back. The new pages
+    // replace pages of a mapping that is in use (its reader is what was interrupted, or another thread of the same mapping).
+    unsafe {
+        let address = (*info).si_addr() as usize;
+        let errno = *libc::__errno_location();
+        for range in &MAPPED {
+            let (start, end) = (range.start.load(Ordering::Acquire), range.end.load(Ordering::Acquire));
+            if !(start..end).contains(&address) {
+                continue;
+            }
+            range.torn.store(true, Ordering::Release);
+            let missing = address / page * page;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            let zeros = libc::mmap(missing as *mut libc::c_void, end - missing, libc::PROT_READ, flags, -1, 0);
+            *libc::__errno_location() = errno;
+            if zeros != libc::MAP_FAILED {
+                return;
+            }
+        }
+        // The instruction runs again and faults again, this time as if there were no handler here.
+        libc::sigaction(libc::SIGBUS, before, std::ptr::null_mut());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mapped_file_that_is_cut_short_gives_an_error_and_the_process_lives() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, vec![7; 100_000]).expect("written");
+        let mapped = MappedFile::new(&File::open(&path).expect("opened")).expect("mapped");
+        let other = MappedFile::new(&File::open(&path).expect("opened")).expect("mapped");
+        let mut byte = [0];
+        mapped.read_at(99_999, &mut byte).expect("read");
+        assert_eq!((byte, mapped.length()), ([7], 100_000));
+        mapped.read_at(100_000, &mut byte).expect_err("past the end");
+        mapped.read_at(u64::MAX, &mut byte).expect_err("past the end");
+        let writer = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+        writer.set_len(5_000).expect("cut short");
+        let error = mapped.read_at(60_000, &mut byte).expect_err("gone").to_string();
+        assert!(error.contains("cut short"), "{error}");
+        // Once torn, nothing of it is believed any more; another mapping is not concerned until it meets the hole.
+        mapped.read_at(0, &mut byte).expect_err("torn");
+        other.read_at(0, &mut byte).expect("still there");
+        other.read_at(99_999, &mut byte).expect_err("gone");
+        drop(mapped);
+        let again = MappedFile::new(&File::open(&path).expect("opened")).expect("mapped");
+        again.read_at(4_999, &mut byte).expect("a new mapping of what is left");
+    }
+
+    #[test]
+    fn an_empty_file_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, []).expect("written");
+        MappedFile::new(&File::open(&path).expect("opened")).expect_err("empty");
+    }
 
     #[test]
     fn a_child_in_its_own_group_ends_when_signalled() {

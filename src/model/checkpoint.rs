@@ -4,18 +4,12 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
-
+use super::safetensors::{self, Dtype, shape_of};
 use super::{Layout, LlamaConfig, ModelError};
 use crate::protocol::codec::TensorShape;
 use crate::protocol::ids::Blake3Hash;
 
 const INIT: &str = "l402t initial weights v1";
-/// safetensors pads its header to this.
-const ALIGN: usize = 8;
-/// A header is about 150 bytes a tensor; this admits the largest model with room to spare.
-const MAX_HEADER_BYTES: usize = 16 << 20;
-
 /// Weights: one f32 arena in layout order.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -65,38 +59,28 @@ impl Checkpoint {
     /// Reads a safetensors file that holds exactly the model's tensors, as finite F32.
     pub fn from_safetensors(config: LlamaConfig, bytes: &[u8]) -> Result<Checkpoint, ModelError> {
         let layout = config.layout();
-        let (header, data) = split(bytes)?;
-        check_coverage(&header, data.len())?;
-        let mut weights = Vec::with_capacity(layout.numel.min(data.len() / 4));
-        if let Some((name, _)) = header.0.iter().find(|(name, _)| layout.find(name).is_none()) {
-            return Err(ModelError::UnknownTensor(name.clone()));
+        let (header, data) = safetensors::split(bytes)?;
+        header.check_coverage(data.len() as u64)?;
+        if let Some(name) = header.names().find(|name| layout.find(name).is_none()) {
+            return Err(ModelError::UnknownTensor(name.to_owned()));
         }
+        let mut weights = Vec::with_capacity(layout.numel.min(data.len() / 4));
         for spec in &layout.tensors {
-            let Ok(place) = header.0.binary_search_by(|(name, _)| name.cmp(&spec.name)) else {
-                return Err(ModelError::MissingTensor(spec.name.clone()));
-            };
-            let entry = &header.0[place].1;
-            let expected = shape_of(spec.shape);
-            let [start, end] = entry.data_offsets;
+            let entry = header.find(&spec.name).ok_or_else(|| ModelError::MissingTensor(spec.name.clone()))?;
+            if entry.check(spec)? != Dtype::F32 {
+                return Err(entry.wrong(spec, "F32"));
+            }
             // check_coverage has shown start ≤ end ≤ data.len().
-            if entry.dtype != "F32" || entry.shape != expected || end - start != 4 * spec.numel() {
-                return Err(ModelError::WrongTensor {
-                    name: spec.name.clone(),
-                    found: format!("{} {:?} in {} bytes", entry.dtype, entry.shape, end - start),
-                    expected: format!("F32 {expected:?}"),
-                });
-            }
-            weights.extend(data[start..end].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-            if let Some(index) = weights[spec.offset..].iter().position(|weight| !weight.is_finite()) {
-                return Err(ModelError::NonFinite { name: spec.name.clone(), index });
-            }
+            let [start, end] = entry.data_offsets.map(|offset| offset as usize);
+            Dtype::F32.widen(&data[start..end], &mut weights);
+            check_finite(&weights[spec.offset..], &spec.name)?;
         }
         Ok(Checkpoint { config: Arc::new(config), layout: Arc::new(layout), weights })
     }
 
     /// The canonical file: the same weights always give the same bytes.
     pub fn to_safetensors(&self) -> Vec<u8> {
-        let mut bytes = self.header();
+        let mut bytes = safetensors::header(&self.layout.tensors, Dtype::F32, safetensors::Metadata::None);
         bytes.reserve(4 * self.weights.len());
         bytes.extend(self.weights.iter().flat_map(|weight| weight.to_le_bytes()));
         bytes
@@ -105,7 +89,7 @@ impl Checkpoint {
     /// BLAKE3 of the canonical file: the checkpoint's name everywhere.
     pub fn hash(&self) -> Blake3Hash {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.header());
+        hasher.update(&safetensors::header(&self.layout.tensors, Dtype::F32, safetensors::Metadata::None));
         let mut buffer = Vec::with_capacity(4 * 16_384);
         for chunk in self.weights.chunks(16_384) {
             buffer.clear();
@@ -124,107 +108,14 @@ impl Checkpoint {
     pub fn tensor_named(&self, name: &str) -> Option<&[f32]> {
         self.weights.get(self.layout.find(name)?.range())
     }
-
-    /// Length, JSON and padding.
-    fn header(&self) -> Vec<u8> {
-        let mut json = String::from("{");
-        for tensor in &self.layout.tensors {
-            let separator = if json.len() > 1 { "," } else { "" };
-            let shape: Vec<String> = shape_of(tensor.shape).iter().map(usize::to_string).collect();
-            let range = tensor.range();
-            json += &format!(
-                "{separator}\"{}\":{{\"dtype\":\"F32\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-                tensor.name,
-                shape.join(","),
-                4 * range.start,
-                4 * range.end
-            );
-        }
-        json.push('}');
-        while !json.len().is_multiple_of(ALIGN) {
-            json.push(' ');
-        }
-        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(json.as_bytes());
-        bytes
-    }
 }
 
-fn shape_of(shape: TensorShape) -> Vec<usize> {
-    match shape {
-        TensorShape::Vector { len } => vec![len as usize],
-        TensorShape::Matrix { rows, cols } => vec![rows as usize, cols as usize],
+/// No weight of the tensor is NaN or infinite.
+pub(super) fn check_finite(values: &[f32], name: &str) -> Result<(), ModelError> {
+    match values.iter().position(|weight| !weight.is_finite()) {
+        Some(index) => Err(ModelError::NonFinite { name: name.to_owned(), index }),
+        None => Ok(()),
     }
-}
-
-/// A tensor as a safetensors header describes it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    dtype: String,
-    shape: Vec<usize>,
-    data_offsets: [usize; 2],
-}
-
-/// The tensors of a header in ascending order of name, without the optional `__metadata__`.
-struct Header(Vec<(String, Entry)>);
-
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Header;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a map from tensor names to dtype, shape and data_offsets")
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    if name == "__metadata__" {
-                        map.next_value::<serde::de::IgnoredAny>()?;
-                    } else {
-                        entries.push((name, map.next_value()?));
-                    }
-                }
-                entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-                match entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-                    Some(pair) => Err(serde::de::Error::custom(format!("tensor {} is there twice", pair[0].0))),
-                    None => Ok(Header(entries)),
-                }
-            }
-        }
-        deserializer.deserialize_map(Visitor)
-    }
-}
-
-fn split(bytes: &[u8]) -> Result<(Header, &[u8]), ModelError> {
-    let bad = |message: String| ModelError::Format(message);
-    let (length, rest) = bytes.split_first_chunk().ok_or_else(|| bad("shorter than 8 bytes".into()))?;
-    let length = u64::from_le_bytes(*length);
-    let fits = usize::try_from(length).ok().filter(|length| *length <= MAX_HEADER_BYTES.min(rest.len()));
-    let Some(length) = fits else {
-        return Err(bad(format!("a header of {length} bytes in a file of {}", bytes.len())));
-    };
-    let (json, data) = rest.split_at(length);
-    let header = serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?;
-    Ok((header, data))
-}
-
-/// Every byte of data belongs to exactly one tensor.
-fn check_coverage(header: &Header, data_bytes: usize) -> Result<(), ModelError> {
-    let mut ranges: Vec<[usize; 2]> = header.0.iter().map(|(_, entry)| entry.data_offsets).collect();
-    ranges.sort_unstable();
-    let mut next = 0;
-    for [start, end] in ranges {
-        if start != next || end < start {
-            return Err(ModelError::Format(format!("a tensor lies at {start}..{end} where {next}.. was expected")));
-        }
-        next = end;
-    }
-    if next != data_bytes {
-        return Err(ModelError::Format(format!("{data_bytes} bytes of data where the header says {next}")));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,19 +1,26 @@
-//! The model's description, shared by the judge and the trainer: config.json, tensor layout, checkpoints.
+//! The model's description, shared by the judge and the trainer: config.json, tensor layout, checkpoints, Hugging
+//! Face folders.
 //!
 //! Holds no arithmetic on weights: that is the judge's (DF32) and the trainer's (libtorch).
 
 mod checkpoint;
 mod config;
+mod export;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod layout;
+mod pretrained;
+mod safetensors;
 pub mod tokens;
 mod variant;
 
 pub use checkpoint::Checkpoint;
 pub use config::LlamaConfig;
+pub use export::Export;
 pub use l402t_kernels::rope::RopeScaling;
 pub use layout::{Layout, TensorSpec};
+pub use pretrained::Pretrained;
+pub use safetensors::Dtype;
 pub use variant::{Family, SlidingWindow, Variant};
 
 /// A model or its weights that can't be used.
@@ -35,6 +42,14 @@ pub enum ModelError {
     /// A size out of bounds, or two that don't go together.
     #[error("config.json: {0}")]
     Size(String),
+    /// A file of a model folder that can't be used.
+    #[error("{path}: {problem}")]
+    File {
+        /// Which.
+        path: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The bytes are not the safetensors format.
     #[error("checkpoint: not a safetensors file: {0}")]
     Format(String),
