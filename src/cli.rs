@@ -52,6 +52,11 @@ pub enum Command {
     /// Recompute a closed round and compare every bit (exit code 1: the first difference is named)
     #[command(after_help = "Example: l402t replay 3 --from http://127.0.0.1:8402")]
     Replay(ReplayArgs),
+    /// Write a run's model as a Hugging Face folder, for transformers and for converters to other formats
+    #[command(
+        after_help = "Example: l402t export ./my-model --from http://127.0.0.1:8402 --like ./the-model-it-started-from"
+    )]
+    Export(ExportArgs),
     /// Show every msat that came in, went out or is locked
     #[command(after_help = "Example: l402t ledger --data ./peer")]
     Ledger(LedgerArgs),
@@ -169,6 +174,37 @@ pub struct ReplayArgs {
     /// Threads [default: one a core]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
+}
+
+/// `l402t export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// Where to write it; what is there already is never touched
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Where the run is: a coordinator's URL, or its data folder [default: the configured coordinator]
+    #[arg(long, value_name = "URL|DIR")]
+    pub from: Option<String>,
+    /// The model as it was after this many rounds; 0 is what the run started from [default: all closed ones]
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<u32>,
+    /// How the weights are stored; what is narrower than f32 is rounded
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t = ExportDtype::F32)]
+    pub dtype: ExportDtype,
+    /// Copy tokenizer and generation settings from this Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    pub like: Option<PathBuf>,
+}
+
+/// An element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportDtype {
+    /// What the run computes with.
+    F32,
+    /// Half the bytes, the same range.
+    Bf16,
+    /// Half the bytes, more precise, up to 65,504.
+    F16,
 }
 
 /// `l402t ledger`.

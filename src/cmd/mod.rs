@@ -6,11 +6,13 @@ mod judge_pool;
 mod logging;
 mod node;
 mod peer_view;
+mod run_source;
 mod stop;
 
 pub mod coordinate;
 pub mod demo;
 pub mod doctor;
+pub mod export;
 pub mod fetch;
 pub mod ledger;
 mod liquidity;
@@ -115,6 +117,7 @@ async fn run(command: Command, context: Context) -> Result<ExitCode, Failure> {
     match command {
         Command::Validate(args) => context.clone().blocking(move || validate::run(&args, &context)).await,
         Command::Replay(args) => replay::run(args, context).await,
+        Command::Export(args) => export::run(args, context).await,
         Command::Coordinate(args) => coordinate::run(args, context).await,
         Command::Peer(args) => peer::run(args, context).await,
         Command::Ledger(args) => context.clone().blocking(move || ledger::run(&args, &context)).await,

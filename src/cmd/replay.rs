@@ -1,28 +1,17 @@
 //! `l402t replay`: a closed round, recomputed and compared.
 
-use std::path::{Path, PathBuf};
-
 use serde::Serialize;
 
 use super::judge_pool::{checked_pool, nats_per_token};
+use super::run_source::Source;
 use super::{Context, ExitCode, Failure};
 use crate::cli::ReplayArgs;
-use crate::coordinator::run::MANIFEST_FILE;
-use crate::http::client::{ClientError, CoordinatorClient};
 use crate::judge::replay::{Blobs, Replay, ReplayError, ReplayInput, ReplayedRound, replay};
 use crate::judge::{JudgeError, Pool, Progress};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, RunId};
 use crate::protocol::verdict::Score;
 use crate::ui::Unit;
-
-/// Where a run's documents and blobs are.
-enum Source {
-    /// A coordinator's data folder, or a copy of its `manifest.json`, `transcripts/` and `blobs/`.
-    Folder(PathBuf),
-    /// A coordinator; blobs are kept in `cache`.
-    Coordinator { client: Box<CoordinatorClient>, cache: PathBuf },
-}
 
 /// The signed bytes that a replay starts from.
 struct Documents {
@@ -58,10 +47,10 @@ enum Report<'a> {
 
 /// Runs the command.
 pub async fn run(args: ReplayArgs, context: Context) -> Result<ExitCode, Failure> {
-    let source = source(args.from.as_deref(), &context)?;
+    let source = Source::new(args.from.as_deref(), &context, "replay")?;
     let pool = context.blocking(move || checked_pool(args.threads)).await?;
     let round = RoundNumber(args.round);
-    let documents = source.documents(round).await?;
+    let documents = documents(&source, round).await?;
     let ui = context.ui.clone();
     let runtime = tokio::runtime::Handle::current();
     let found = context
@@ -134,67 +123,15 @@ fn report(context: &Context, round: RoundNumber, found: &Replay) -> ExitCode {
     }
 }
 
-fn source(from: Option<&str>, context: &Context) -> Result<Source, Failure> {
-    let configured = context.config.peer.coordinator.as_deref();
-    let Some(from) = from.or(configured) else {
-        let fix = "Say where with --from URL or --from DIR";
-        return Err(Failure::usage("no_source", "there is no coordinator to replay from", fix));
+async fn documents(source: &Source, round: RoundNumber) -> Result<Documents, Failure> {
+    let previous = match round.0.checked_sub(1).map(RoundNumber) {
+        Some(before) => source.transcript_if_there(before).await?,
+        None => None,
     };
-    if !from.starts_with("http://") && !from.starts_with("https://") {
-        context.log_to_stderr()?;
-        return Ok(Source::Folder(PathBuf::from(from)));
-    }
-    let client = CoordinatorClient::new(from).map_err(|error| remote(&error))?;
-    Ok(Source::Coordinator { client: Box::new(client), cache: context.open_data("replay")?.join("blobs") })
+    Ok(Documents { manifest: source.manifest().await?, transcript: source.transcript(round).await?, previous })
 }
 
-fn remote(error: &ClientError) -> Failure {
-    Failure::remote(
-        "coordinator",
-        error,
-        "Try again, or replay from a copy of the coordinator's folder with --from DIR",
-    )
-}
-
-impl Source {
-    async fn documents(&self, round: RoundNumber) -> Result<Documents, Failure> {
-        let before = round.0.checked_sub(1).map(RoundNumber);
-        match self {
-            Source::Folder(folder) => {
-                let previous = before.map(|round| transcript_path(folder, round)).filter(|path| path.exists());
-                Ok(Documents {
-                    manifest: read(&folder.join(MANIFEST_FILE))?,
-                    transcript: read(&transcript_path(folder, round))?,
-                    previous: previous.map(|path| read(&path)).transpose()?,
-                })
-            }
-            Source::Coordinator { client, .. } => {
-                let failed = |error: ClientError| remote(&error);
-                Ok(Documents {
-                    manifest: client.run().await.map_err(failed)?.manifest.to_bytes(),
-                    transcript: client.fetch_transcript(round).await.map_err(failed)?,
-                    previous: match before {
-                        Some(before) => Some(client.fetch_transcript(before).await.map_err(failed)?),
-                        None => None,
-                    },
-                })
-            }
-        }
-    }
-}
-
-fn transcript_path(folder: &Path, round: RoundNumber) -> PathBuf {
-    folder.join("transcripts").join(format!("{round}.json"))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let fix =
-        "Check the round's number (only closed rounds have a transcript), and that --from is a coordinator's folder";
-    std::fs::read(path)
-        .map_err(|error| Failure::usage("io", format_args!("could not read {}: {error}", path.display()), fix))
-}
-
-/// Blobs for the blocking replay; downloads run on the runtime.
+/// Blobs for the blocking replay; what has to be fetched is fetched on the runtime.
 struct BlobSource {
     source: Source,
     runtime: tokio::runtime::Handle,
@@ -202,16 +139,7 @@ struct BlobSource {
 
 impl Blobs for BlobSource {
     fn blob(&self, hash: &Blake3Hash) -> Result<Vec<u8>, String> {
-        let path = match &self.source {
-            Source::Folder(folder) => folder.join("blobs").join(hash.to_string()),
-            Source::Coordinator { client, cache } => {
-                let path = cache.join(hash.to_string());
-                let download = client.fetch_blob(*hash, &path, |_| {});
-                self.runtime.block_on(download).map_err(|error| error.to_string())?;
-                path
-            }
-        };
-        std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+        self.runtime.block_on(self.source.blob(hash))
     }
 }
 

@@ -9,7 +9,7 @@ use super::secrets::{Entropy, RunSecret};
 use super::settings::RunSettings;
 use crate::clock::Clock;
 use crate::model::tokens::{Tokens, split_held_out};
-use crate::model::{Checkpoint, LlamaConfig};
+use crate::model::{Checkpoint, LlamaConfig, Pretrained};
 use crate::protocol::held_out::{MerkleTree, leaf, tokens_to_hex};
 use crate::protocol::hold::MIN_HOLD_BLOCKS;
 use crate::protocol::ids::{Blake3Hash, RunId};
@@ -190,7 +190,7 @@ fn start(
     let unreadable = |source| CoordinatorError::Unreadable { path: "the system's random source".into(), source };
     let random = || entropy.bytes32().map_err(unreadable);
     check(settings)?;
-    let config = read_file("model", settings.model.as_deref())?;
+    let (config, pretrained) = read_model(settings.model.as_deref())?;
     let corpus = read_file("corpus", settings.corpus.as_deref())?;
     let model = LlamaConfig::from_json(&config)?;
     check_lengths(settings, &model)?;
@@ -213,7 +213,7 @@ fn start(
     let pool = Pool::new(split.held_out, &secret).ok_or_else(bad_pool)?;
     let seed = blake3::derive_key("l402t initial checkpoint seed v1", &settings.seed.to_le_bytes());
     let max_payload_bytes = dense_bytes(&model);
-    let checkpoint = Checkpoint::init(model, seed);
+    let checkpoint = pretrained.unwrap_or_else(|| Checkpoint::init(model, seed));
 
     let pool_blob = data.private.put(&pool_file)?;
     let manifest = key.sign(RunManifest {
@@ -267,6 +267,17 @@ fn start(
 /// Bytes of all weights in f32.
 fn dense_bytes(model: &LlamaConfig) -> u64 {
     4 * model.layout().numel as u64
+}
+
+/// config.json, and the weights to start from where the setting names a Hugging Face folder.
+fn read_model(path: Option<&Path>) -> Result<(Vec<u8>, Option<Checkpoint>), CoordinatorError> {
+    match path {
+        Some(folder) if folder.is_dir() => {
+            let Pretrained { config_json, checkpoint } = Pretrained::read(folder)?;
+            Ok((config_json, Some(checkpoint)))
+        }
+        path => Ok((read_file("model", path)?, None)),
+    }
 }
 
 fn read_file(key: &'static str, path: Option<&Path>) -> Result<Vec<u8>, CoordinatorError> {

@@ -14,11 +14,12 @@ use crate::protocol::manifest::{CodecParams, JudgeParams, RewardParams, TimingPa
 pub struct RunSettings {
     /// For people; at most 64 bytes.
     pub name: String,
-    /// The model's config.json (Hugging Face style). Needed to start a run.
+    /// The model: a config.json (Hugging Face style), or a Hugging Face folder with weights to start from. Needed to start a
+    /// run.
     pub model: Option<PathBuf>,
     /// UTF-8 text, or a token file. Needed to start a run.
     pub corpus: Option<PathBuf>,
-    /// Decides the first weights.
+    /// Decides the first weights, where `model` has none.
     pub seed: u64,
     /// The held-out pool.
     pub held_out: HeldOutSettings,

@@ -177,6 +177,20 @@ impl Scorer {
         total.and_then(|total| i64::try_from(total).ok()).map(Score)
     }
 
+    /// The logits of every predicted token, window after window: (predicted tokens, vocabulary). For comparing how a model
+    /// was read with other programs; verdicts are made of [`Scorer::loss`].
+    pub fn logits(&mut self, weights: &[f32], batch: &HeldOutBatch) -> Vec<f32> {
+        let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let states = self.hidden_states(weights, batch);
+        let pass = Pass { config: &self.config, places: &self.places, rope: &self.rope, pool: self.pool, weights };
+        self.pool.run(&mut self.scratch[..1], 1, |scratch, _| {
+            let Scratch { logits, gemm, .. } = scratch;
+            logits.resize(states.len() / hidden * vocabulary, 0.0);
+            pass.linear(gemm, &states, (vocabulary, hidden), &pass.places.head, logits);
+        });
+        std::mem::take(&mut self.scratch[0].logits)
+    }
+
     /// The normalised states before the head, window after window: (predicted tokens, hidden). For the self-test.
     pub(super) fn hidden_states(&mut self, weights: &[f32], batch: &HeldOutBatch) -> Vec<f32> {
         let pass = Pass { config: &self.config, places: &self.places, rope: &self.rope, pool: self.pool, weights };

@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use super::safetensors::{self, Dtype, shape_of};
+use super::safetensors::{self, Dtype};
 use super::{Layout, LlamaConfig, ModelError};
 use crate::protocol::codec::TensorShape;
 use crate::protocol::ids::Blake3Hash;
 
 const INIT: &str = "l402t initial weights v1";
+
 /// Weights: one f32 arena in layout order.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -120,6 +121,7 @@ pub(super) fn check_finite(values: &[f32], name: &str) -> Result<(), ModelError>
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::safetensors::shape_of;
     use super::*;
 
     pub(in crate::model) fn tiny() -> LlamaConfig {

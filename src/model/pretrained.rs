@@ -129,13 +129,14 @@ fn open_shards(folder: &Path) -> Result<Vec<Shard>, ModelError> {
     if names.len() > MAX_SHARDS {
         return Err(file_error(&index, format_args!("{} shards, more than {MAX_SHARDS}", names.len())));
     }
+    let is_inside = |name: &str| Path::new(name).file_name() == Some(name.as_ref()) && name.ends_with(".safetensors");
+    if let Some(name) = names.iter().find(|name| !is_inside(name)) {
+        let shown: String = name.chars().take(80).collect();
+        let problem = format_args!("{shown:?} is not the name of a safetensors file in the folder").to_string();
+        return Err(file_error(&index, problem));
+    }
     let mut shards = Vec::with_capacity(names.len());
     for name in names {
-        if Path::new(name).file_name() != Some(name.as_ref()) || !name.ends_with(".safetensors") {
-            let shown: String = name.chars().take(80).collect();
-            let problem = format_args!("{shown:?} is not the name of a safetensors file in the folder").to_string();
-            return Err(file_error(&index, problem));
-        }
         let shard = Shard::open(&folder.join(name))?;
         let of_shard = |tensor: &str| named.weight_map.0.get(tensor) == Some(name);
         if let Some(tensor) = shard.header.names().find(|tensor| !of_shard(tensor)) {

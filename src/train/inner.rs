@@ -271,6 +271,17 @@ impl Trainer {
         Ok(sum / windows.len() as f64)
     }
 
+    /// The logits of `weights` after each of the tokens: (tokens, vocabulary). For comparing how a model was read with other
+    /// programs.
+    pub fn logits(&mut self, weights: &[f32], tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
+        let _no_grad = tch::no_grad_guard();
+        self.load_weights(weights)?;
+        let rope = Rope::new(&self.config, tokens.len(), self.device)?;
+        let tokens = self.sequences(std::iter::once(tokens), tokens.len())?;
+        let logits = self.model.logits(&tokens, &rope)?.f_reshape([-1])?.f_to_device(tch::Device::Cpu)?;
+        Ok(Vec::try_from(&logits)?)
+    }
+
     /// Predicted tokens an inner step.
     fn tokens_per_step(&self) -> u64 {
         [self.params.micro_batch, self.params.gradient_accumulation, self.params.sequence_tokens]

@@ -229,9 +229,22 @@ impl Llama {
 
     /// stream: (…, D), expected: one token for each of its rows → their mean cross-entropy
     pub(super) fn loss_after_blocks(&self, stream: &Tensor, expected: &Tensor) -> Result<Tensor, TrainError> {
-        let logits = self.linear(&self.norm(stream, self.final_norm)?, self.head)?.f_to_kind(Kind::Float)?;
-        let logits = logits.f_view([-1, self.config.vocab_size as i64])?;
+        let logits = self.logits_after_blocks(stream)?.f_view([-1, self.config.vocab_size as i64])?;
         Ok(logits.f_cross_entropy_loss::<&Tensor>(expected, None, Reduction::Mean, -100, 0.0)?)
+    }
+
+    /// tokens: (B, T) → logits: (B, T, V), f32; the rope covers T positions.
+    pub(super) fn logits(&self, tokens: &Tensor, rope: &Rope) -> Result<Tensor, TrainError> {
+        let mut stream = self.embed(tokens)?;
+        for layer in 0..self.layers() {
+            stream = self.block(layer, &stream, rope)?;
+        }
+        self.logits_after_blocks(&stream)
+    }
+
+    /// stream: (…, D) → logits: (…, V), f32
+    fn logits_after_blocks(&self, stream: &Tensor) -> Result<Tensor, TrainError> {
+        Ok(self.linear(&self.norm(stream, self.final_norm)?, self.head)?.f_to_kind(Kind::Float)?)
     }
 
     fn norm(&self, x: &Tensor, weight: usize) -> Result<Tensor, TrainError> {
