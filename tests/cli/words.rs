@@ -24,6 +24,7 @@ fn the_help_of_every_command_is_as_it_was() {
         "peer",
         "validate",
         "replay",
+        "export",
         "ledger",
         "fetch",
         "wallet",

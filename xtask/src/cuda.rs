@@ -21,6 +21,7 @@ const COMPILER: Wheel = Wheel {
         "nvidia/cu13/bin/ptxas",
         "nvidia/cu13/nvvm/bin/cicc",
     ],
+    finish: None,
     otherwise: "It is made for x86-64 Linux. Is there a network? pip follows PIP_INDEX_URL. Then run this again",
 };
 

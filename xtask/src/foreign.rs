@@ -15,6 +15,7 @@ const CLIENTS: Wheel = Wheel {
     name: "foreign-l402-clients-1",
     list: "foreign.txt",
     programs: &[],
+    finish: None,
     otherwise: "Is there a network? pip follows PIP_INDEX_URL. Then run this again",
 };
 

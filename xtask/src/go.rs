@@ -21,6 +21,7 @@ const WHEEL: Wheel = Wheel {
         "go/pkg/tool/linux_amd64/compile",
         "go/pkg/tool/linux_amd64/link",
     ],
+    finish: None,
     otherwise: "Install Go your system's way, or from https://go.dev/dl. Then run this again",
 };
 

@@ -13,6 +13,7 @@ mod libtorch;
 mod protoc;
 mod pytorch;
 mod regtest;
+mod transformers;
 mod wheel;
 
 use std::env;
@@ -44,6 +45,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         "foreign" => foreign::test(&root, rest),
         "cuda" => cuda::run(&root, rest),
         "known-answers" => known_answers::run(&root),
+        "transformers" => transformers::test(&root, rest),
         "lint" => build::lint(&root),
         "regtest" => regtest::run(&root, rest),
         "setup" => {

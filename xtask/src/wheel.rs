@@ -19,6 +19,8 @@ pub(crate) struct Wheel {
     pub(crate) list: &'static str,
     /// What has to be in the wheel, relative to the folder, and is made executable.
     pub(crate) programs: &'static [&'static str],
+    /// A Python script that is given the unpacked folder, before that gets its name.
+    pub(crate) finish: Option<&'static str>,
     /// What to do where it can't be fetched.
     pub(crate) otherwise: &'static str,
 }
@@ -68,6 +70,12 @@ impl Wheel {
         for program in self.programs {
             let path = part.join(program);
             make_executable(&path).map_err(|error| failed("make executable", &path, error))?;
+        }
+        if let Some(script) = self.finish {
+            let finished = Command::new("python3").arg("-c").arg(script).arg(&part).status();
+            if !finished.is_ok_and(|status| status.success()) {
+                return Err(Failure::usage(format!("{} could not be made ready; the reason is above", self.name)));
+            }
         }
         fs::rename(&part, folder).map_err(|error| failed("rename", &part, error))?;
         remove(&wheels).map_err(|error| failed("remove", &wheels, error))
