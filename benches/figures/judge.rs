@@ -81,7 +81,12 @@ fn forward(size: Size, threads: NonZeroUsize) -> Measured {
     #[cfg(feature = "torch")]
     {
         let model = crate::torch::Model::new(&checkpoint, WINDOW_TOKENS.into(), threads);
-        let [judge_s, torch_s] = fastest_in_turns(ROUNDS, [&mut judge, &mut || { model.loss(batch.windows()); }]);
+        let [judge_s, torch_s] = fastest_in_turns(
+            ROUNDS,
+            [&mut judge, &mut || {
+                model.loss(batch.windows());
+            }],
+        );
         Measured { value: tokens / judge_s, reference: Some(tokens / torch_s) }
     }
     #[cfg(not(feature = "torch"))]

@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn an_index_that_lies_is_refused() {
-        let shard = "model-00002-of-00005.safetensors";
+        let shard = "model-00002-of-00009.safetensors";
         let tensor = "model.layers.0.mlp.up_proj.weight";
         for outside in ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", "", "weights.bin"] {
             let folder = Folder::new(3_000);
