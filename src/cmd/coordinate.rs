@@ -197,6 +197,10 @@ fn tell(context: &Context, event: Result<RunEvent, broadcast::error::RecvError>)
                 paid.unwrap_or(Msat::MAX_MONEY),
             ));
         }
+        RunEvent::DiskFull { problem, left_ms } => {
+            context.ui.say(format!("{problem}. Trying again for another {} s", left_ms / 1_000));
+        }
+        RunEvent::DiskFreed => context.ui.say("there is space on the disk again: going on"),
         RunEvent::RunFinished { rounds } => context.ui.say(format!("the run has ended after {rounds} rounds")),
     }
 }
@@ -213,6 +217,9 @@ impl From<CoordinatorError> for Failure {
             | CoordinatorError::Tokens(_) => Failure::usage("run_settings", &error, "See [run] in config.example.toml"),
             CoordinatorError::Store(StoreError::InUse(_)) => {
                 Failure::usage("data_in_use", &error, "Stop the other one, or choose another --data folder")
+            }
+            CoordinatorError::Store(StoreError::Full(_)) => {
+                Failure::usage("disk_full", &error, "Free some space on that disk, then start again: nothing is lost")
             }
             CoordinatorError::Store(_) => Failure::usage("store", &error, again),
             CoordinatorError::Lightning(_) => Failure::payment("lightning", &error, again),

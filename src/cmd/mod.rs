@@ -5,6 +5,7 @@ mod failure;
 mod judge_pool;
 mod logging;
 mod node;
+mod peer_guard;
 mod peer_view;
 mod run_source;
 mod stop;

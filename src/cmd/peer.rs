@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::Node;
+use super::peer_guard::Watch;
 use super::peer_view::PeerView;
 use super::{Context, ExitCode, Failure};
 use crate::cli::{self, PeerArgs};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::SystemClock;
 use crate::config::{Device, PeerConfig, Precision};
 use crate::http::client::{ClientError, CoordinatorClient, Policy};
 use crate::peer::behaviour::Behaviour;
@@ -15,12 +16,14 @@ use crate::peer::cheats::{Copycat, Garbage};
 use crate::peer::error::{Blame, PeerError};
 use crate::peer::events::{EventSink, Summary};
 use crate::peer::folder::DataFolder;
+use crate::peer::journal::Journal;
 use crate::peer::session::{PeerParts, Session, patiently};
 use crate::peer::settings::PeerSettings;
 use crate::peer::trainer::{LocalTrainer, TrainerSlot};
 use crate::peer::{Limits, check_run, identity};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::RunView;
+use crate::protocol::sign::IdentityKey;
 
 /// The client's own tries: short ones, because the peer has its own patience on top and tells of it.
 const CLIENT_TRIES: u32 = 2;
@@ -37,25 +40,45 @@ pub async fn run(args: PeerArgs, context: Context) -> Result<ExitCode, Failure> 
     let settings = settings(&config);
     let view = PeerView::new(context.ui.clone());
     let events = EventSink::new(move |event| view.show(event));
-
-    let run = tokio::select! {
-        run = find_run(&client, &settings, &events) => run?,
-        () = context.stop.requested() => return Ok(ExitCode::Interrupted),
-    };
-    // Before a wallet is made for it.
-    check_run(&run, &settings.limits)?;
-    let mut node = Node::of_peer(&context, &run.lightning, &folder.lightning()).await?;
-    let parts = PeerParts {
-        folder,
-        key,
+    let watch = Watch {
+        context: &context,
+        journal: Arc::new(Journal::open(&folder.journal()).map_err(PeerError::from)?),
+        folder: &folder,
         api: Arc::new(client),
-        ln: node.ln.clone(),
         clock: Arc::new(SystemClock),
-        settings,
         events,
     };
-    let ended = match Session::open(parts, &run) {
-        Ok(session) => serve(&session, &trainer, &mut node, args.rounds, &context).await,
+    let find = |patience_ms| find_run(&watch, patience_ms);
+    let Some(run) = watch.find_run(find, settings.give_up_after_ms).await? else { return Ok(ExitCode::Interrupted) };
+    let ended = take_part(&watch, &run, key, settings, &trainer, args.rounds).await;
+    if !matches!(ended, Ok(ExitCode::Interrupted)) {
+        watch.until_nothing_is_held().await;
+    }
+    ended
+}
+
+async fn take_part(
+    watch: &Watch<'_>,
+    run: &RunView,
+    key: IdentityKey,
+    settings: PeerSettings,
+    trainer: &TrainerSlot,
+    rounds: Option<u32>,
+) -> Result<ExitCode, Failure> {
+    // Before a wallet is made for it.
+    check_run(run, &settings.limits)?;
+    let mut node = Node::of_peer(watch.context, &run.lightning, &watch.folder.lightning()).await?;
+    let parts = PeerParts {
+        folder: watch.folder.clone(),
+        key,
+        api: Arc::clone(&watch.api),
+        ln: node.ln.clone(),
+        clock: Arc::clone(&watch.clock),
+        settings,
+        events: watch.events.clone(),
+    };
+    let ended = match Session::open(parts, run) {
+        Ok(session) => serve(&session, trainer, &mut node, rounds, watch.context).await,
         Err(error) => Err(error.into()),
     };
     // Whatever happened, the node's state is flushed.
@@ -152,15 +175,10 @@ fn client(config: &PeerConfig) -> Result<CoordinatorClient, Failure> {
     })
 }
 
-async fn find_run(
-    client: &CoordinatorClient,
-    settings: &PeerSettings,
-    events: &EventSink,
-) -> Result<RunView, PeerError> {
+async fn find_run(watch: &Watch<'_>, patience_ms: u64) -> Result<RunView, PeerError> {
     let doing = "read the run";
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let view = patiently(&clock, events, settings.give_up_after_ms, doing, || async { Ok(client.run().await?) }).await;
-    view.map_err(|failure| PeerError::api(doing, settings.give_up_after_ms / 1_000, failure))
+    let view = patiently(&watch.clock, &watch.events, patience_ms, doing, || watch.api.run()).await;
+    view.map_err(|failure| PeerError::api(doing, patience_ms / 1_000, failure))
 }
 
 fn trainer(behaviour: &Behaviour, config: &PeerConfig) -> Result<TrainerSlot, Failure> {

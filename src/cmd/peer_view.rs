@@ -88,6 +88,13 @@ fn line(event: &PeerEvent) -> Option<String> {
         PeerEvent::GivenBack { round, amount_msat, height, .. } => {
             format!("round {round}: {amount_msat} given back at block {height}: no receipt came before the lock's end")
         }
+        PeerEvent::Guarding(holding) => format!(
+            "{} still held in {} tranches: guarding them until each is claimed or given back{}. Ctrl-C leaves them to the next \
+             start",
+            holding.amount_msat,
+            holding.tranches,
+            holding.first_expiry_height.map_or(String::new(), |height| format!(", before block {height}"))
+        ),
         PeerEvent::RoundMissed { round, reason } => format!("round {round}: missed, {reason}"),
         PeerEvent::Waiting { doing, reason, left_ms } => {
             format!("could not {doing}: {reason}. Trying again for another {} s", left_ms / 1_000)

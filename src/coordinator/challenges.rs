@@ -184,7 +184,7 @@ impl Shared {
             self.with(move |core| {
                 core.promised = None;
                 let expire = |t: &_| tables::set_challenge_state(t, &row.payment_hash, ChallengeState::Expired);
-                Ok(core.db.write::<_, StoreError>(|t| expire(t))?)
+                Ok(core.db.write(|t| expire(t))?)
             })
             .await?;
         }
@@ -247,7 +247,7 @@ impl Core {
         let now = self.clock.now();
         let open = self.rounds.get(&round);
         let rules = &self.run.rules;
-        let answers = self.db.write::<_, StoreError>(|t| {
+        let answers = self.db.write(|t| {
             rows.into_iter().map(|row| keep_one(t, &mut promised, open, rules, now, row)).collect::<Result<Vec<_>, _>>()
         })?;
         self.promised = Some(promised);

@@ -2,7 +2,7 @@
 //!
 //! Synchronous: callers go through [`super::engine::Shared::with`], off the async threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -72,6 +72,8 @@ pub(super) struct Core {
     pub(super) height: Option<u32>,
     /// When that was, by the clock's uptime.
     pub(super) height_read_ms: u64,
+    /// Tranches of which the node has taken charge of the present attempt, as far as this process knows.
+    pub(super) taken: BTreeSet<PaymentHash>,
     /// Every round that is open or has money locked.
     pub(super) rounds: BTreeMap<RoundNumber, Round>,
     /// The open round and the digest of its opening.
@@ -111,6 +113,7 @@ impl Core {
             clock,
             height: None,
             height_read_ms: 0,
+            taken: BTreeSet::new(),
             rounds,
             opening,
             promised: None,

@@ -19,7 +19,7 @@ use super::run::{self, DataFolder, Run};
 use super::secrets::{Entropy, SystemEntropy};
 use super::settings::{ChannelSettings, Gate, RunSettings};
 use super::status::{self, ContributionStatus};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timer};
 use crate::ln::bolt11::Network;
 use crate::ln::{Lightning, LnError, LnEvent};
 use crate::offload::{self, Task};
@@ -41,6 +41,9 @@ const HEIGHT_MS: u64 = 1_000;
 const FAILURE_MS: u64 = 2_000;
 /// How long it waits before a round that couldn't be judged is judged again. Payments go on in the meantime.
 const JUDGE_FAILURE_MS: u64 = 30_000;
+/// How long it waits while the disk is full, and for how long in all until it ends.
+const FULL_DISK_MS: u64 = 10_000;
+const FULL_DISK_PATIENCE_MS: u64 = 600_000;
 
 /// What may change from one start to the next.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +116,15 @@ pub enum RunEvent {
         /// In the order of commitments.
         contributions: Vec<ContributionStatus>,
     },
+    /// Nothing can be stored: the disk is full. Tried again for so long before the coordinator ends.
+    DiskFull {
+        /// Which disk, and what to do.
+        problem: String,
+        /// Time to free some space in.
+        left_ms: u64,
+    },
+    /// What could not be stored is stored: there is space again.
+    DiskFreed,
     /// No round is left, and no money is locked.
     RunFinished {
         /// Rounds closed.
@@ -219,6 +231,8 @@ pub struct Coordinator {
     judging: Option<Judging>,
     /// Not to be tried before, after a failure.
     judge_again_ms: UnixMs,
+    /// Since the disk has been full.
+    disk_full: Option<Timer>,
     ln_events: broadcast::Receiver<LnEvent>,
     events: broadcast::Sender<RunEvent>,
     finished: bool,
@@ -271,7 +285,16 @@ impl Coordinator {
             asked: Arc::default(),
             wake: Notify::new(),
         });
-        Ok(Self { shared, judge, judging: None, judge_again_ms: UnixMs(0), ln_events, events, finished: false })
+        Ok(Self {
+            shared,
+            judge,
+            judging: None,
+            judge_again_ms: UnixMs(0),
+            disk_full: None,
+            ln_events,
+            events,
+            finished: false,
+        })
     }
 
     /// The run.
@@ -316,9 +339,12 @@ impl Coordinator {
     pub async fn run(&mut self) -> Result<(), CoordinatorError> {
         loop {
             let wait_ms = match self.step().await {
-                Ok(()) => self.wait_ms().await?,
+                Ok(()) => {
+                    self.disk_has_room();
+                    self.wait_ms().await?
+                }
                 Err(error) => {
-                    if !is_passing(&error) {
+                    if !is_passing(&error) || self.disk_is_full_for_good(&error) {
                         return Err(error);
                     }
                     tracing::error!("{error}");
@@ -332,10 +358,31 @@ impl Coordinator {
 
     /// How long to wait after a failure.
     fn failed_ms(&mut self, error: &CoordinatorError) -> u64 {
-        if let CoordinatorError::Judge { .. } = error {
+        if is_full(error) || matches!(error, CoordinatorError::Judge { .. }) {
             self.judge_again_ms = self.shared.clock.now().plus_ms(JUDGE_FAILURE_MS);
         }
-        FAILURE_MS
+        if is_full(error) { FULL_DISK_MS } else { FAILURE_MS }
+    }
+
+    /// Notes that the disk is full, and tells the owner once. True when it has been for too long.
+    fn disk_is_full_for_good(&mut self, error: &CoordinatorError) -> bool {
+        if !is_full(error) {
+            return false;
+        }
+        if let Some(full) = &self.disk_full {
+            return full.elapsed_ms() >= FULL_DISK_PATIENCE_MS;
+        }
+        self.disk_full = Some(Timer::start(&self.shared.clock));
+        let event = RunEvent::DiskFull { problem: error.to_string(), left_ms: FULL_DISK_PATIENCE_MS };
+        // Nobody need listen.
+        let _ = self.events.send(event);
+        false
+    }
+
+    fn disk_has_room(&mut self) {
+        if self.disk_full.take().is_some() {
+            let _ = self.events.send(RunEvent::DiskFreed);
+        }
     }
 
     async fn wait_ms(&self) -> Result<u64, CoordinatorError> {
@@ -460,6 +507,10 @@ impl Coordinator {
         };
         self.shared.with(closed).await
     }
+}
+
+fn is_full(error: &CoordinatorError) -> bool {
+    matches!(error, CoordinatorError::Store(StoreError::Full(_)))
 }
 
 /// May the same step succeed if it is tried again?

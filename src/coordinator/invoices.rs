@@ -14,8 +14,8 @@ use crate::store::coordinator::{self as tables, PaymentRow};
 /// What an invoice may ask for beyond the terms' CLTV delta: room for what wallets add by themselves. Anything more
 /// would let the payee lock the coordinator's money for as long as it likes.
 pub(super) const MAX_EXTRA_BLOCKS: u32 = 18;
-/// An invoice must still be payable for this long.
-const MIN_LIFE_MS: u64 = 20_000;
+/// An invoice must still be payable for this long, at each attempt to pay it.
+pub(super) const MIN_LIFE_MS: u64 = 20_000;
 
 impl Shared {
     /// See [`super::handle::CoordinatorHandle::submit_invoices`].

@@ -1,7 +1,8 @@
 //! Reward payments: from the outbox to the node, and each followed until it ends.
 //!
 //! A tranche is marked as being sent before the node is asked, and the node is asked again only after it has said that
-//! it knows nothing of the hash. So a crash between any two steps pays nothing twice and forgets nothing.
+//! it knows nothing of the hash, or that the attempt before is dead and never reached the payee. So a crash between any
+//! two steps pays nothing twice and forgets nothing. How often, and after which pauses, is the round's rules to say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +12,11 @@ use futures_util::stream;
 use super::core::Core;
 use super::engine::Shared;
 use super::error::CoordinatorError;
-use super::invoices::MAX_EXTRA_BLOCKS;
-use crate::ln::{LnError, PayLimits, PaymentStatus};
+use super::invoices::{MAX_EXTRA_BLOCKS, MIN_LIFE_MS};
+use crate::ln::bolt11::{self, Network};
+use crate::ln::{LnError, PayLimits, PaymentFailure, PaymentStatus};
 use crate::protocol::amount::Msat;
-use crate::protocol::ids::PaymentHash;
+use crate::protocol::ids::{PaymentHash, UnixMs};
 use crate::protocol::round::{Event, Progress, TrancheState};
 use crate::store::StoreError;
 use crate::store::coordinator::{self as tables, PaymentRow};
@@ -34,6 +36,18 @@ struct Tracked {
     state: TrancheState,
     progress: Progress,
     amount: Msat,
+    attempt: Attempt,
+}
+
+/// What is known of the present attempt to send a tranche.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    /// The node has taken charge of it: whatever it says is about this attempt.
+    Taken,
+    /// The first, and whether the node was asked for it may be open. An end is this attempt's: there is no other.
+    First,
+    /// Not the first. An end may still be the one of the attempt before.
+    Later,
 }
 
 impl Shared {
@@ -41,30 +55,40 @@ impl Shared {
     pub(super) async fn move_payments(&self) -> Result<(), CoordinatorError> {
         let mut refused = BTreeSet::new();
         let due = self.with(Core::start_payments).await?;
-        self.pay(&due, &mut refused).await;
+        self.pay(&due, &mut refused).await?;
         let tracked = self.with(Core::tracked).await?;
-        let looks: Vec<_> = tracked.into_iter().map(|tracked| self.look(tracked)).collect();
-        let statuses: Vec<_> = stream::iter(looks).buffer_unordered(MAX_CALLS).collect().await;
         let mut again = Vec::new();
-        for (tracked, status) in statuses {
+        for (tracked, status) in self.look_at(tracked).await {
             match status {
-                Ok(PaymentStatus::NotFound) if is_wanted(&tracked, &refused) => again.push(tracked),
-                Ok(status) => self.note(tracked, status).await?,
+                Ok(status) if must_be_sent(&tracked, &status, &refused) => again.push(tracked),
+                Ok(status) => self.note(tracked, status, &refused).await?,
                 // Says nothing about the money: look again next time.
                 Err(error) => tracing::warn!(payment = %tracked.payment.payment_hash, "no status: {error}"),
             }
         }
-        self.pay(&again, &mut refused).await;
+        self.pay(&again, &mut refused).await?;
+        // The peer sees its reward locked at once, and wants to go on.
+        for (tracked, status) in self.look_at(again).await {
+            if let Ok(status @ PaymentStatus::InFlight) = status {
+                self.note(tracked, status, &refused).await?;
+            }
+        }
         Ok(())
     }
 
+    async fn look_at(&self, payments: Vec<Tracked>) -> Vec<(Tracked, Result<PaymentStatus, LnError>)> {
+        let looks: Vec<_> = payments.into_iter().map(|tracked| self.look(tracked)).collect();
+        stream::iter(looks).buffer_unordered(MAX_CALLS).collect().await
+    }
+
     /// Asks the node to pay. What comes of it is seen by its status, not by the answer.
-    async fn pay(&self, payments: &[Tracked], refused: &mut BTreeSet<PaymentHash>) {
+    async fn pay(&self, payments: &[Tracked], refused: &mut BTreeSet<PaymentHash>) -> Result<(), CoordinatorError> {
         let calls: Vec<_> = payments.iter().map(|tracked| self.send(tracked)).collect();
         let answers: Vec<_> = stream::iter(calls).buffer_unordered(MAX_CALLS).collect().await;
+        let mut taken = Vec::new();
         for (hash, answer) in answers {
             match answer {
-                Ok(_) => {}
+                Ok(_) => taken.push(hash),
                 Err(error @ (LnError::Refused(_) | LnError::BadInvoice(_))) => {
                     tracing::warn!(payment = %hash, "the node refuses to pay: {error}");
                     refused.insert(hash);
@@ -72,6 +96,14 @@ impl Shared {
                 Err(error) => tracing::warn!(payment = %hash, "the node didn't answer: {error}"),
             }
         }
+        if taken.is_empty() {
+            return Ok(());
+        }
+        self.with(move |core| {
+            core.taken.extend(taken);
+            Ok(())
+        })
+        .await
     }
 
     async fn send(&self, tracked: &Tracked) -> (PaymentHash, Result<PaymentHash, LnError>) {
@@ -92,14 +124,27 @@ impl Shared {
     }
 
     /// Stores what the node says of a payment.
-    async fn note(&self, tracked: Tracked, status: PaymentStatus) -> Result<(), CoordinatorError> {
-        let PaymentRow { round, contribution, tranche, payment_hash, .. } = tracked.payment;
+    async fn note(
+        &self,
+        tracked: Tracked,
+        status: PaymentStatus,
+        refused: &BTreeSet<PaymentHash>,
+    ) -> Result<(), CoordinatorError> {
+        let PaymentRow { round, contribution, tranche, payment_hash, bolt11, .. } = tracked.payment;
         let event = match (status, tracked.state) {
             (PaymentStatus::InFlight, TrancheState::Sending) => Event::PaymentInFlight { contribution, tranche },
             (PaymentStatus::Succeeded { fee, .. }, _) => Event::PaymentSettled { contribution, tranche, fee_msat: fee },
-            (PaymentStatus::Failed { reason }, _) => {
-                tracing::info!(payment = %payment_hash, reason, "a payment ended unpaid");
-                Event::PaymentFailed { contribution, tranche }
+            (PaymentStatus::Failed { why, reason }, _) => {
+                tracing::info!(payment = %payment_hash, ?why, reason, "a payment ended unpaid");
+                match why {
+                    PaymentFailure::NotReached if !refused.contains(&payment_hash) => {
+                        let payable_until_ms = payable_until(&bolt11, self.network);
+                        Event::PaymentNotReached { contribution, tranche, payable_until_ms }
+                    }
+                    PaymentFailure::NotReached | PaymentFailure::Refused => {
+                        Event::PaymentFailed { contribution, tranche }
+                    }
+                }
             }
             // It was never sent, and no longer will be.
             (PaymentStatus::NotFound, TrancheState::Sending) => Event::PaymentFailed { contribution, tranche },
@@ -109,15 +154,37 @@ impl Shared {
             }
             (PaymentStatus::InFlight | PaymentStatus::Unknown, _) => return Ok(()),
         };
-        self.with(move |core| core.apply_event(round, &event)).await
+        self.with(move |core| {
+            core.apply_event(round, &event)?;
+            if !matches!(event, Event::PaymentInFlight { .. }) {
+                core.taken.remove(&payment_hash);
+            }
+            Ok(())
+        })
+        .await
     }
 }
 
-/// Should a payment that the node knows nothing of be sent (again)?
-fn is_wanted(tracked: &Tracked, refused: &BTreeSet<PaymentHash>) -> bool {
-    tracked.state == TrancheState::Sending
+/// Until when an attempt to pay the invoice may begin.
+fn payable_until(bolt11: &str, network: Network) -> UnixMs {
+    let expires_at = bolt11::parse(bolt11, network).map_or(UnixMs(0), |invoice| invoice.expires_at);
+    UnixMs(expires_at.0.saturating_sub(MIN_LIFE_MS))
+}
+
+/// Should a payment be sent (again)? Only one that the node knows nothing of, or whose attempt before is dead.
+fn must_be_sent(tracked: &Tracked, status: &PaymentStatus, refused: &BTreeSet<PaymentHash>) -> bool {
+    let wanted = tracked.state == TrancheState::Sending
         && tracked.progress == Progress::Locking
-        && !refused.contains(&tracked.payment.payment_hash)
+        && !refused.contains(&tracked.payment.payment_hash);
+    let sendable = match status {
+        PaymentStatus::NotFound => true,
+        PaymentStatus::Failed { why: PaymentFailure::NotReached, .. } => tracked.attempt == Attempt::Later,
+        PaymentStatus::Failed { why: PaymentFailure::Refused, .. }
+        | PaymentStatus::InFlight
+        | PaymentStatus::Succeeded { .. }
+        | PaymentStatus::Unknown => false,
+    };
+    wanted && sendable
 }
 
 impl Core {
@@ -141,7 +208,7 @@ impl Core {
             self.apply_event(round, &Event::PaymentStarted { contribution, tranche, height: Some(height) })?;
             let amount = self.amount(payment.tranche);
             let (state, progress) = (TrancheState::Sending, Progress::Locking);
-            started.push(Tracked { payment, state, progress, amount });
+            started.push(Tracked { payment, state, progress, amount, attempt: Attempt::First });
         }
         Ok(started)
     }
@@ -150,19 +217,26 @@ impl Core {
         self.run.rules.tranche_amounts.get(tranche as usize).copied().unwrap_or(Msat::ZERO)
     }
 
-    /// Every tranche whose money may be locked.
+    /// Every tranche whose money may be locked, but for those that wait for their next attempt.
     fn tracked(&mut self) -> Result<Vec<Tracked>, CoordinatorError> {
-        let mut all = Vec::new();
+        let (mut all, now) = (Vec::new(), self.clock.now());
         for contribution in self.rounds.values().flat_map(|round| &round.contributions) {
             for (tranche, entry) in contribution.tranches.iter().enumerate() {
-                if !entry.state.is_locked() {
+                let waits =
+                    contribution.progress == Progress::Locking && entry.again_ms.is_some_and(|again| now < again);
+                if !entry.state.is_locked() || waits {
                     continue;
                 }
                 let tranche = tranche as u32;
                 let payment = tables::payment(self.db.read(), &contribution.id, tranche)?
                     .ok_or(StoreError::Corrupt { what: "list of payments" })?;
                 let (state, progress) = (entry.state, contribution.progress);
-                all.push(Tracked { payment, state, progress, amount: self.amount(tranche) });
+                let attempt = match entry.attempts_in_vain {
+                    _ if self.taken.contains(&payment.payment_hash) => Attempt::Taken,
+                    0 => Attempt::First,
+                    1.. => Attempt::Later,
+                };
+                all.push(Tracked { payment, state, progress, amount: self.amount(tranche), attempt });
             }
         }
         Ok(all)

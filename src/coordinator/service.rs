@@ -193,7 +193,7 @@ impl Shared {
             return Ok(ChannelOffer::BringYourOwn);
         };
         // Counted before it is opened: a crash in between costs one of the channels allowed, never a second one unseen.
-        self.with(move |core| Ok(core.db.write::<_, StoreError>(|t| tables::mark_channel_opened(t, &peer))?)).await?;
+        self.with(move |core| Ok(core.db.write(|t| tables::mark_channel_opened(t, &peer))?)).await?;
         let (capacity_sat, push) = (self.options.channels.capacity_sat, self.options.channels.push_msat);
         self.ln.open_channel(&ChannelRequest { node_id, address, capacity_sat, push }).await?;
         Ok(ChannelOffer::Opening)
@@ -224,7 +224,7 @@ impl Core {
             let message = format!("{MAX_PEERS} peers have registered, no more are taken");
             return Err(refusal(403, "too_many_peers", message, "Ask the coordinator's operator").into());
         }
-        self.db.write::<_, StoreError>(|t| {
+        self.db.write(|t| {
             Record::PeerRegistered { peer, node_id }.append(t, now)?;
             tables::save_peer(t, &peer, node_id, address)
         })?;

@@ -191,7 +191,7 @@ impl Core {
         if stored.is_some_and(|stored| stored.state == ChallengeState::Paid) {
             return Ok(());
         }
-        self.db.write::<_, StoreError>(|t| {
+        self.db.write(|t| {
             let event = Record::FeeReceived { round, contribution, payment_hash }.append(t, now)?;
             ledger::post(t, event, round, (Account::Fees, Account::Wallet), amount)?;
             tables::set_challenge_state(t, &payment_hash, ChallengeState::Paid)

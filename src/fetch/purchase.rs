@@ -56,7 +56,7 @@ pub(super) async fn pay_once(
     loop {
         let may_pay = match ln.payment(invoice.payment_hash).await {
             Ok(PaymentStatus::Succeeded { preimage, fee }) => return proven(&invoice, preimage, fee),
-            Ok(PaymentStatus::Failed { reason }) => {
+            Ok(PaymentStatus::Failed { reason, .. }) => {
                 last_words = reason;
                 true
             }

@@ -84,13 +84,25 @@ pub enum PaymentStatus {
         /// Routing fee, on top of the amount.
         fee: Msat,
     },
-    /// Not paid, and the money is back.
+    /// Not paid, and the money is back: no HTLC is left of this attempt.
     Failed {
+        /// Whether another attempt may end otherwise.
+        why: PaymentFailure,
         /// For people.
         reason: String,
     },
     /// The node could not say.
     Unknown,
+}
+
+/// Why a payment failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PaymentFailure {
+    /// It never reached the payee, which is offline or to which there was no route within the limits: later there may be.
+    NotReached,
+    /// The payee or this node would not have it, and would not have it later either. A node that can't tell the two
+    /// apart says [`PaymentFailure::NotReached`].
+    Refused,
 }
 
 /// An incoming payment, by the states of a hold invoice.

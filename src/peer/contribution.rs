@@ -23,6 +23,9 @@ const PROOF_REPEATS: u32 = 10;
 /// After a restart the node may need so long to see the locked tranches again, in ms.
 const LOCKS_AGAIN_MS: u64 = 15_000;
 
+/// What the coordinator calls it that it doesn't know the reward to be locked.
+const NOT_LOCKED: &str = "not_locked";
+
 /// How long a hold invoice may be paid, past the round's upload deadline.
 const INVOICE_GRACE_MS: u64 = 60_000;
 
@@ -281,11 +284,25 @@ impl Session {
                 });
                 self.moved(entry.at(Stage::Uploaded(offer)), &[])
             }
+            Err(ApiFailure::Refused { code, .. })
+                if code == NOT_LOCKED && self.locks_are_news(&entry, &offer).await? =>
+            {
+                self.pause().await;
+                Ok(Progress::Moved(entry))
+            }
             Err(ApiFailure::Refused { message, .. }) => {
                 self.give_up_unless_uploaded(entry, offer, &message, opening).await
             }
             Err(other) => Err(self.failed(doing, other)),
         }
+    }
+
+    /// This peer's node may hold every tranche a moment before the coordinator's node says so.
+    async fn locks_are_news(&self, entry: &Entry, offer: &Offer) -> Result<bool, PeerError> {
+        let doing = "read the contribution";
+        let view = self.patiently(doing, || self.parts.api.contribution(entry.contribution)).await;
+        let view = view.map_err(|failure| self.failed(doing, failure))?;
+        Ok(view.state == ContributionState::Locking && self.all_locked(offer).await?)
     }
 
     /// An earlier try may have arrived without its answer coming back: then nothing may be cancelled.

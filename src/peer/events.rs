@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::guard::Holding;
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PeerId, RoundNumber, RunId};
 use crate::protocol::verdict::{Outcome, Score};
@@ -158,6 +159,8 @@ pub enum PeerEvent {
         /// The height at which the node would have given it back by itself.
         expiry_height: Option<u32>,
     },
+    /// This process does nothing else any more, but its node still holds tranches, and it guards them.
+    Guarding(Holding),
     /// A round without a verdict on a contribution of this peer.
     RoundMissed {
         /// Which round.

@@ -4,15 +4,16 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::PeerError;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, RunId};
 
-/// The peer's data folder. Locked for as long as this lives.
-#[derive(Debug)]
+/// The peer's data folder. Locked for as long as this or a clone of it lives.
+#[derive(Clone, Debug)]
 pub struct DataFolder {
     root: PathBuf,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl DataFolder {
@@ -26,7 +27,7 @@ impl DataFolder {
         let lock = OpenOptions::new().create(true).append(true).open(&path);
         let lock = lock.map_err(|error| PeerError::io("open", &path, error))?;
         match crate::lock::lock(&lock) {
-            Ok(()) => Ok(Self { root: root.to_path_buf(), _lock: lock }),
+            Ok(()) => Ok(Self { root: root.to_path_buf(), _lock: Arc::new(lock) }),
             Err(TryLockError::WouldBlock) => Err(PeerError::InUse(root.to_path_buf())),
             Err(TryLockError::Error(error)) => Err(PeerError::io("lock", &path, error)),
         }

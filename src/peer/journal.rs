@@ -278,6 +278,11 @@ impl Journal {
             .collect())
     }
 
+    /// Might a node hold something for what is written here?
+    pub fn may_be_held(&self) -> Result<bool, JournalError> {
+        Ok(self.unfinished(None)?.iter().any(|entry| entry.stage.held().is_some()))
+    }
+
     /// The latest round of a run with an accepted contribution.
     pub fn last_accepted(&self, run: RunId) -> Result<Option<RoundNumber>, JournalError> {
         let round: Option<u32> = self.connection().query_row(

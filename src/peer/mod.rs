@@ -10,7 +10,7 @@ mod contribution;
 pub mod error;
 pub mod events;
 pub mod folder;
-mod guard;
+pub mod guard;
 #[cfg(feature = "torch")]
 pub mod honest;
 pub mod identity;

@@ -51,7 +51,7 @@ impl Session {
                     return Ok(FeePayment::Paid(PaidFee { fee: fee.clone(), preimage, routing_msat }));
                 }
                 Ok(PaymentStatus::NotFound) => None,
-                Ok(PaymentStatus::Failed { reason }) => Some(reason),
+                Ok(PaymentStatus::Failed { reason, .. }) => Some(reason),
                 // Under way, or nobody knows: look again, never send again.
                 Ok(PaymentStatus::InFlight | PaymentStatus::Unknown) | Err(LnError::Unavailable(_)) => {
                     self.hint(&mut hints).await;

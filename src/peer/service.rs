@@ -37,7 +37,7 @@ impl Session {
         tokio::select! {
             biased;
             ended = self.take_part(trainer, contributions) => ended,
-            never = self.guard() => match never {},
+            never = self.guardian.guard() => match never {},
         }
     }
 

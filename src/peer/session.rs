@@ -11,6 +11,7 @@ use super::checks;
 use super::error::PeerError;
 use super::events::{EventSink, PeerEvent};
 use super::folder::DataFolder;
+use super::guard::Guardian;
 use super::journal::{Journal, Line};
 use super::settings::PeerSettings;
 use super::stage::Entry;
@@ -53,7 +54,8 @@ pub struct PeerParts {
 #[derive(Debug)]
 pub struct Session {
     pub(super) parts: PeerParts,
-    pub(super) journal: Journal,
+    pub(super) journal: Arc<Journal>,
+    pub(super) guardian: Guardian,
     pub(super) run: RunId,
     pub(super) manifest: RunManifest,
     pub(super) network: Network,
@@ -79,10 +81,13 @@ impl Session {
         let network = view.lightning.network.parse().map_err(|_| {
             PeerError::Untrusted(format!("its Lightning network {:?} is none that is known", view.lightning.network))
         })?;
-        let journal = Journal::open_watched(&parts.folder.journal(), observer)?;
+        let journal = Arc::new(Journal::open_watched(&parts.folder.journal(), observer)?);
+        let PeerParts { ln, api, clock, events, .. } = &parts;
+        let guardian = Guardian::new(Arc::clone(&journal), ln.clone(), api.clone(), clock.clone(), events.clone());
         Ok(Self {
             parts,
             journal,
+            guardian,
             run: view.run,
             manifest,
             network,

@@ -42,6 +42,7 @@ impl CommitObserver for Unwatched {
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
+    path: PathBuf,
     observer: Arc<dyn CommitObserver>,
     _lock: File,
 }
@@ -69,8 +70,8 @@ impl Database {
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;",
         )?;
         connection.set_prepared_statement_cache_capacity(PREPARED);
-        let mut database = Self { connection, observer, _lock: lock };
-        database.migrate(&path, migrations)?;
+        let mut database = Self { connection, path, observer, _lock: lock };
+        database.migrate(migrations)?;
         Ok(database)
     }
 
@@ -89,11 +90,11 @@ impl Database {
         Ok(connection)
     }
 
-    fn migrate(&mut self, path: &Path, migrations: &[&str]) -> Result<(), StoreError> {
+    fn migrate(&mut self, migrations: &[&str]) -> Result<(), StoreError> {
         let known = migrations.len() as u32;
         let found: u32 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if found > known {
-            return Err(StoreError::NewerSchema { path: path.to_owned(), found, known });
+            return Err(StoreError::NewerSchema { path: self.path.clone(), found, known });
         }
         for (version, migration) in migrations.iter().enumerate().skip(found as usize) {
             let transaction = self.connection.transaction()?;
@@ -110,17 +111,24 @@ impl Database {
     }
 
     /// Runs `act` in one transaction. Nothing of it is kept if it fails.
-    pub fn write<T, E: From<StoreError>>(
-        &mut self,
-        act: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let begin = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
-        let transaction = begin.map_err(StoreError::from)?;
-        let value = act(&transaction)?;
-        self.observer.before_commit()?;
-        transaction.commit().map_err(StoreError::from)?;
-        self.observer.after_commit()?;
-        Ok(value)
+    ///
+    /// # Errors
+    /// `act`'s; [`StoreError::Full`] names this database.
+    pub fn write<T>(&mut self, act: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let Self { connection, path, observer, .. } = self;
+        let written = || -> Result<T, StoreError> {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = act(&transaction)?;
+            observer.before_commit()?;
+            transaction.commit()?;
+            observer.after_commit()?;
+            Ok(value)
+        };
+        // SQLite doesn't say which disk.
+        written().map_err(|error| match error {
+            StoreError::Full(_) => StoreError::Full(path.clone()),
+            other => other,
+        })
     }
 }
 

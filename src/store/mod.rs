@@ -28,7 +28,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// No space left; nothing was half written.
-    #[error("the disk that holds {0} is full. Free some space and start again: nothing is lost")]
+    #[error("the disk that holds {0} is full. Free some space there: nothing is lost")]
     Full(PathBuf),
     /// Another process has it.
     #[error("{0} is in use by another process. Stop that one, or choose another data folder")]

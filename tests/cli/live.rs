@@ -91,6 +91,14 @@ pub(crate) fn coordinator(home: &Path, listen: &str) -> Live {
     Live::start(&mut command)
 }
 
+/// A coordinator in a home of its own making, and where it is.
+pub(crate) fn serving(home: &Path) -> (Live, String) {
+    prepare(home);
+    let mut service = coordinator(home, "127.0.0.1:0");
+    let url = service.wait_for("listening")["url"].as_str().expect("a URL").to_owned();
+    (service, url)
+}
+
 pub(crate) fn garbage_peer(home: &Path, url: &str, rounds: &str) -> Live {
     let mut command = l402t(home);
     command.args(["peer", "--data", "p", "--json", "--behaviour", "garbage", "--coordinator", url, "--rounds", rounds]);

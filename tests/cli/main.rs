@@ -1,6 +1,7 @@
 //! What a user sees: help, errors and their remedies, `--json`, exit codes.
 
 mod disk;
+mod guard;
 mod kill;
 mod live;
 mod wallet;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::live::{coordinator, garbage_peer, prepare};
+use crate::live::{garbage_peer, serving};
 use crate::{home, l402t, run, stderr, stdout};
 
 /// Of each kind, at moments that are further and further into the command.
@@ -65,9 +65,7 @@ fn kill_after(mut child: Child, pause: Duration) {
 fn an_old_copy_of_a_peer_is_refused_and_the_money_comes_out_of_it() {
     let home = home();
     let home = home.path();
-    prepare(home);
-    let mut serving = coordinator(home, "127.0.0.1:0");
-    let url = serving.wait_for("listening")["url"].as_str().expect("a URL").to_owned();
+    let (service, url) = serving(home);
     let mut peer = garbage_peer(home, &url, "1");
     // Beside the running node.
     peer.wait_for("locked");
@@ -118,16 +116,14 @@ fn an_old_copy_of_a_peer_is_refused_and_the_money_comes_out_of_it() {
         "{left}"
     );
     assert_eq!(refused(home, &["wallet", "send", ELSEWHERE, "1000", "--data", "p"]), "wallet_is_old");
-    assert_eq!(serving.interrupt(), Some(130));
+    assert_eq!(service.interrupt(), Some(130));
 }
 
 #[test]
 fn a_peer_that_leaves_closes_its_channel_and_takes_its_coins() {
     let home = home();
     let home = home.path();
-    prepare(home);
-    let mut serving = coordinator(home, "127.0.0.1:0");
-    let url = serving.wait_for("listening")["url"].as_str().expect("a URL").to_owned();
+    let (service, url) = serving(home);
     let mut peer = garbage_peer(home, &url, "1");
     peer.wait_for("finished");
     peer.child.wait().expect("it ends");
@@ -141,16 +137,14 @@ fn a_peer_that_leaves_closes_its_channel_and_takes_its_coins() {
     let after = wallet(home, &["show", "--data", "p"]);
     let held = |shown: &Value| shown["on_chain_sat"].as_u64().expect("known");
     assert_eq!((held(&after), after["in_channels_sat"].as_u64()), (0, Some(0)), "{before} {after}");
-    assert_eq!(serving.interrupt(), Some(130));
+    assert_eq!(service.interrupt(), Some(130));
 }
 
 #[test]
 fn a_backup_and_a_restore_that_are_killed_at_any_moment_work_the_second_time() {
     let home = home();
     let home = home.path();
-    prepare(home);
-    let mut serving = coordinator(home, "127.0.0.1:0");
-    serving.wait_for("listening");
+    let (service, _) = serving(home);
     let killed = |arguments: &[&str], number: u64| {
         let mut command = l402t(home);
         command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
@@ -178,20 +172,19 @@ fn a_backup_and_a_restore_that_are_killed_at_any_moment_work_the_second_time() {
     let left = std::fs::read_dir(home).expect("readable").filter_map(Result::ok);
     let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().starts_with(".backup")).collect();
     assert!(left.is_empty(), "{left:?}");
-    assert_eq!(serving.interrupt(), Some(130));
+    assert_eq!(service.interrupt(), Some(130));
 }
 
 #[test]
 fn the_words_are_shown_only_when_asked_for_and_bring_the_same_wallet_back() {
     let home = home();
     let home = home.path();
-    prepare(home);
-    let mut serving = coordinator(home, "127.0.0.1:0");
-    let node_id = serving.wait_for("listening")["node_id"].clone();
+    let (service, _) = serving(home);
+    let node_id = wallet(home, &["show", "--data", "c"])["node_id"].clone();
     assert_eq!(refused(home, &["wallet", "words", "--data", "c"]), "not_a_terminal");
     let shown = wallet(home, &["words", "--reveal", "--data", "c"]);
     let words = shown["words"].as_str().expect("words").to_owned();
-    assert_eq!(serving.interrupt(), Some(130));
+    assert_eq!(service.interrupt(), Some(130));
     let mut command = l402t(home);
     command.args(["wallet", "restore", "--words", "--json", "--data", "w"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");

@@ -6,6 +6,7 @@ mod fold;
 mod fuse;
 mod hostile;
 mod judge;
+mod locks;
 mod peer;
 mod refusals;
 mod replay;

@@ -155,7 +155,7 @@ async fn an_engine_that_is_dropped_at_every_turn_loses_no_round_no_money_and_no_
             match event {
                 RunEvent::RoundOpened { round, .. } => opened.push(round.0),
                 RunEvent::RoundClosed { round, .. } => closed.push(round.0),
-                RunEvent::RoundJudging { .. } => {}
+                RunEvent::RoundJudging { .. } | RunEvent::DiskFull { .. } | RunEvent::DiskFreed => {}
                 RunEvent::RunFinished { .. } => break 'run,
             }
         }
@@ -210,6 +210,7 @@ async fn a_network_that_delays_drops_and_doubles_changes_nothing_in_the_end() {
         events_duplicated: percent(30),
         answers_lost: Ppm::ZERO,
         calls_lost: Ppm::ZERO,
+        ..Faults::NONE
     };
     let mut world = World::new();
     world.settings.timing.close_at_contributions = 2;

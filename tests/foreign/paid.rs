@@ -84,7 +84,7 @@ impl Scene {
         for _ in 0..POLLS {
             match self.wallet.payment(hash).await.expect("known") {
                 PaymentStatus::Succeeded { preimage, .. } => return hex::encode(preimage.as_bytes()),
-                PaymentStatus::Failed { reason } => panic!("not paid: {reason}"),
+                PaymentStatus::Failed { reason, .. } => panic!("not paid: {reason}"),
                 _ => tokio::time::sleep(PAUSE).await,
             }
         }

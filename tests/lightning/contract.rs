@@ -6,8 +6,8 @@ use futures_util::stream::{self, StreamExt};
 use l402t::clock::{Clock, SystemClock};
 use l402t::ln::bolt11::{self, Network};
 use l402t::ln::{
-    ChannelRequest, ChannelState, FAIL_BACK_BLOCKS, InvoiceRequest, InvoiceStatus, LnError, LnEvent, PayLimits,
-    PaymentStatus,
+    ChannelRequest, ChannelState, FAIL_BACK_BLOCKS, InvoiceRequest, InvoiceStatus, Lightning, LnError, LnEvent,
+    PayLimits, PaymentFailure, PaymentStatus,
 };
 use l402t::protocol::amount::Msat;
 use l402t::protocol::ids::{PaymentHash, Preimage};
@@ -84,6 +84,8 @@ pub(crate) async fn a_withdrawn_invoice_takes_nothing(bench: &mut impl Bench) {
     bench.peer().cancel(hash).await.expect("withdrawn");
     bench.coordinator().pay(&invoice, LIMITS).await.expect("taken");
     refunded(bench, hash).await;
+    let status = bench.coordinator().payment(hash).await.expect("known");
+    assert!(matches!(status, PaymentStatus::Failed { why: PaymentFailure::Refused, .. }), "{status:?}");
 }
 
 pub(crate) async fn a_preimage_given_early_claims_on_arrival(bench: &mut impl Bench) {
@@ -228,15 +230,24 @@ pub(crate) async fn a_payment_that_failed_can_be_tried_again(bench: &mut impl Be
     let (preimage, hash) = preimage(21);
     let invoice = bench.peer().create_hold_invoice(hash, &request(2_000_000), 300).await.expect("made");
     let coordinator = bench.coordinator();
-    let failed = async |why: &str| {
-        until(why, async || matches!(coordinator.payment(hash).await, Ok(PaymentStatus::Failed { .. }))).await;
+    let failed = async |what: &str| {
+        let mut last = None;
+        until(what, async || {
+            last = coordinator.payment(hash).await.ok();
+            matches!(last, Some(PaymentStatus::Failed { .. }))
+        })
+        .await;
+        match last {
+            Some(PaymentStatus::Failed { why, .. }) => why,
+            other => panic!("{other:?}"),
+        }
     };
     let tight = PayLimits { max_cltv_blocks: 250, ..LIMITS };
     coordinator.pay(&invoice, tight).await.expect("taken");
     failed("the lock would be too long").await;
     bench.peer_down().await;
     coordinator.pay(&invoice, LIMITS).await.expect("taken");
-    failed("the payee is offline").await;
+    assert_eq!(failed("the payee is offline").await, PaymentFailure::NotReached, "worth another try");
     bench.peer_up().await;
     coordinator.pay(&invoice, LIMITS).await.expect("taken");
     accepted(bench, hash).await;
@@ -399,6 +410,36 @@ pub(crate) async fn a_channel_is_opened_once_and_events_tell_of_payments(bench: 
 async fn told(events: &mut broadcast::Receiver<LnEvent>, wanted: LnEvent) {
     let heard = async { while events.recv().await.expect("not closed") != wanted {} };
     tokio::time::timeout(Duration::from_secs(10), heard).await.expect("told in time");
+}
+
+/// A payment over a hop that takes a fee: paid within the limit, not sent above it. `payee` is one channel beyond the
+/// payer's own. Not for embedded nodes: they have unannounced channels only, and so none but direct routes, which cost
+/// nothing.
+pub(crate) async fn a_route_that_costs_more_than_the_limit_is_not_taken(
+    payer: &dyn Lightning,
+    payee: &dyn Lightning,
+    fee: Msat,
+) {
+    let (preimage_taken, taken) = preimage(1);
+    let invoice = payee.create_hold_invoice(taken, &request(2_000_000), FINAL_CLTV_BLOCKS).await.expect("made");
+    let enough = PayLimits { max_fee: fee, ..LIMITS };
+    until("it is locked two hops away", async || {
+        // Until the payer has heard of the far channel there is no route, and the payment fails.
+        payer.pay(&invoice, enough).await.expect("taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        matches!(payee.invoice(taken).await, Ok(InvoiceStatus::Accepted { .. }))
+    })
+    .await;
+    payee.settle(preimage_taken).await.expect("taken");
+    let paid = PaymentStatus::Succeeded { preimage: preimage_taken, fee };
+    until("it is paid, and the fee is told", async || payer.payment(taken).await.ok().as_ref() == Some(&paid)).await;
+
+    let (_, refused) = preimage(2);
+    let invoice = payee.create_hold_invoice(refused, &request(2_000_000), FINAL_CLTV_BLOCKS).await.expect("made");
+    let too_little = PayLimits { max_fee: Msat::new(fee.msat() - 1), ..LIMITS };
+    payer.pay(&invoice, too_little).await.expect("taken");
+    until("it has failed", async || matches!(payer.payment(refused).await, Ok(PaymentStatus::Failed { .. }))).await;
+    assert_eq!(payee.invoice(refused).await.expect("known"), InvoiceStatus::Open);
 }
 
 /// One test for each scenario over one kind of node, which the `start` of the module makes.

@@ -1,10 +1,10 @@
 //! A payment over a hop that takes a fee: paid within the limit, not sent above it. Three LNDs: coordinator, peer, far.
 
 use fedimint_tonic_lnd::lnrpc;
-use l402t::ln::{InvoiceStatus, Lightning, PayLimits, PaymentStatus};
+use l402t::ln::Lightning;
 use l402t::protocol::amount::Msat;
 
-use crate::bench::{Bench, FINAL_CLTV_BLOCKS, LIMITS, preimage, request, until};
+use crate::bench::{Bench, until};
 use crate::lnd::{Lnd, Side, start, tools};
 
 const AMOUNT_MSAT: u64 = 2_000_000;
@@ -20,26 +20,7 @@ async fn a_route_that_costs_more_than_the_limit_is_not_taken() {
     let mut far = beyond_the_peer(&bench).await;
     let (payer, payee) = (bench.coordinator(), far.node());
 
-    let (preimage_taken, taken) = preimage(1);
-    let invoice = payee.create_hold_invoice(taken, &request(AMOUNT_MSAT), FINAL_CLTV_BLOCKS).await.expect("made");
-    let enough = PayLimits { max_fee: FEE, ..LIMITS };
-    until("it is locked two hops away", async || {
-        // Until the payer has heard of the far channel there is no route, and the payment fails.
-        payer.pay(&invoice, enough).await.expect("taken");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        matches!(payee.invoice(taken).await, Ok(InvoiceStatus::Accepted { .. }))
-    })
-    .await;
-    payee.settle(preimage_taken).await.expect("taken");
-    let paid = PaymentStatus::Succeeded { preimage: preimage_taken, fee: FEE };
-    until("it is paid, and the fee is told", async || payer.payment(taken).await.ok().as_ref() == Some(&paid)).await;
-
-    let (_, refused) = preimage(2);
-    let invoice = payee.create_hold_invoice(refused, &request(AMOUNT_MSAT), FINAL_CLTV_BLOCKS).await.expect("made");
-    let too_little = PayLimits { max_fee: Msat::new(FEE.msat() - 1), ..LIMITS };
-    payer.pay(&invoice, too_little).await.expect("taken");
-    until("it has failed", async || matches!(payer.payment(refused).await, Ok(PaymentStatus::Failed { .. }))).await;
-    assert_eq!(payee.invoice(refused).await.expect("known"), InvoiceStatus::Open);
+    crate::contract::a_route_that_costs_more_than_the_limit_is_not_taken(&*payer, &*payee, FEE).await;
 
     far.node.take().expect("runs").stop().await;
     far.process.stop();

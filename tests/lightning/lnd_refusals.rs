@@ -103,7 +103,7 @@ async fn too_little(bench: &crate::lnd::Lnd) {
     peer.pay(&invoice.bolt11, LIMITS).await.expect("taken");
     let mut reason = String::new();
     until("it has failed", async || match peer.payment(invoice.payment_hash).await {
-        Ok(PaymentStatus::Failed { reason: why }) => {
+        Ok(PaymentStatus::Failed { reason: why, .. }) => {
             reason = why;
             true
         }

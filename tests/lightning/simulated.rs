@@ -57,3 +57,15 @@ impl Bench for Simulated {
 use crate::contract::contract;
 
 crate::contract::scenarios!(contract, start);
+
+#[tokio::test]
+async fn a_route_that_costs_more_than_the_limit_is_not_taken() {
+    let mut bench = start().await;
+    bench.network.channel("peer", "far", Msat::from_sat(CAPACITY_SAT).expect("small"), PUSH);
+    bench.total = bench.network.total_msat();
+    let (payer, payee) = (bench.coordinator(), bench.network.node("far"));
+    // What a node of the simulated network takes for passing a payment on.
+    let fee = Msat::new(1_000);
+    crate::contract::a_route_that_costs_more_than_the_limit_is_not_taken(&*payer, &*payee, fee).await;
+    bench.stop().await;
+}

@@ -9,16 +9,17 @@ use l402t::peer::folder::journal_in;
 use l402t::peer::journal::{Journal, Totals as PeerTotals};
 use l402t::peer::stage::{Ending, Stage};
 use l402t::protocol::amount::{Msat, Ppm};
+use l402t::protocol::hold::may_reveal;
 use l402t::protocol::ids::{PaymentHash, RoundNumber};
 use l402t::protocol::manifest::RunManifest;
-use l402t::protocol::round::RoundRules;
+use l402t::protocol::round::{Event, Round, RoundRules, TrancheState};
 use l402t::protocol::sign::{Signed, Statement};
 use l402t::protocol::transcript::Transcript;
 use l402t::store::coordinator as tables;
 use l402t::store::database::{Database, Unwatched};
 use l402t::store::ledger::{self, Totals};
 
-use crate::fold::fold;
+use crate::fold::walk;
 use crate::plan::{Manner, PeerPlan, Plan};
 use crate::world::{COORDINATOR, FUNDS, PUSH, World};
 
@@ -37,6 +38,7 @@ pub(crate) fn audit(world: &World) -> Totals {
     let manifest = std::fs::read(world.data(COORDINATOR).join("manifest.json")).expect("a manifest");
     let manifest: Signed<RunManifest> = Signed::from_bytes(&manifest).expect("canonical");
     log_is_projection(world, &db, &manifest.body);
+    nothing_is_asked_blindly(world);
     transcripts_follow(world, &db, &manifest.body);
 
     let mut peers = PeerTotals::default();
@@ -74,7 +76,7 @@ pub(crate) fn audit(world: &World) -> Totals {
 /// Was nothing wrong with a peer and with what it depends on, so that it can have missed no block and no receipt?
 fn is_calm(plan: &Plan, peer: &PeerPlan) -> bool {
     let calls = plan.lightning.calls_lost == Ppm::ZERO && plan.lightning.answers_lost == Ppm::ZERO;
-    let coordinator = plan.coordinator.fate.crash_ppm == 0 && plan.node_crashes == 0;
+    let coordinator = plan.coordinator.fate.crash_ppm == 0 && plan.node_crashes == 0 && plan.disk_full_ms.is_none();
     let process = &peer.process;
     let stays = process.fate.crash_ppm == 0 && process.fate.moments == i64::MAX && peer.manner != Manner::Vanishes;
     calls && coordinator && stays && plan.block_ms >= 15_000
@@ -83,7 +85,7 @@ fn is_calm(plan: &Plan, peer: &PeerPlan) -> bool {
 /// A tranche that was held ends by somebody's decision, and what a receipt pays is paid.
 fn nothing_timed_out(world: &World, name: &str, ends: &BTreeMap<PaymentHash, InvoiceStatus>) {
     for (hash, _, status) in world.network.payments(COORDINATOR) {
-        if let PaymentStatus::Failed { reason } = status
+        if let PaymentStatus::Failed { reason, .. } = status
             && ends.contains_key(&hash)
             && reason == "held until it expired"
         {
@@ -165,9 +167,57 @@ fn claimed_or_excused(world: &World, hash: &PaymentHash) -> bool {
     })
 }
 
+/// No preimage comes out with so few blocks left that its peer could not claim by it.
+fn revealed_in_time(world: &World, at_ms: u64, event: &Event, round: &Round) {
+    let Event::Judged { tranches_paid } = event else { return };
+    let from_ms = at_ms.saturating_sub(world.plan.slowness_ms());
+    let Some(height) = world.history.lowest_height(from_ms, at_ms) else { return };
+    for (contribution, paid) in round.contributions.iter().zip(tranches_paid) {
+        let late = contribution.expiry_height.is_some_and(|expiry| !may_reveal(height, expiry));
+        if *paid != 0 && late {
+            world.sim.violated(format_args!("round {}: preimages came out at block {height}", round.number));
+        }
+    }
+}
+
+/// What is queued is sent while there is time, if the coordinator and its node are there.
+fn sent_in_time(world: &World, at_ms: u64, before: &Round, after: &Round) {
+    for (before, after) in before.contributions.iter().zip(&after.contributions) {
+        let Some(queued_ms) = before.invoices_ms else { continue };
+        let queued_ms = world.sim.since_start_ms(queued_ms, world.plan.coordinator.ahead_ms);
+        let dropped = before
+            .tranches
+            .iter()
+            .zip(&after.tranches)
+            .any(|(before, after)| (before.state, after.state) == (TrancheState::Queued, TrancheState::Dropped));
+        let never_sent = before.expiry_height.is_none();
+        let there_ms = world.history.longest_shift_ms(COORDINATOR, queued_ms, at_ms);
+        let stored = world.plan.disk_full_ms.is_none();
+        if stored && dropped && never_sent && there_ms > world.plan.slowness_ms() + 20_000 {
+            world
+                .sim
+                .violated(format_args!("a reward was never sent though the coordinator was there for {there_ms} ms"));
+        }
+    }
+}
+
+/// Whose payment the node can't tell of looks again, and never pays on the off chance.
+fn nothing_is_asked_blindly(world: &World) {
+    let resends = world.network.blind_resends();
+    if resends > 0 {
+        world.sim.violated(format_args!("{resends} payments were sent again though their fate was unknown"));
+    }
+}
+
 /// The stored rounds are what the events lead to.
 fn log_is_projection(world: &World, db: &Database, manifest: &RunManifest) {
-    let folded = fold(db, &RoundRules::of(manifest));
+    let rules = RoundRules::of(manifest);
+    let folded = walk(db, &rules, |at, event, before, after| {
+        // From the coordinator's clock to the simulation's.
+        let at_ms = world.sim.since_start_ms(at, world.plan.coordinator.ahead_ms);
+        revealed_in_time(world, at_ms, event, before);
+        sent_in_time(world, at_ms, before, after);
+    });
     let stored: Vec<_> = tables::rounds(db.read()).expect("rounds").into_iter().map(|row| row.state).collect();
     if folded != stored {
         world.sim.violated("the stored rounds are not what the log of events leads to");

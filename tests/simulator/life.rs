@@ -85,7 +85,10 @@ impl Life {
 
 impl CommitObserver for Life {
     fn before_commit(&self) -> Result<(), StoreError> {
-        if self.moment("before a commit") { Err(StoreError::Halted) } else { Ok(()) }
+        if self.moment("before a commit") {
+            return Err(StoreError::Halted);
+        }
+        if self.sim.disk_is_full(self.name) { Err(StoreError::Full("its folder".into())) } else { Ok(()) }
     }
 
     fn after_commit(&self) -> Result<(), StoreError> {

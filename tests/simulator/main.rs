@@ -5,8 +5,11 @@
 
 mod audit;
 mod dice;
+mod disk;
 #[path = "../coordinator/fold.rs"]
+#[allow(dead_code, reason = "the coordinator's own tests use the rest")]
 mod fold;
+mod history;
 #[path = "../coordinator/judge.rs"]
 #[allow(dead_code, reason = "the coordinator's own tests use the rest")]
 mod judge;

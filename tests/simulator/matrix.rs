@@ -12,7 +12,7 @@ use crate::plan::{Manner, Plan, ProcessPlan};
 use crate::world::{self, Outcome};
 
 /// An accepted contribution's reward in these rounds.
-const REWARD: Msat = Msat::new(600_000);
+pub(crate) const REWARD: Msat = Msat::new(600_000);
 
 /// A way that a contribution can go, and what has been settled and given back by its end.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ const FLOWS: [Flow; 4] = [
     Flow { name: "fee, lock, upload, expire", plan: expire, settled: Msat::ZERO, refunded: REWARD },
 ];
 
-fn one_peer(good: bool) -> Plan {
+pub(crate) fn one_peer(good: bool) -> Plan {
     let mut plan = Plan::quiet(1);
     plan.peers.truncate(1);
     plan.peers[0].good = good;
@@ -71,8 +71,8 @@ fn run(flow: &Flow, victim: Victim, moments: i64) -> (Outcome, u64) {
     let mut plan = (flow.plan)();
     let fate = Fate { moments, ..Fate::none() };
     let counter = Arc::clone(&fate.counter);
-    // A peer's node that is away in the very moment in which its reward is to be locked means a round without a reward.
-    let owns_node = victim == Victim::Coordinator && moments % 2 == 0;
+    // Every other time its node is away with it: a reward that can't be locked in that moment is locked later.
+    let owns_node = moments % 2 == 0;
     *victim.of(&mut plan) = ProcessPlan { fate, down_ms_max: 1_000, owns_node, ahead_ms: 0 };
     let outcome = world::run(&plan);
     (outcome, counter.load(Ordering::Relaxed))

@@ -72,6 +72,8 @@ pub(crate) struct Plan {
     pub(crate) node_crashes: u32,
     pub(crate) dawdle: u32,
     pub(crate) shuffle: bool,
+    /// When the coordinator's disk is full, and for how long.
+    pub(crate) disk_full_ms: Option<(u64, u64)>,
     /// The coordinator opens the channels; otherwise they are there already.
     pub(crate) opens_channels: bool,
 }
@@ -97,8 +99,24 @@ impl Plan {
             node_crashes: 0,
             dawdle: 0,
             shuffle: false,
+            disk_full_ms: None,
             opens_channels: true,
         }
+    }
+
+    /// A guardian that is there for so long gives back in time, unless its calls get lost.
+    pub(crate) fn guard_ms(&self) -> u64 {
+        let lost = self.lightning.calls_lost != Ppm::ZERO || self.lightning.answers_lost != Ppm::ZERO;
+        match (lost, self.dawdle) {
+            (true, _) => u64::MAX,
+            (false, 0) => 20_000,
+            (false, 1..) => 60_000,
+        }
+    }
+
+    /// Time passes for so long at most while a coordinator goes from one thing to the next.
+    pub(crate) fn slowness_ms(&self) -> u64 {
+        if self.dawdle == 0 { 5_000 } else { 60_000 }
     }
 
     /// Everything that the seed wants to go wrong.
@@ -129,11 +147,14 @@ impl Plan {
             events_duplicated: ppm(dice.pick(&[0, 300_000])),
             answers_lost: ppm(dice.pick(&[0, 20_000, 100_000])),
             calls_lost: ppm(dice.pick(&[0, 20_000, 100_000])),
+            status_unknown: ppm(dice.pick(&[0, 0, 50_000, 300_000])),
         };
         plan.coordinator = process(dice);
         let count = dice.between(1, PEERS.len() as u64) as usize;
         plan.peers = PEERS[..count].iter().map(|name| peer(dice, name)).collect();
         plan.close_at_contributions = dice.pick(&[0, count as u32]);
+        let full_ms = (dice.between(0, 200_000), dice.pick(&[5_000, 40_000, 300_000]));
+        plan.disk_full_ms = dice.happens(150_000).then_some(full_ms);
         plan
     }
 }

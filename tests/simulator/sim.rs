@@ -37,6 +37,8 @@ struct Inner {
     digest: blake3::Hasher,
     lines: VecDeque<String>,
     violations: Vec<String>,
+    /// Whose disk is full, and until when.
+    full_disk: Option<(&'static str, u64)>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -56,6 +58,7 @@ impl Sim {
             digest: blake3::Hasher::new(),
             lines: VecDeque::new(),
             violations: Vec::new(),
+            full_disk: None,
         };
         Arc::new(Self { inner: Mutex::new(inner) })
     }
@@ -71,6 +74,11 @@ impl Sim {
     /// Since the start.
     pub(crate) fn elapsed_ms(&self) -> u64 {
         self.inner().now_ms - START_MS
+    }
+
+    /// When something was that a clock `ahead_ms` ahead of the simulation's called `at`.
+    pub(crate) fn since_start_ms(&self, at: UnixMs, ahead_ms: i64) -> u64 {
+        at.0.saturating_add_signed(-ahead_ms).saturating_sub(START_MS)
     }
 
     /// Notes what happened: part of the trace that the same seed must leave again.
@@ -138,6 +146,18 @@ impl Sim {
             Poll::Pending
         })
         .await;
+    }
+
+    /// From now on nothing more fits on somebody's disk.
+    pub(crate) fn fill_disk(&self, whose: &'static str, for_ms: u64) {
+        self.note(whose, format_args!("has a full disk for {for_ms} ms"));
+        let mut inner = self.inner();
+        inner.full_disk = Some((whose, inner.now_ms + for_ms));
+    }
+
+    pub(crate) fn disk_is_full(&self, whose: &str) -> bool {
+        let inner = self.inner();
+        inner.full_disk.is_some_and(|(full, until_ms)| full == whose && inner.now_ms < until_ms)
     }
 
     /// Nobody does anything for so long.

@@ -34,6 +34,11 @@ impl Slot {
         *self.0.lock().expect("not poisoned") = None;
     }
 
+    /// Is a coordinator there?
+    pub(crate) fn is_taken(&self) -> bool {
+        self.get().is_some()
+    }
+
     fn get(&self) -> Option<Serving> {
         self.0.lock().expect("not poisoned").clone().filter(|(life, _)| !life.is_dead())
     }

@@ -1,22 +1,25 @@
 //! A coordinator and its peers as processes of a simulation: started, killed, started again until the run has ended.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use l402t::coordinator::settings::{ChannelSettings, Gate, HeldOutSettings, OpenChannels, RunSettings};
 use l402t::coordinator::{Coordinator, CoordinatorError, Entropy, Options, RunEvent, Surroundings};
 use l402t::ln::simulated::Network;
-use l402t::ln::{Lightning, PaymentStatus};
+use l402t::ln::{InvoiceStatus, Lightning, PaymentStatus};
 use l402t::peer::api::CoordinatorApi;
 use l402t::peer::error::PeerError;
 use l402t::peer::events::EventSink;
 use l402t::peer::folder::DataFolder;
-use l402t::peer::journal::JournalError;
+use l402t::peer::guard::Guardian;
+use l402t::peer::journal::{Journal, JournalError};
 use l402t::peer::session::{PeerParts, Session, patiently};
 use l402t::peer::settings::PeerSettings;
 use l402t::peer::trainer::{LocalTrainer, LocalUpdate, Onlooker, RoundWork, TrainerSlot};
 use l402t::protocol::amount::{Msat, Ppm};
+use l402t::protocol::hold::GIVE_BACK_MARGIN_BLOCKS;
 use l402t::protocol::ids::Blake3Hash;
 use l402t::protocol::manifest::{RewardParams, TimingParams, TrainingParams};
 use l402t::protocol::sign::IdentityKey;
@@ -24,6 +27,7 @@ use l402t::store::StoreError;
 use tokio::sync::oneshot;
 
 use crate::audit;
+use crate::history::History;
 use crate::judge::FakeJudge;
 use crate::life::{Fate, Life, Mortal};
 use crate::plan::{Manner, PeerPlan, Plan, ProcessPlan};
@@ -38,6 +42,8 @@ const CAPACITY_SAT: u64 = 1_000_000;
 const FEE_INVOICE_MS: u64 = 125_000;
 /// Longer than the coordinator is ever down.
 const IDLE_MS: u64 = 400_000;
+/// How long an owner takes to look at a full disk.
+const OWNER_MS: u64 = 30_000;
 /// A simulation that takes longer is stuck.
 const MAX_MS: u64 = 6 * 3_600_000;
 const MAX_STEPS: u64 = 3_000_000;
@@ -56,6 +62,9 @@ pub(crate) struct World {
     pub(crate) sim: Arc<Sim>,
     pub(crate) network: Network,
     pub(crate) root: PathBuf,
+    pub(crate) history: History,
+    /// How often the coordinator ended because its disk was full.
+    full_disk_ends: AtomicU32,
     slot: Slot,
     settings: RunSettings,
     /// The run is over.
@@ -72,6 +81,7 @@ pub(crate) struct Outcome {
     pub(crate) last_lines: String,
     pub(crate) rewards_settled: Msat,
     pub(crate) rewards_refunded: Msat,
+    pub(crate) full_disk_ends: u32,
 }
 
 #[derive(Debug)]
@@ -124,6 +134,8 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         sim: Arc::clone(&sim),
         network,
         root: folder.path().to_path_buf(),
+        history: History::default(),
+        full_disk_ends: AtomicU32::new(0),
         slot: Slot::default(),
         finished: AtomicBool::new(false),
         idle: AtomicBool::new(false),
@@ -132,8 +144,10 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     let mut executor = Executor::new(&sim);
     (executor.dawdle_ppm, executor.shuffle) = (plan.dawdle, plan.shuffle);
     let scene = Life::begin(&sim, "scene", &Fate::none());
+    world.note_height();
     sim.spawn(&scene, Arc::clone(&world).keep_coordinator());
     sim.spawn(&scene, Arc::clone(&world).mine());
+    sim.spawn(&scene, Arc::clone(&world).fill_disk());
     let peers = plan.peers.iter().map(|peer| {
         let (sender, done) = oneshot::channel();
         let life = Arc::clone(&world).keep_peer(peer.clone());
@@ -171,6 +185,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         last_lines: sim.last_lines(),
         rewards_settled: books.rewards_settled_msat,
         rewards_refunded: books.rewards_refunded_msat,
+        full_disk_ends: world.full_disk_ends.load(Ordering::Relaxed),
     }
 }
 
@@ -233,19 +248,62 @@ impl World {
             if self.sim.dice(|dice| dice.happens(reorgs)) {
                 let depth = self.sim.dice(|dice| dice.between(1, 3)) as u32;
                 self.network.unmine(depth);
+                self.note_height();
                 self.sim.note("chain", format_args!("{depth} blocks are gone"));
                 let gap_ms = self.sim.dice(|dice| dice.between(0, block_ms));
                 self.sim.sleep(gap_ms).await;
-                self.network.mine(depth);
+                self.mine_guarded(depth);
             }
-            self.network.mine(1);
+            self.mine_guarded(1);
             self.sim.note("chain", format_args!("height {}", self.network.height()));
             if self.sim.dice(|dice| dice.happens(node_crashes)) {
                 self.network.crash(COORDINATOR);
+                self.history.ends(COORDINATOR, self.sim.elapsed_ms());
                 let gap_ms = self.sim.dice(|dice| dice.between(0, block_ms));
                 self.sim.sleep(gap_ms).await;
                 self.network.restart(COORDINATOR);
+                if self.slot.is_taken() {
+                    self.history.begins(COORDINATOR, self.sim.elapsed_ms());
+                }
             }
+        }
+    }
+
+    fn note_height(&self) {
+        self.history.height_is(self.sim.elapsed_ms(), self.network.height());
+    }
+
+    /// Mines blocks. A node that gives back by itself what its peer should have given back breaks a rule.
+    fn mine_guarded(&self, blocks: u32) {
+        let held = |name| {
+            let held = self.network.invoices(name).into_iter();
+            held.filter_map(|(hash, _, status)| match status {
+                InvoiceStatus::Accepted { expiry_height: Some(height), .. } => Some((hash, height)),
+                _ => None,
+            })
+        };
+        let before: Vec<_> =
+            self.plan.peers.iter().map(|peer| (peer.name, held(peer.name).collect::<Vec<_>>())).collect();
+        self.network.mine(blocks);
+        let now_ms = self.sim.elapsed_ms();
+        for (name, held) in before {
+            let after: BTreeMap<_, _> =
+                self.network.invoices(name).into_iter().map(|(hash, _, status)| (hash, status)).collect();
+            for (hash, expiry_height) in held {
+                let duty_ms = self.history.on_duty_ms(name, expiry_height - GIVE_BACK_MARGIN_BLOCKS, now_ms);
+                let timed_out = after.get(&hash) == Some(&InvoiceStatus::Canceled);
+                if timed_out && duty_ms >= self.plan.guard_ms() {
+                    self.sim.violated(format_args!("{name} was there for {duty_ms} ms and let {hash} time out"));
+                }
+            }
+        }
+        self.note_height();
+    }
+
+    async fn fill_disk(self: Arc<Self>) {
+        if let Some((from_ms, for_ms)) = self.plan.disk_full_ms {
+            self.sim.sleep(from_ms).await;
+            self.sim.fill_disk(COORDINATOR, for_ms);
         }
     }
 
@@ -259,11 +317,19 @@ impl World {
             self.sim.spawn(&life, async move { drop(sender.send(world.coordinate(own).await)) });
             match ended.await {
                 Err(_) | Ok(Err(CoordinatorError::Store(StoreError::Halted) | CoordinatorError::Lightning(_))) => {}
+                // Its owner looks after the disk before it is started again.
+                Ok(Err(CoordinatorError::Store(StoreError::Full(_)))) => {
+                    self.full_disk_ends.fetch_add(1, Ordering::Relaxed);
+                    self.history.ends(COORDINATOR, self.sim.elapsed_ms());
+                    self.slot.clear();
+                    self.sim.sleep(OWNER_MS).await;
+                }
                 Ok(Ok(())) => self.sim.violated("the engine has ended by itself"),
                 Ok(Err(error)) => self.sim.violated(format_args!("the coordinator has failed: {error}")),
             }
             life.kill();
             self.slot.clear();
+            self.history.ends(COORDINATOR, self.sim.elapsed_ms());
             self.down(COORDINATOR, &process).await;
             fate = Fate { moments: i64::MAX, ..fate };
         }
@@ -315,11 +381,12 @@ impl World {
                     RunEvent::RoundClosed { contributions, .. } => {
                         world.idle.store(contributions.is_empty(), Ordering::Relaxed);
                     }
-                    RunEvent::RoundJudging { .. } => {}
+                    RunEvent::RoundJudging { .. } | RunEvent::DiskFull { .. } | RunEvent::DiskFreed => {}
                 }
             }
         });
         self.slot.put(&life, coordinator.handle());
+        self.history.begins(COORDINATOR, self.sim.elapsed_ms());
         coordinator.run().await
     }
 
@@ -331,6 +398,7 @@ impl World {
             let (world, own, one) = (Arc::clone(&self), Arc::clone(&life), plan.clone());
             self.sim.spawn(&life, async move { drop(sender.send(world.contribute(own, one).await)) });
             let ended = ended.await;
+            self.history.ends(plan.name, self.sim.elapsed_ms());
             if plan.manner == Manner::Vanishes {
                 self.network.crash(plan.name);
                 return;
@@ -372,15 +440,25 @@ impl World {
         let events = EventSink::new(move |event| sim.note(who, format_args!("{event:?}")));
         let clock: Arc<dyn l402t::clock::Clock> = self.clock(&plan.process);
         let settings = PeerSettings { poll_ms: 2_000, ..PeerSettings::default() };
+        let folder = DataFolder::open(&self.data(plan.name))?;
+        let ln = self.node(plan.name, &life);
+        let journal = Arc::new(Journal::open_watched(&folder.journal(), Arc::clone(&life) as _)?);
+        let guardian = Guardian::new(journal, Arc::clone(&ln), Arc::clone(&api), Arc::clone(&clock), events.clone());
+        self.history.begins(plan.name, self.sim.elapsed_ms());
         let doing = "read the run";
-        let view = patiently(&clock, &events, settings.give_up_after_ms, doing, || api.run()).await;
+        let view = tokio::select! {
+            biased;
+            view = patiently(&clock, &events, settings.give_up_after_ms, doing, || api.run()) => view,
+            never = guardian.guard() => match never {},
+        };
+        drop(guardian);
         let view = view.map_err(|failure| PeerError::api(doing, 0, failure))?;
         let secret = *Blake3Hash::of(plan.name.as_bytes()).as_bytes();
         let parts = PeerParts {
-            folder: DataFolder::open(&self.data(plan.name))?,
+            folder,
             key: IdentityKey::from_secret_bytes(&secret).expect("a key"),
             api,
-            ln: self.node(plan.name, &life),
+            ln,
             clock,
             settings,
             events,

@@ -75,7 +75,8 @@ impl Ground {
     pub(super) fn described(&self, coordinators: String) -> String {
         let Some(network) = &self.0 else { return coordinators };
         let on_lnd = network.nodes().count().saturating_sub(1);
-        format!("{coordinators}, {on_lnd} peers on LND, {} on embedded LDK", PEERS.len() - on_lnd)
+        let peers = if on_lnd == 1 { "peer" } else { "peers" };
+        format!("{coordinators}, {on_lnd} {peers} on LND, {} on embedded LDK", PEERS.len() - on_lnd)
     }
 
     /// Its processes.

@@ -100,6 +100,14 @@ pub(super) async fn of_wallet(config: &LightningConfig, folder: &Path) -> Result
     Ok(Node { ln: Arc::new(node), regtest_rpc: None, chain: None, watch })
 }
 
+/// A peer's that was used before: on the configured chain or the one that it followed last.
+pub(super) async fn of_peer_alone(config: &LightningConfig, data: &Path, folder: &Path) -> Result<Node, Failure> {
+    let (settings, _) = for_owner(config, data, folder)?;
+    let node = EmbeddedNode::start(&settings, folder).await?;
+    let watch = Some(node.watch());
+    Ok(Node { ln: Arc::new(node), regtest_rpc: None, chain: None, watch })
+}
+
 /// Waits until the node can't go on.
 pub(super) async fn broken(watch: &mut OwnWatch) -> Failure {
     watch.broken().await.into()

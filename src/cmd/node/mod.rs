@@ -66,6 +66,18 @@ impl Node {
         }
     }
 
+    /// A peer's that was used before, on the chain that it followed last: no coordinator is needed to start it.
+    pub(super) async fn of_peer_alone(context: &Context, data: &Path, folder: &Path) -> Result<Self, Failure> {
+        let config = &context.config.lightning;
+        match config.node {
+            NodeKind::Embedded => {
+                lnd::refuse_folder_of_lnd(folder)?;
+                embedded::of_peer_alone(config, data, folder).await
+            }
+            NodeKind::Lnd => Ok(Self::of(lnd::start(context, folder).await?)),
+        }
+    }
+
     /// The one that pays for what has nothing to do with a run. `view` is of the peer's coordinator, if it has one.
     pub(super) async fn of_wallet(
         context: &Context,

@@ -39,3 +39,7 @@ pub(super) fn stop(chain: OwnChain) {
 pub(super) async fn of_wallet(_: &LightningConfig, _: &Path) -> Result<Node, Failure> {
     Err(missing())
 }
+
+pub(super) async fn of_peer_alone(_: &LightningConfig, _: &Path, _: &Path) -> Result<Node, Failure> {
+    Err(missing())
+}

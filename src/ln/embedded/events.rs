@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ldk_node::Event;
+use ldk_node::lightning::events::PaymentFailureReason;
 use tokio::sync::watch;
 
 use super::channels::Channels;
 use super::htlcs::Htlcs;
-use crate::ln::{LnError, LnEvent};
+use crate::ln::{LnError, LnEvent, PaymentFailure};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{PaymentHash, Preimage};
 
@@ -65,8 +66,8 @@ fn handle(htlcs: &Htlcs, channels: &Channels, event: &Event) -> Result<(), LnErr
                 Msat::new(fee_paid_msat.unwrap_or_default()),
             ),
         Event::PaymentFailed { payment_hash: Some(hash), reason, .. } => {
-            let reason = reason.map_or("no reason given".to_string(), |reason| format!("{reason:?}"));
-            htlcs.on_failed(PaymentHash::from_bytes(hash.0), &reason)
+            let text = reason.map_or("no reason given".to_string(), |reason| format!("{reason:?}"));
+            htlcs.on_failed(PaymentHash::from_bytes(hash.0), failure(*reason), &text)
         }
         Event::ChannelPending { user_channel_id, .. } => {
             channels.note_pending(*user_channel_id);
@@ -93,5 +94,24 @@ fn handle(htlcs: &Htlcs, channels: &Channels, event: &Event) -> Result<(), LnErr
         | Event::PaymentForwarded { .. }
         | Event::SplicePending { .. }
         | Event::SpliceFailed { .. } => Ok(()),
+    }
+}
+
+fn failure(reason: Option<PaymentFailureReason>) -> PaymentFailure {
+    match reason {
+        Some(PaymentFailureReason::RetriesExhausted | PaymentFailureReason::RouteNotFound) => {
+            PaymentFailure::NotReached
+        }
+        Some(
+            PaymentFailureReason::RecipientRejected
+            | PaymentFailureReason::UserAbandoned
+            | PaymentFailureReason::PaymentExpired
+            | PaymentFailureReason::UnexpectedError
+            | PaymentFailureReason::UnknownRequiredFeatures
+            | PaymentFailureReason::InvoiceRequestExpired
+            | PaymentFailureReason::InvoiceRequestRejected
+            | PaymentFailureReason::BlindedPathCreationFailed,
+        )
+        | None => PaymentFailure::Refused,
     }
 }

@@ -21,7 +21,7 @@ use super::store::{Store, Trouble};
 use crate::clock::{Clock, SystemClock};
 use crate::ln::bolt11::{self, CheckedInvoice, Network};
 use crate::ln::limits::FAIL_BACK_BLOCKS;
-use crate::ln::{InvoiceRequest, InvoiceStatus, LnError, LnEvent, PayLimits, PaymentStatus};
+use crate::ln::{InvoiceRequest, InvoiceStatus, LnError, LnEvent, PayLimits, PaymentFailure, PaymentStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{PaymentHash, Preimage, UnixMs};
 
@@ -243,7 +243,7 @@ impl Htlcs {
         if let Some(payment) = self.records.payment(hash)? {
             match payment.state {
                 PaymentState::Sending | PaymentState::InFlight | PaymentState::Succeeded => return Ok(()),
-                PaymentState::Failed => {}
+                PaymentState::Refused | PaymentState::NotReached => {}
             }
         }
         if self.records.invoice(hash)?.is_some() || invoice.payee_node_id == self.node.node_id().to_string() {
@@ -266,16 +266,18 @@ impl Htlcs {
             max_path_count: 1,
             max_channel_saturation_power_of_half: 0,
         };
-        let failed = |reason: &str| {
-            self.records.failed(hash, reason)?;
+        let failed = |why: PaymentFailure, reason: &str| {
+            self.records.failed(hash, why, reason)?;
             self.tell(LnEvent::Payment(hash));
             Ok(())
         };
         match self.node.bolt11_payment().send(&invoice, Some(route)) {
             Ok(_) | Err(NodeError::DuplicatePayment) => self.records.in_flight(hash),
-            Err(NodeError::PaymentSendingFailed) => failed("no route within the limits, or the payee is offline"),
-            Err(NodeError::InvalidInvoice) => failed("the invoice can't be paid by this node"),
-            Err(NodeError::NotRunning) => failed("the node was stopped before it was sent"),
+            Err(NodeError::PaymentSendingFailed) => {
+                failed(PaymentFailure::NotReached, "no route within the limits, or the payee is offline")
+            }
+            Err(NodeError::InvalidInvoice) => failed(PaymentFailure::Refused, "the invoice can't be paid by this node"),
+            Err(NodeError::NotRunning) => failed(PaymentFailure::NotReached, "the node was stopped before it was sent"),
             // Whether it was sent is open: its record stays `Sending`, which is answered as `Unknown`.
             Err(error) => Err(ldk_error("send the payment", error)),
         }
@@ -283,13 +285,16 @@ impl Htlcs {
 
     pub(super) fn payment_status(&self, hash: PaymentHash) -> Result<PaymentStatus, LnError> {
         let Some(payment) = self.records.payment(hash)? else { return Ok(PaymentStatus::NotFound) };
+        let failed = |why| PaymentStatus::Failed {
+            why,
+            reason: payment.reason.clone().unwrap_or_else(|| "no reason given".into()),
+        };
         Ok(match (payment.state, payment.preimage) {
             (PaymentState::Sending, _) | (PaymentState::Succeeded, None) => PaymentStatus::Unknown,
             (PaymentState::InFlight, _) => PaymentStatus::InFlight,
             (PaymentState::Succeeded, Some(preimage)) => PaymentStatus::Succeeded { preimage, fee: payment.fee },
-            (PaymentState::Failed, _) => {
-                PaymentStatus::Failed { reason: payment.reason.unwrap_or_else(|| "no reason given".into()) }
-            }
+            (PaymentState::Refused, _) => failed(PaymentFailure::Refused),
+            (PaymentState::NotReached, _) => failed(PaymentFailure::NotReached),
         })
     }
 
@@ -300,13 +305,14 @@ impl Htlcs {
         Ok(())
     }
 
-    /// LDK says that a payment of ours came back. After a crash it may be an old attempt's: a locked HTLC knows better.
-    pub(super) fn on_failed(&self, hash: PaymentHash, reason: &str) -> Result<(), LnError> {
+    /// LDK says that a payment of ours came back. After a crash it may say so again of an attempt before the last one: an
+    /// HTLC that is locked, or LDK's own record of the last one, knows better.
+    pub(super) fn on_failed(&self, hash: PaymentHash, why: PaymentFailure, reason: &str) -> Result<(), LnError> {
         let _turn = self.turn();
-        if self.is_locked(hash) {
+        if self.is_locked(hash) || matches!(ldk_payment(&self.node, hash), Some((LdkStatus::Pending, ..))) {
             return Ok(());
         }
-        self.records.failed(hash, reason)?;
+        self.records.failed(hash, why, reason)?;
         self.tell(LnEvent::Payment(hash));
         Ok(())
     }
@@ -377,9 +383,14 @@ pub(super) fn reconcile(node: &Node, records: &Records) -> Result<(), LnError> {
         }
         match ldk_payment(node, hash) {
             Some((LdkStatus::Succeeded, Some(preimage), fee)) => records.succeeded(hash, preimage, fee)?,
-            Some((LdkStatus::Failed, _, _)) => records.failed(hash, "it came back while the node was down")?,
+            Some((LdkStatus::Failed, _, _)) => {
+                // Why is in an event that is still to come, if at all: an attempt too many is refused by the payee.
+                records.failed(hash, PaymentFailure::NotReached, "it came back while the node was down")?;
+            }
             Some(_) => records.in_flight(hash)?,
-            None if never_sent(&payment) => records.failed(hash, "a restart came before it was sent")?,
+            None if never_sent(&payment) => {
+                records.failed(hash, PaymentFailure::NotReached, "a restart came before it was sent")?;
+            }
             None => {}
         }
     }

@@ -10,7 +10,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::store::Store;
-use crate::ln::{LnError, PayLimits};
+use crate::ln::{LnError, PayLimits, PaymentFailure};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{PaymentHash, Preimage, UnixMs};
 
@@ -39,7 +39,10 @@ pub(super) enum PaymentState {
     Sending,
     InFlight,
     Succeeded,
-    Failed,
+    /// The payee or this node would not have it.
+    Refused,
+    /// It never reached the payee.
+    NotReached,
 }
 
 macro_rules! as_integer {
@@ -62,7 +65,13 @@ macro_rules! as_integer {
 
 as_integer!(InvoiceKind { Ordinary = 0_i64, Hold = 1_i64 });
 as_integer!(InvoiceState { Open = 0_i64, Accepted = 1_i64, Settled = 2_i64, Canceled = 3_i64 });
-as_integer!(PaymentState { Sending = 0_i64, InFlight = 1_i64, Succeeded = 2_i64, Failed = 3_i64 });
+as_integer!(PaymentState {
+    Sending = 0_i64,
+    InFlight = 1_i64,
+    Succeeded = 2_i64,
+    Refused = 3_i64,
+    NotReached = 4_i64
+});
 
 /// An invoice of this node.
 #[derive(Clone, Debug)]
@@ -193,9 +202,13 @@ impl Records {
         self.note(sql, params![hash.as_bytes(), PaymentState::Succeeded, preimage.as_bytes(), integer(fee)])
     }
 
-    pub(super) fn failed(&self, hash: PaymentHash, reason: &str) -> Result<(), LnError> {
+    pub(super) fn failed(&self, hash: PaymentHash, why: PaymentFailure, reason: &str) -> Result<(), LnError> {
+        let state = match why {
+            PaymentFailure::Refused => PaymentState::Refused,
+            PaymentFailure::NotReached => PaymentState::NotReached,
+        };
         let sql = "UPDATE payments SET state = ?2, reason = ?3 WHERE payment_hash = ?1 AND state <> ?4";
-        self.change(sql, params![hash.as_bytes(), PaymentState::Failed, reason, PaymentState::Succeeded])
+        self.change(sql, params![hash.as_bytes(), state, reason, PaymentState::Succeeded])
     }
 
     /// Notes what an event of LDK's said, which comes again where a power cut takes this back.
@@ -281,7 +294,7 @@ mod tests {
         records.sending(hash, "lnbcrt1", Msat::new(5), LIMITS).expect("written");
         records.succeeded(hash, preimage, Msat::new(2)).expect("written");
         records.in_flight(hash).expect("nothing to do");
-        records.failed(hash, "late").expect("nothing to do");
+        records.failed(hash, PaymentFailure::Refused, "late").expect("nothing to do");
         let record = records.payment(hash).expect("readable").expect("there");
         assert_eq!(
             (record.state, record.preimage, record.fee),

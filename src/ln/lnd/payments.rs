@@ -13,7 +13,7 @@ use super::client::{Trouble, first};
 use super::core::Core;
 use crate::clock::Stopwatch;
 use crate::ln::bolt11::{self, CheckedInvoice};
-use crate::ln::{LnError, LnEvent, PayLimits, PaymentStatus};
+use crate::ln::{LnError, LnEvent, PayLimits, PaymentFailure, PaymentStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{PaymentHash, Preimage, UnixMs};
 
@@ -140,12 +140,12 @@ impl Core {
         let status = match self.lnd_status(hash).await? {
             Some(payment) => match status_of(&payment) {
                 PaymentStatus::InFlight if self.is_lost(hash, &payment).await? => {
-                    PaymentStatus::Failed { reason: LOST.into() }
+                    PaymentStatus::Failed { why: PaymentFailure::Refused, reason: LOST.into() }
                 }
                 status => status,
             },
             None => match self.records.refused(hash).await? {
-                Some(reason) => PaymentStatus::Failed { reason },
+                Some(reason) => PaymentStatus::Failed { why: PaymentFailure::Refused, reason },
                 None => PaymentStatus::NotFound,
             },
         };
@@ -199,7 +199,10 @@ fn status_of(payment: &Payment) -> PaymentStatus {
                 _ => PaymentStatus::Unknown,
             }
         }
-        LndStatus::Failed => PaymentStatus::Failed { reason: words(payment.failure_reason()).into() },
+        LndStatus::Failed => {
+            let reason = payment.failure_reason();
+            PaymentStatus::Failed { why: failure(reason), reason: words(reason).into() }
+        }
         #[allow(deprecated, reason = "LND may still say it")]
         LndStatus::Unknown => PaymentStatus::Unknown,
     }
@@ -209,6 +212,19 @@ fn status_of(payment: &Payment) -> PaymentStatus {
 fn is_old(payment: &Payment, now: UnixMs) -> bool {
     let started_ms = u64::try_from(payment.creation_time_ns / 1_000_000).unwrap_or(u64::MAX);
     now.0 >= started_ms.saturating_add(LAST_ATTEMPT.as_millis() as u64)
+}
+
+/// LND says that there is too little balance where the channel to the payee is only down.
+fn failure(reason: PaymentFailureReason) -> PaymentFailure {
+    match reason {
+        PaymentFailureReason::FailureReasonTimeout
+        | PaymentFailureReason::FailureReasonNoRoute
+        | PaymentFailureReason::FailureReasonInsufficientBalance => PaymentFailure::NotReached,
+        PaymentFailureReason::FailureReasonIncorrectPaymentDetails
+        | PaymentFailureReason::FailureReasonCanceled
+        | PaymentFailureReason::FailureReasonNone
+        | PaymentFailureReason::FailureReasonError => PaymentFailure::Refused,
+    }
 }
 
 fn words(reason: PaymentFailureReason) -> &'static str {

@@ -19,6 +19,10 @@ pub struct Faults {
     pub answers_lost: Ppm,
     /// Calls that never reach the node: the caller sees the same error.
     pub calls_lost: Ppm,
+    /// Questions about a payment to which the node has no answer now: [`PaymentStatus::Unknown`].
+    ///
+    /// [`PaymentStatus::Unknown`]: crate::ln::PaymentStatus::Unknown
+    pub status_unknown: Ppm,
 }
 
 impl Faults {
@@ -29,6 +33,7 @@ impl Faults {
         events_duplicated: Ppm::ZERO,
         answers_lost: Ppm::ZERO,
         calls_lost: Ppm::ZERO,
+        status_unknown: Ppm::ZERO,
     };
 }
 

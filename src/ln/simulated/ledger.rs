@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::ln::{ChannelState, FAIL_BACK_BLOCKS, InvoiceStatus, PaymentStatus};
+use crate::ln::{ChannelState, FAIL_BACK_BLOCKS, InvoiceStatus, PaymentFailure, PaymentStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{PaymentHash, Preimage, UnixMs};
 
@@ -71,7 +71,7 @@ pub(super) enum PaymentState {
     /// The payee has it; the payer has yet to hear.
     Claimed(Preimage),
     Succeeded(Preimage),
-    Failed(String),
+    Failed(PaymentFailure, String),
 }
 
 /// An HTLC on a channel: `amount` has left `from`'s side.
@@ -205,7 +205,7 @@ impl Ledger {
 
     /// Gives the locked money back to the payer.
     pub(super) fn refund(&mut self, payer: NodeIndex, hash: PaymentHash, reason: &str) {
-        self.release(payer, hash, PaymentState::Failed(reason.into()), |hop| hop.from);
+        self.release(payer, hash, PaymentState::Failed(PaymentFailure::Refused, reason.into()), |hop| hop.from);
     }
 
     fn release(&mut self, payer: NodeIndex, hash: PaymentHash, end: PaymentState, to: impl Fn(&Hop) -> usize) {
@@ -295,7 +295,7 @@ impl PaymentRecord {
         match &self.state {
             PaymentState::Locked | PaymentState::Claimed(_) => PaymentStatus::InFlight,
             PaymentState::Succeeded(preimage) => PaymentStatus::Succeeded { preimage: *preimage, fee: self.fee },
-            PaymentState::Failed(reason) => PaymentStatus::Failed { reason: reason.clone() },
+            PaymentState::Failed(why, reason) => PaymentStatus::Failed { why: *why, reason: reason.clone() },
         }
     }
 }

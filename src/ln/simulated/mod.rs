@@ -136,6 +136,11 @@ impl Network {
         invoices.map(|(hash, invoice)| (*hash, invoice.amount, invoice.status(now))).collect()
     }
 
+    /// Orders to pay what the payer had last been told to be [`PaymentStatus::Unknown`]: a mistake of the payer's.
+    pub fn blind_resends(&self) -> u64 {
+        self.world().blind_resends
+    }
+
     /// How many channels there are between two nodes.
     pub fn channels_between(&self, a: &str, b: &str) -> usize {
         let mut world = self.world();

@@ -96,11 +96,12 @@ impl Lightning for SimulatedNode {
             if world.ledger.nodes[payer].node_id == invoice.payee_node_id {
                 return Err(LnError::Refused("this is the node's own invoice".into()));
             }
+            world.blind_resends += u64::from(world.doubtful.contains(&(payer, payment_hash)));
             match world.ledger.nodes[payer].payments.get(&payment_hash).map(|payment| &payment.state) {
                 Some(PaymentState::Locked | PaymentState::Claimed(_) | PaymentState::Succeeded(_)) => {
                     return Ok(payment_hash);
                 }
-                Some(PaymentState::Failed(_)) | None => {}
+                Some(PaymentState::Failed(..)) | None => {}
             }
             if invoice.is_expired(world.now()) {
                 return Err(LnError::BadInvoice("it has expired".into()));
@@ -124,6 +125,12 @@ impl Lightning for SimulatedNode {
 
     async fn payment(&self, payment_hash: PaymentHash) -> Result<PaymentStatus, LnError> {
         self.call(|world, index| {
+            let status_unknown = world.faults.status_unknown;
+            if world.dice.happens(status_unknown) {
+                world.doubtful.insert((index, payment_hash));
+                return Ok(PaymentStatus::Unknown);
+            }
+            world.doubtful.remove(&(index, payment_hash));
             let payment = world.ledger.nodes[index].payments.get(&payment_hash);
             Ok(payment.map_or(PaymentStatus::NotFound, |payment| payment.status()))
         })

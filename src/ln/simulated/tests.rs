@@ -117,6 +117,7 @@ async fn storm(seed: u64) -> Vec<String> {
         events_duplicated: tenth,
         answers_lost: tenth,
         calls_lost: tenth,
+        ..Faults::NONE
     };
     let network = Network::with_clock(seed, faults, Arc::new(ManualClock::new(UnixMs(1_700_000_000_000))));
     network.channel("coordinator", "peer", sat(1_000_000), sat(100_000));

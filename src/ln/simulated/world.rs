@@ -3,7 +3,7 @@
 //! One lock holds the whole world. A call to any node is one tick; a step waits for its tick. It must never act on
 //! anything but the ledger, the dice and the clock it was given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::ledger::{
     fail_back_height,
 };
 use crate::clock::Clock;
-use crate::ln::{InvoiceRequest, LnError, LnEvent};
+use crate::ln::{InvoiceRequest, LnError, LnEvent, PaymentFailure};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{PaymentHash, Preimage, UnixMs};
 
@@ -54,6 +54,10 @@ pub(super) struct World {
     pub(super) identities: Vec<Identity>,
     pub(super) faults: Faults,
     pub(super) dice: Dice,
+    /// Payments whose payer was last told that their state is unknown.
+    pub(super) doubtful: BTreeSet<(NodeIndex, PaymentHash)>,
+    /// Orders to pay one of those.
+    pub(super) blind_resends: u64,
     clock: Arc<dyn Clock>,
     tick: u64,
     /// By the tick they are due at, then by the order they were set off in.
@@ -68,6 +72,8 @@ impl World {
             identities: Vec::new(),
             faults,
             dice: Dice::new(seed),
+            doubtful: BTreeSet::new(),
+            blind_resends: 0,
             clock,
             tick: 0,
             steps: BTreeMap::new(),
@@ -311,7 +317,7 @@ impl World {
             fee: Msat::ZERO,
             cltv_height: 0,
             hops: Vec::new(),
-            state: PaymentState::Failed(reason),
+            state: PaymentState::Failed(PaymentFailure::NotReached, reason),
         };
         self.ledger.nodes[payer].payments.insert(hash, record);
         self.tell(payer, LnEvent::Payment(hash));

@@ -169,6 +169,7 @@ async fn a_peer_survives_a_node_that_loses_calls_and_answers() {
         events_duplicated: ppm(300_000),
         answers_lost: ppm(100_000),
         calls_lost: ppm(100_000),
+        ..Faults::NONE
     };
     let stage = Stage::set(&[Habit::Rejects, Habit::Pays(0b10)], Faults::NONE).await;
     // The coordinator's own node shares the faults, so only the calls that the peer makes alone may fail.

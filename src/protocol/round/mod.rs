@@ -8,5 +8,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use rules::transition;
-pub use state::{Account, Contribution, Effect, Event, Illegal, Lapse, Progress, Round, RoundRules, TrancheState};
+pub use rules::{LOCK_PAUSES_MS, transition};
+pub use state::{
+    Account, Contribution, Effect, Event, Illegal, Lapse, Progress, Round, RoundRules, Tranche, TrancheState,
+};

@@ -8,6 +8,10 @@ use super::state::{
     Account, Contribution, Effect, Event, Illegal, Lapse, Progress, Round, RoundRules, Tranche, TrancheState,
 };
 
+/// A tranche that did not reach the peer's node is sent again after these pauses, and then given up: two minutes in all, in
+/// which a machine restarts.
+pub const LOCK_PAUSES_MS: [u64; 8] = [1_000, 2_000, 4_000, 8_000, 15_000, 30_000, 30_000, 30_000];
+
 /// The round after `event`, and what must be done about it. `state` is as it was if the event is illegal.
 pub fn transition(
     state: &Round,
@@ -31,6 +35,9 @@ pub fn transition(
         }
         Event::PaymentFailed { contribution, tranche } => {
             step.payment_ended(contribution, *tranche, TrancheState::Refunded)?;
+        }
+        Event::PaymentNotReached { contribution, tranche, payable_until_ms } => {
+            step.payment_not_reached(contribution, *tranche, *payable_until_ms)?;
         }
         Event::Uploaded { contribution, payload_bytes } => step.upload(contribution, *payload_bytes)?,
         Event::Tick { open_challenges, height } => step.tick(*open_challenges, *height),
@@ -69,7 +76,6 @@ impl Step<'_> {
         if let Some(other) = self.round.contributions.iter().find(|c| c.peer == peer || c.id == id) {
             return Err(Illegal::AlreadyCommitted(other.id));
         }
-        let offered = Tranche { state: TrancheState::Offered, ended_ms: None };
         self.round.contributions.push(Contribution {
             id,
             peer,
@@ -81,7 +87,7 @@ impl Step<'_> {
             uploaded_ms: None,
             expiry_height: None,
             tranches_paid: 0,
-            tranches: vec![offered; self.rules.tranche_amounts.len()],
+            tranches: vec![Tranche::offered(); self.rules.tranche_amounts.len()],
         });
         Ok(())
     }
@@ -142,6 +148,7 @@ impl Step<'_> {
         let now = self.now;
         let contribution = &mut self.round.contributions[place];
         contribution.tranches[tranche as usize].state = TrancheState::InFlight;
+        contribution.tranches[tranche as usize].again_ms = None;
         let all = contribution.tranches.iter().all(|t| t.state == TrancheState::InFlight);
         if all && contribution.progress == Progress::Locking {
             contribution.progress = Progress::Locked;
@@ -155,8 +162,8 @@ impl Step<'_> {
         if !state.is_locked() {
             return Err(Illegal::WrongTrancheState { contribution: *id, tranche, state });
         }
-        let ended = Tranche { state: end, ended_ms: Some(self.now) };
-        self.round.contributions[place].tranches[tranche as usize] = ended;
+        let entry = &mut self.round.contributions[place].tranches[tranche as usize];
+        *entry = Tranche { state: end, ended_ms: Some(self.now), again_ms: None, ..*entry };
         let to = if end == TrancheState::Settled { Account::Settled } else { Account::Wallet };
         let amount = self.amount(tranche);
         self.post(Account::Locked, to, amount);
@@ -169,6 +176,35 @@ impl Step<'_> {
             Progress::Settling => self.finish(place),
             Progress::Lapsed(_) | Progress::Finished => {}
         }
+        Ok(())
+    }
+
+    /// Another attempt is worth making while the payload is still awaited and the invoice can be paid. Until it is made the
+    /// money stays counted as locked, as at every moment at which the node may be asked to send.
+    fn payment_not_reached(&mut self, id: &ContributionId, tranche: u32, payable_until: UnixMs) -> Result<(), Illegal> {
+        let (place, state) = self.tranche(id, tranche)?;
+        if !state.is_locked() {
+            return Err(Illegal::WrongTrancheState { contribution: *id, tranche, state });
+        }
+        let awaited = match self.round.contributions[place].progress {
+            Progress::Locking | Progress::Locked => true,
+            Progress::Ticketed | Progress::Uploaded | Progress::Lapsed(_) | Progress::Settling | Progress::Finished => {
+                false
+            }
+        };
+        let entry = self.round.contributions[place].tranches[tranche as usize];
+        let pause_ms = LOCK_PAUSES_MS.get(entry.attempts_in_vain as usize);
+        let again = pause_ms.map(|pause_ms| self.now.plus_ms(*pause_ms));
+        let again = again.filter(|again| awaited && *again <= payable_until && *again < self.round.upload_deadline_ms);
+        let Some(again) = again else { return self.payment_ended(id, tranche, TrancheState::Refunded) };
+        let contribution = &mut self.round.contributions[place];
+        contribution.tranches[tranche as usize] = Tranche {
+            state: TrancheState::Sending,
+            attempts_in_vain: entry.attempts_in_vain + 1,
+            again_ms: Some(again),
+            ..entry
+        };
+        (contribution.progress, contribution.locked_ms) = (Progress::Locking, None);
         Ok(())
     }
 

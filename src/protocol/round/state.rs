@@ -97,6 +97,19 @@ pub struct Tranche {
     pub state: TrancheState,
     /// When it ended.
     pub ended_ms: Option<UnixMs>,
+    /// Attempts that ended without reaching the peer's node.
+    #[serde(default)]
+    pub attempts_in_vain: u32,
+    /// The next attempt must not be made before; `None` if none waits.
+    #[serde(default)]
+    pub again_ms: Option<UnixMs>,
+}
+
+impl Tranche {
+    /// A tranche that is promised.
+    pub fn offered() -> Self {
+        Self { state: TrancheState::Offered, ended_ms: None, attempts_in_vain: 0, again_ms: None }
+    }
 }
 
 /// Where a contribution stands.
@@ -293,6 +306,15 @@ pub enum Event {
         contribution: ContributionId,
         /// Which tranche.
         tranche: u32,
+    },
+    /// The node says that an attempt to lock a tranche never reached the peer's node, and that nothing is left of it.
+    PaymentNotReached {
+        /// Of which contribution.
+        contribution: ContributionId,
+        /// Which tranche.
+        tranche: u32,
+        /// No attempt is worth making after this: the invoice expires.
+        payable_until_ms: UnixMs,
     },
     /// A payload arrived whose hash is the committed one.
     Uploaded {

@@ -66,6 +66,10 @@ fn failed(n: u8, tranche: u32) -> Event {
     Event::PaymentFailed { contribution: id(n), tranche }
 }
 
+fn not_reached(n: u8, tranche: u32) -> Event {
+    Event::PaymentNotReached { contribution: id(n), tranche, payable_until_ms: UnixMs(1_000_000) }
+}
+
 fn upload(n: u8) -> Event {
     Event::Uploaded { contribution: id(n), payload_bytes: 5 }
 }
@@ -104,6 +108,69 @@ fn a_lost_tranche_before_the_upload_ends_the_contribution_and_sends_nothing_more
     assert_eq!(effects[1..], [Effect::Dequeue { contribution: id(1), tranche: 1 }]);
     assert!(matches!(refused(&round, 2, &started(1, 1)), Illegal::WrongTrancheState { .. }));
     assert_eq!(refused(&round, 2, &upload(1)), Illegal::NotLocked(id(1)));
+}
+
+/// A round with time for every attempt.
+fn long() -> Round {
+    Round::open(RoundNumber(7), UnixMs(0), UnixMs(1_000), UnixMs(1_000_000))
+}
+
+#[test]
+fn a_tranche_that_did_not_reach_the_peer_is_sent_again_after_longer_and_longer_pauses_and_then_given_up() {
+    let mut round = after(long(), 1, &[ticket(1), invoices(1), started(1, 0), started(1, 1), in_flight(1, 1)]);
+    let mut now = 1;
+    for pause_ms in LOCK_PAUSES_MS {
+        let (next, effects) = transition(&round, &not_reached(1, 0), UnixMs(now), &rules()).expect("legal");
+        assert_eq!(effects, [], "the money stays counted as locked");
+        let contribution = &next.contributions[0];
+        assert_eq!(contribution.progress, Progress::Locking);
+        assert_eq!(contribution.tranches[0].again_ms, Some(UnixMs(now + pause_ms)));
+        assert_eq!(contribution.tranches[0].state, TrancheState::Sending);
+        (round, now) = (next, now + pause_ms);
+    }
+    let locked = after(round.clone(), now, &[in_flight(1, 0)]);
+    assert_eq!(locked.contributions[0].progress, Progress::Locked);
+    assert_eq!(locked.contributions[0].tranches[0].again_ms, None);
+    let (round, effects) = transition(&round, &not_reached(1, 0), UnixMs(now), &rules()).expect("legal");
+    assert_eq!(round.contributions[0].progress, Progress::Lapsed(Lapse::NotLocked));
+    assert_eq!(effects, [Effect::Post { from: Account::Locked, to: Account::Wallet, amount: Msat::new(10) }]);
+}
+
+#[test]
+fn a_lock_that_comes_undone_before_the_payload_is_made_again() {
+    let round = after(long(), 1, &[locked(1), vec![not_reached(1, 0)]].concat());
+    assert_eq!(round.contributions[0].progress, Progress::Locking);
+    assert_eq!(refused(&round, 2, &upload(1)), Illegal::NotLocked(id(1)));
+    let round = after(round, 2, &[in_flight(1, 0), upload(1)]);
+    assert_eq!(round.contributions[0].progress, Progress::Uploaded);
+    let late = after(round, 3, &[not_reached(1, 0)]);
+    assert_eq!(late.contributions[0].progress, Progress::Lapsed(Lapse::LockLost));
+}
+
+#[test]
+fn no_attempt_is_made_after_the_last_deadline_or_on_an_invoice_that_expires() {
+    let sent = |upload_ms| {
+        let round = Round::open(RoundNumber(7), UnixMs(0), UnixMs(1_000), UnixMs(upload_ms));
+        after(round, 1, &[ticket(1), invoices(1), started(1, 0)])
+    };
+    let gives_up = |round: Round, payable_until_ms: u64| {
+        let payable_until_ms = UnixMs(payable_until_ms);
+        let event = Event::PaymentNotReached { contribution: id(1), tranche: 0, payable_until_ms };
+        let round = after(round, 1, &[event]);
+        assert_eq!(
+            round.contributions[0].tranches[0].state == TrancheState::Refunded,
+            !round.contributions[0].is_pending()
+        );
+        !round.contributions[0].is_pending()
+    };
+    let again = 1 + LOCK_PAUSES_MS[0];
+    assert!(gives_up(sent(again), 1_000_000) && !gives_up(sent(again + 1), 1_000_000));
+    assert!(gives_up(sent(1_000_000), again - 1) && !gives_up(sent(1_000_000), again));
+    let round = after(after(sent(5_000), 1, &[not_reached(1, 0)]), 5_001, &[TICK]);
+    assert_eq!(round.contributions[0].progress, Progress::Lapsed(Lapse::NoUpload));
+    // What waited for its next attempt is not sent any more, and its money is not counted as locked for ever.
+    let round = after(round, 5_002, &[Event::Judged { tranches_paid: vec![0] }, not_reached(1, 0)]);
+    assert!(round.has_ended());
 }
 
 #[test]
