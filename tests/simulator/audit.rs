@@ -9,7 +9,7 @@ use l402t::peer::folder::journal_in;
 use l402t::peer::journal::{Journal, Totals as PeerTotals};
 use l402t::peer::stage::{Ending, Stage};
 use l402t::protocol::amount::{Msat, Ppm};
-use l402t::protocol::hold::may_reveal;
+use l402t::protocol::hold::REVEAL_MARGIN_BLOCKS;
 use l402t::protocol::ids::{PaymentHash, RoundNumber};
 use l402t::protocol::manifest::RunManifest;
 use l402t::protocol::round::{Event, Round, RoundRules, TrancheState};
@@ -173,7 +173,7 @@ fn revealed_in_time(world: &World, at_ms: u64, event: &Event, round: &Round) {
     let from_ms = at_ms.saturating_sub(world.plan.slowness_ms());
     let Some(height) = world.history.lowest_height(from_ms, at_ms) else { return };
     for (contribution, paid) in round.contributions.iter().zip(tranches_paid) {
-        let late = contribution.expiry_height.is_some_and(|expiry| !may_reveal(height, expiry));
+        let late = contribution.expiry_height.is_some_and(|expiry| height + REVEAL_MARGIN_BLOCKS > expiry);
         if *paid != 0 && late {
             world.sim.violated(format_args!("round {}: preimages came out at block {height}", round.number));
         }
