@@ -231,8 +231,8 @@ pub struct Coordinator {
     judging: Option<Judging>,
     /// Not to be tried before, after a failure.
     judge_again_ms: UnixMs,
-    /// Since the disk has been full.
-    disk_full: Option<Timer>,
+    /// Since the disk has been full, and how much was written before.
+    disk_full: Option<(Timer, u64)>,
     ln_events: broadcast::Receiver<LnEvent>,
     events: broadcast::Sender<RunEvent>,
     finished: bool,
@@ -340,11 +340,11 @@ impl Coordinator {
         loop {
             let wait_ms = match self.step().await {
                 Ok(()) => {
-                    self.disk_has_room();
+                    self.look_at_disk().await?;
                     self.wait_ms().await?
                 }
                 Err(error) => {
-                    if !is_passing(&error) || self.disk_is_full_for_good(&error) {
+                    if !is_passing(&error) || self.disk_is_full_for_good(&error).await? {
                         return Err(error);
                     }
                     tracing::error!("{error}");
@@ -365,24 +365,33 @@ impl Coordinator {
     }
 
     /// Notes that the disk is full, and tells the owner once. True when it has been for too long.
-    fn disk_is_full_for_good(&mut self, error: &CoordinatorError) -> bool {
+    async fn disk_is_full_for_good(&mut self, error: &CoordinatorError) -> Result<bool, CoordinatorError> {
         if !is_full(error) {
-            return false;
+            return Ok(false);
         }
-        if let Some(full) = &self.disk_full {
-            return full.elapsed_ms() >= FULL_DISK_PATIENCE_MS;
+        if let Some((full, _)) = &self.disk_full {
+            return Ok(full.elapsed_ms() >= FULL_DISK_PATIENCE_MS);
         }
-        self.disk_full = Some(Timer::start(&self.shared.clock));
+        self.disk_full = Some((Timer::start(&self.shared.clock), self.commits().await?));
         let event = RunEvent::DiskFull { problem: error.to_string(), left_ms: FULL_DISK_PATIENCE_MS };
         // Nobody need listen.
         let _ = self.events.send(event);
-        false
+        Ok(false)
     }
 
-    fn disk_has_room(&mut self) {
-        if self.disk_full.take().is_some() {
+    /// Only what was written shows that there is room again.
+    async fn look_at_disk(&mut self) -> Result<(), CoordinatorError> {
+        if let Some((_, before)) = self.disk_full
+            && self.commits().await? > before
+        {
+            self.disk_full = None;
             let _ = self.events.send(RunEvent::DiskFreed);
         }
+        Ok(())
+    }
+
+    async fn commits(&self) -> Result<u64, CoordinatorError> {
+        self.shared.with(|core| Ok(core.db.commits())).await
     }
 
     async fn wait_ms(&self) -> Result<u64, CoordinatorError> {

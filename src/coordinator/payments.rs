@@ -14,7 +14,7 @@ use super::engine::Shared;
 use super::error::CoordinatorError;
 use super::invoices::{MAX_EXTRA_BLOCKS, MIN_LIFE_MS};
 use crate::ln::bolt11::{self, Network};
-use crate::ln::{LnError, PayLimits, PaymentFailure, PaymentStatus};
+use crate::ln::{ChannelState, LnError, PayLimits, PaymentFailure, PaymentStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{PaymentHash, UnixMs};
 use crate::protocol::round::{Event, Progress, TrancheState};
@@ -60,7 +60,15 @@ impl Shared {
         let mut again = Vec::new();
         for (tracked, status) in self.look_at(tracked).await {
             match status {
-                Ok(status) if must_be_sent(&tracked, &status, &refused) => again.push(tracked),
+                Ok(status) if must_be_sent(&tracked, &status, &refused) => {
+                    if tracked.attempt == Attempt::Later && self.is_away(&tracked.payment.payee).await {
+                        let reason = "its channel can't be used now".into();
+                        let failed = PaymentStatus::Failed { why: PaymentFailure::NotReached, reason };
+                        self.note(tracked, failed, &refused).await?;
+                    } else {
+                        again.push(tracked);
+                    }
+                }
                 Ok(status) => self.note(tracked, status, &refused).await?,
                 // Says nothing about the money: look again next time.
                 Err(error) => tracing::warn!(payment = %tracked.payment.payment_hash, "no status: {error}"),
@@ -74,6 +82,11 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Is a payee known to be away? An attempt then would only make everybody else wait for its failure.
+    async fn is_away(&self, payee: &str) -> bool {
+        matches!(self.ln.channel_state(payee).await, Ok(ChannelState::Pending))
     }
 
     async fn look_at(&self, payments: Vec<Tracked>) -> Vec<(Tracked, Result<PaymentStatus, LnError>)> {

@@ -43,6 +43,7 @@ impl CommitObserver for Unwatched {
 pub struct Database {
     connection: Connection,
     path: PathBuf,
+    commits: u64,
     observer: Arc<dyn CommitObserver>,
     _lock: File,
 }
@@ -70,7 +71,7 @@ impl Database {
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;",
         )?;
         connection.set_prepared_statement_cache_capacity(PREPARED);
-        let mut database = Self { connection, path, observer, _lock: lock };
+        let mut database = Self { connection, path, commits: 0, observer, _lock: lock };
         database.migrate(migrations)?;
         Ok(database)
     }
@@ -105,6 +106,11 @@ impl Database {
         Ok(())
     }
 
+    /// What was written since it was opened, in commits.
+    pub fn commits(&self) -> u64 {
+        self.commits
+    }
+
     /// For reading.
     pub fn read(&self) -> &Connection {
         &self.connection
@@ -115,12 +121,13 @@ impl Database {
     /// # Errors
     /// `act`'s; [`StoreError::Full`] names this database.
     pub fn write<T>(&mut self, act: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let Self { connection, path, observer, .. } = self;
+        let Self { connection, path, commits, observer, .. } = self;
         let written = || -> Result<T, StoreError> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = act(&transaction)?;
             observer.before_commit()?;
             transaction.commit()?;
+            *commits += 1;
             observer.after_commit()?;
             Ok(value)
         };

@@ -123,7 +123,34 @@ async fn slow_line(to: SocketAddr) -> SocketAddr {
     address
 }
 
-pub(crate) async fn has_coins(wallet: &mut LndWallet) {
+/// Two LNDs with coins, on a chain that mines by itself.
+pub(crate) struct Market {
+    pub(crate) till: LndWallet,
+    pub(crate) purse: LndWallet,
+    pub(crate) seller: LndProcess,
+    pub(crate) buyer: LndProcess,
+    pub(crate) btcd: Btcd,
+}
+
+pub(crate) async fn market(home: &Path) -> Market {
+    let tools = Tools::in_folder(&crate::given("REGTEST_TOOLS")).expect("btcd and lnd");
+    let mut btcd = Btcd::start(&tools, &home.join("btcd")).expect("btcd runs");
+    btcd.automine(MINE_AFTER).expect("it mines");
+    let (seller, buyer) = (home.join("seller"), home.join("buyer"));
+    let (seller, buyer) = tokio::join!(
+        LndProcess::start(&tools, &seller, "seller", &btcd, &[]),
+        LndProcess::start(&tools, &buyer, "buyer", &btcd, &[])
+    );
+    let (seller, buyer) = (seller.expect("lnd runs"), buyer.expect("lnd runs"));
+    let (mut till, mut purse) = (seller.wallet().await.expect("readable"), buyer.wallet().await.expect("readable"));
+    for wallet in [&mut till, &mut purse] {
+        btcd.pay(&wallet.new_address().await.expect("an address"), 20_000_000).expect("paid");
+        has_coins(wallet).await;
+    }
+    Market { till, purse, seller, buyer, btcd }
+}
+
+async fn has_coins(wallet: &mut LndWallet) {
     for _ in 0..POLLS {
         if wallet.balance_sat().await.expect("lnd answers") > 0 {
             return;
@@ -170,23 +197,9 @@ fn fetch(home: &Path, url: &str, more: &[&str]) -> (Option<i32>, Value) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs foreign software: ./x foreign"]
 async fn aperture_sells_tickets_for_a_coordinator_and_a_download_to_fetch() {
-    let tools = Tools::in_folder(&crate::given("REGTEST_TOOLS")).expect("btcd and lnd");
     let home = tempfile::tempdir().expect("a folder");
     let home = home.path();
-    let mut btcd = Btcd::start(&tools, &home.join("btcd")).expect("btcd runs");
-    btcd.automine(MINE_AFTER).expect("it mines");
-    let (seller, buyer) = (home.join("seller"), home.join("buyer"));
-    let (seller, buyer) = tokio::join!(
-        LndProcess::start(&tools, &seller, "seller", &btcd, &[]),
-        LndProcess::start(&tools, &buyer, "buyer", &btcd, &[])
-    );
-    let (seller, buyer) = (seller.expect("lnd runs"), buyer.expect("lnd runs"));
-    let (mut till, mut purse) = (seller.wallet().await.expect("readable"), buyer.wallet().await.expect("readable"));
-    for wallet in [&mut till, &mut purse] {
-        btcd.pay(&wallet.new_address().await.expect("an address"), 20_000_000).expect("paid");
-        has_coins(wallet).await;
-    }
-
+    let Market { btcd: _btcd, seller, buyer, mut till, mut purse } = market(home).await;
     // A channel that has been there for a while: LND doesn't pay at once over one that has only just opened.
     channel(&mut till, &mut purse, &buyer.files().p2p.to_string()).await;
 

@@ -12,7 +12,7 @@ use l402t::clock::Stopwatch;
 use l402t::http::client::CoordinatorClient;
 use l402t::ln::lnd::{LndNode, Settings};
 use l402t::ln::{Lightning, PayLimits, PaymentStatus};
-use l402t::localnet::{Btcd, LndFiles, LndProcess, Tools};
+use l402t::localnet::LndFiles;
 use l402t::protocol::amount::Msat;
 use l402t::protocol::ids::Blake3Hash;
 use l402t::protocol::l402::parse_challenge;
@@ -21,7 +21,7 @@ use l402t::protocol::statements::{Commitment, PeerRegistration};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::aperture::{aperture, channel, has_coins, lnd_config};
+use crate::aperture::{Market, aperture, channel, lnd_config, market};
 use crate::live::{Live, l402t, prepare};
 
 const CONNECTIONS: usize = 16;
@@ -168,20 +168,9 @@ fn commit(
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: ./x foreign speed"]
 async fn speed_of_the_gate_beside_apertures() {
-    let tools = Tools::in_folder(&crate::given("REGTEST_TOOLS")).expect("btcd and lnd");
     let home = tempfile::tempdir().expect("a folder");
     let home = home.path();
-    let mut btcd = Btcd::start(&tools, &home.join("btcd")).expect("btcd runs");
-    btcd.automine(Duration::from_millis(50)).expect("it mines");
-    let (seller, buyer) = (home.join("seller"), home.join("buyer"));
-    let (seller, buyer) = tokio::join!(
-        LndProcess::start(&tools, &seller, "seller", &btcd, &[]),
-        LndProcess::start(&tools, &buyer, "buyer", &btcd, &[])
-    );
-    let (seller, buyer) = (seller.expect("lnd runs"), buyer.expect("lnd runs"));
-    let (mut till, mut purse) = (seller.wallet().await.expect("readable"), buyer.wallet().await.expect("readable"));
-    btcd.pay(&purse.new_address().await.expect("an address"), 20_000_000).expect("paid");
-    has_coins(&mut purse).await;
+    let Market { btcd: _btcd, seller, buyer, mut till, mut purse } = market(home).await;
     channel(&mut purse, &mut till, &seller.files().p2p.to_string()).await;
     let ln = node(buyer.files(), &home.join("buyers-records")).await;
 

@@ -35,7 +35,7 @@ fn a_coordinator_whose_disk_is_full_for_a_while_goes_on_by_itself_and_pays_as_be
 
 #[test]
 fn a_coordinator_whose_disk_stays_full_ends_and_after_a_new_start_nothing_is_lost() {
-    let outcome = world::run(&full(4_000, 700_000));
+    let outcome = world::run(&full(4_000, 1_500_000));
     assert_eq!(outcome.violations, Vec::<String>::new(), "{}", outcome.last_lines);
     assert!(outcome.full_disk_ends > 0, "{}", outcome.last_lines);
 }

@@ -374,7 +374,13 @@ impl World {
         let world = Arc::clone(&self);
         self.sim.spawn(&life, async move {
             while let Ok(event) = events.recv().await {
-                world.sim.note(COORDINATOR, format_args!("{event:?}"));
+                match &event {
+                    // Where its folder is differs from run to run.
+                    RunEvent::DiskFull { left_ms, .. } => {
+                        world.sim.note(COORDINATOR, format_args!("DiskFull {left_ms}"))
+                    }
+                    other => world.sim.note(COORDINATOR, format_args!("{other:?}")),
+                }
                 match event {
                     RunEvent::RunFinished { .. } => world.finished.store(true, Ordering::Relaxed),
                     RunEvent::RoundOpened { .. } => world.idle.store(false, Ordering::Relaxed),
