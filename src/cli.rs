@@ -49,6 +49,9 @@ pub enum Command {
         after_help = "Example: l402t validate update.bin --model config.json --checkpoint model.safetensors --held-out held-out.txt"
     )]
     Validate(ValidateArgs),
+    /// Look into the judge of this machine: is its arithmetic right, and how fast is it
+    #[command(after_help = "Example: l402t judge bench --threads 1")]
+    Judge(JudgeArgs),
     /// Recompute a closed round and compare every bit (exit code 1: the first difference is named)
     #[command(after_help = "Example: l402t replay 3 --from http://127.0.0.1:8402")]
     Replay(ReplayArgs),
@@ -159,6 +162,34 @@ pub struct ValidateArgs {
     pub manifest: Option<PathBuf>,
     /// Threads [default: one a core]
     #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+}
+
+/// `l402t judge`.
+#[derive(Clone, Debug, Args)]
+pub struct JudgeArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: JudgeCommand,
+}
+
+/// What can be asked of the judge.
+#[derive(Clone, Debug, Subcommand)]
+pub enum JudgeCommand {
+    /// Measure every instruction set that this machine has, and compare its arithmetic with the known answer
+    ///
+    /// The known answer is one hash of everything that the judge computes, on fixed inputs. It is the same on every machine:
+    /// two strangers who see the same one judge alike. Exit code 1 where it isn't what it should be.
+    #[command(after_help = "Example: l402t judge bench --threads 1 --json")]
+    Bench(JudgeBenchArgs),
+}
+
+/// `l402t judge bench`. With `--json`: {threads, known_answer, right, paths [{path, known_answer, right, tokens_per_s,
+/// gflop_per_s}]}.
+#[derive(Clone, Debug, Args)]
+pub struct JudgeBenchArgs {
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
 }
 

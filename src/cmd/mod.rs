@@ -15,6 +15,7 @@ pub mod demo;
 pub mod doctor;
 pub mod export;
 pub mod fetch;
+pub mod judge;
 pub mod ledger;
 mod liquidity;
 pub mod openapi;
@@ -117,6 +118,7 @@ pub fn interrupted() -> Failure {
 async fn run(command: Command, context: Context) -> Result<ExitCode, Failure> {
     match command {
         Command::Validate(args) => context.clone().blocking(move || validate::run(&args, &context)).await,
+        Command::Judge(args) => context.clone().blocking(move || judge::run(&args, &context)).await,
         Command::Replay(args) => replay::run(args, context).await,
         Command::Export(args) => export::run(args, context).await,
         Command::Coordinate(args) => coordinate::run(args, context).await,

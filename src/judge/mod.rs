@@ -20,7 +20,7 @@ pub use held_out::HeldOutBatch;
 pub use l402t_kernels::{Isa, Pool};
 pub use outer::{ClippedUpdate, outer_step};
 pub use round::{Progress, RoundInput, RoundJudgement, Submission, judge_round};
-pub use self_test::self_test;
+pub use self_test::{KnownAnswer, self_test};
 
 use crate::protocol::codec::UnsupportedParams;
 

@@ -4,6 +4,7 @@
 //! generators, so nothing but the arithmetic under test decides the answer.
 
 use l402t_kernels::Pool;
+use l402t_kernels::known_answers::{self, Answer};
 
 use super::outer::{ClippedUpdate, outer_step};
 use super::{HeldOutBatch, JudgeError, Scorer};
@@ -24,25 +25,78 @@ const NEXT: &str = "a9974a87d48bd4f0a4f80202dfff5e1e9be583a641faa6227347aaaf5580
 /// Checks this machine's arithmetic on the pool's instruction set and threads. Takes milliseconds.
 pub fn self_test(pool: Pool) -> Result<(), JudgeError> {
     let failed = |what| Err(JudgeError::SelfTest { path: pool.isa(), threads: pool.threads(), what });
-    let checkpoint = sample_checkpoint();
-    let batch = sample_batch(&checkpoint.config, WINDOWS, WINDOW_TOKENS);
-    let mut scorer = Scorer::new(&checkpoint.config, batch.predicted_per_window(), pool);
-    if digest(&scorer.hidden_states(&checkpoint.weights, &batch)).to_string() != HIDDEN {
+    let Results { hidden, loss, next } = Results::compute(pool);
+    let expected = Results::expected();
+    if hidden != expected.hidden {
         return failed("hidden states");
     }
-    if scorer.loss(&checkpoint.weights, &batch) != Some(LOSS) {
+    if loss != expected.loss {
         return failed("loss");
     }
-    let updates = [1, 2, 3].map(|seed| sample_update(&checkpoint.layout, seed));
-    let updates: Vec<&SparseUpdate> = updates.iter().collect();
-    let clips = super::clip::clip_factors(&pool, &updates);
-    let updates: Vec<ClippedUpdate<'_>> =
-        updates.iter().zip(&clips).map(|(update, clip)| ClippedUpdate { update, clip }).collect();
-    let outer_lr = Ppm::new(700_000).unwrap_or(Ppm::ONE);
-    if outer_step(&pool, &checkpoint, outer_lr, &updates).hash().to_string() != NEXT {
+    if next != expected.next {
         return failed("outer step");
     }
     Ok(())
+}
+
+/// One hash of all that the judge computes on fixed inputs, each kernel's known answers included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownAnswer {
+    /// What this machine computed.
+    pub found: Blake3Hash,
+    /// Is it what every machine computes?
+    pub right: bool,
+}
+
+impl KnownAnswer {
+    /// This machine's, on the pool's instruction set and threads.
+    pub fn compute(pool: Pool) -> Self {
+        let found = Results::compute(pool).digest(&known_answers::answers(pool.isa()));
+        Self { found, right: found == Self::expected() }
+    }
+
+    /// Every machine's.
+    pub fn expected() -> Blake3Hash {
+        Results::expected().digest(&known_answers::EXPECTED)
+    }
+}
+
+/// What the fixed model, batch and updates give.
+struct Results {
+    hidden: String,
+    loss: Option<Score>,
+    next: String,
+}
+
+impl Results {
+    fn expected() -> Self {
+        Self { hidden: HIDDEN.into(), loss: Some(LOSS), next: NEXT.into() }
+    }
+
+    fn compute(pool: Pool) -> Self {
+        let checkpoint = sample_checkpoint();
+        let batch = sample_batch(&checkpoint.config, WINDOWS, WINDOW_TOKENS);
+        let mut scorer = Scorer::new(&checkpoint.config, batch.predicted_per_window(), pool);
+        let hidden = digest(&scorer.hidden_states(&checkpoint.weights, &batch)).to_string();
+        let loss = scorer.loss(&checkpoint.weights, &batch);
+        let updates = [1, 2, 3].map(|seed| sample_update(&checkpoint.layout, seed));
+        let updates: Vec<&SparseUpdate> = updates.iter().collect();
+        let clips = super::clip::clip_factors(&pool, &updates);
+        let updates: Vec<ClippedUpdate<'_>> =
+            updates.iter().zip(&clips).map(|(update, clip)| ClippedUpdate { update, clip }).collect();
+        let outer_lr = Ppm::new(700_000).unwrap_or(Ppm::ONE);
+        let next = outer_step(&pool, &checkpoint, outer_lr, &updates).hash().to_string();
+        Self { hidden, loss, next }
+    }
+
+    fn digest(&self, kernels: &[Answer]) -> Blake3Hash {
+        let Self { hidden, loss, next } = self;
+        let mut text = format!("{hidden} {:?} {next}", loss.map(|loss| loss.0));
+        for Answer { name, hash } in kernels {
+            text.push_str(&format!("\n{name} {hash:016x}"));
+        }
+        Blake3Hash::of(text.as_bytes())
+    }
 }
 
 fn digest(values: &[f32]) -> Blake3Hash {
@@ -122,6 +176,7 @@ mod tests {
             for threads in [1, 2, 3] {
                 let threads = NonZeroUsize::new(threads).expect("not zero");
                 assert_eq!(self_test(Pool::new(isa, threads)), Ok(()));
+                assert!(KnownAnswer::compute(Pool::new(isa, threads)).right, "{isa}");
             }
         }
     }
