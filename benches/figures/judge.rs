@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use l402t::judge::{HeldOutBatch, Isa, Pool, Scorer};
 use l402t::model::{Checkpoint, LlamaConfig};
 
-use crate::memory::peak_bytes;
+use crate::memory::peak_bytes_of;
 use crate::report::{Measured, Report, fastest_in_turns};
 
 /// Predicted tokens of a window.
@@ -96,14 +96,18 @@ fn forward(size: Size, threads: NonZeroUsize) -> Measured {
     }
 }
 
-/// Weights and all that scoring them takes, on all cores; the reference is the weights alone.
+/// Weights and all that scoring them takes, on two threads; the reference is the weights alone.
 fn memory(size: Size) -> Option<Measured> {
-    let mut weights = 0;
-    let peak = peak_bytes(|| {
-        let (checkpoint, batch) = (size.checkpoint(), size.batch());
-        weights = checkpoint.weights.len() * size_of::<f32>();
-        let mut scorer = Scorer::new(&checkpoint.config, batch.predicted_per_window(), Pool::all_cores());
-        scorer.loss(&checkpoint.weights, &batch).expect("finite");
-    })?;
+    let weights = size.config().layout().numel * size_of::<f32>();
+    let peak = peak_bytes_of(size.name)?;
     Some(Measured { value: peak as f64 / MIB, reference: Some(weights as f64 / MIB) })
+}
+
+/// What a child process does whose memory is measured.
+pub(crate) fn score_once(name: &str) {
+    let size = SIZES.into_iter().find(|size| size.name == name).expect("a size of ours");
+    let (checkpoint, batch) = (size.checkpoint(), size.batch());
+    let pool = Pool::new(Isa::best(), NonZeroUsize::new(2).expect("two"));
+    let mut scorer = Scorer::new(&checkpoint.config, batch.predicted_per_window(), pool);
+    scorer.loss(&checkpoint.weights, &batch).expect("finite");
 }

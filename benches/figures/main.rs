@@ -11,6 +11,8 @@ mod torch;
 #[cfg(feature = "torch")]
 mod train;
 
+use std::io::Write as _;
+
 use report::Report;
 
 const GROUPS: &[fn(&mut Report)] = &[
@@ -20,7 +22,14 @@ const GROUPS: &[fn(&mut Report)] = &[
 ];
 
 fn main() {
-    let mut report = Report::from_arguments(std::env::args().skip(1));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [memory::CHILD, size] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        let peak = memory::peak_bytes(|| judge::score_once(size));
+        let said = peak.map_or(String::new(), |bytes| bytes.to_string());
+        std::io::stdout().write_all(said.as_bytes()).expect("the parent reads it");
+        return;
+    }
+    let mut report = Report::from_arguments(arguments.into_iter());
     for group in GROUPS {
         group(&mut report);
     }

@@ -408,6 +408,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn crafted_weights_give_one_loss_on_every_path_or_none_on_any() {
+        let checkpoint = sample_checkpoint();
+        let batch = sample_batch(&checkpoint.config, 2, 20);
+        let values = [f32::NAN, -f32::INFINITY, f32::MAX, -1e30, f32::MIN_POSITIVE / 8.0, 1e-45];
+        let (mut with, mut without) = (0, 0);
+        for name in ["model.layers.0.input_layernorm.weight", "model.layers.1.mlp.up_proj.weight", "lm_head.weight"] {
+            let place = checkpoint.layout.find(name).expect("present");
+            for (value, many) in values.iter().flat_map(|value| [(*value, 1), (*value, place.numel())]) {
+                let mut weights = checkpoint.weights.clone();
+                weights[place.range()][..many].fill(value);
+                let loss =
+                    |isa| Scorer::new(&checkpoint.config, 19, Pool::new(isa, NonZeroUsize::MIN)).loss(&weights, &batch);
+                let expected = loss(Isa::PORTABLE);
+                with += usize::from(expected.is_some());
+                without += usize::from(expected.is_none());
+                assert!(value.is_finite() || expected.is_none(), "{name}: {value} gives a number");
+                for isa in Isa::available() {
+                    assert_eq!(loss(isa), expected, "{name}: {value} on {isa}");
+                }
+            }
+        }
+        assert!(with > 10 && without > 10, "{with} with a loss, {without} without");
+    }
+
     /// A Llama as the papers write it, in f64 and with the standard library's functions: no speed, no DF32.
     fn loss_by_the_book(checkpoint: &Checkpoint, window: &[u32]) -> f64 {
         let config = &checkpoint.config;
@@ -506,12 +531,16 @@ mod tests {
 
     #[test]
     fn the_loss_is_that_of_a_llama_by_the_book() {
-        let checkpoint = sample_checkpoint();
-        let batch = sample_batch(&checkpoint.config, 1, 40);
-        let mut scorer = Scorer::new(&checkpoint.config, 39, Pool::all_cores());
-        let loss = scorer.loss(&checkpoint.weights, &batch).expect("finite").0 as f64 / 4_294_967_296.0;
-        let expected = loss_by_the_book(&checkpoint, &batch.windows()[0]);
-        assert!((loss - expected).abs() < 1e-3, "{loss}, by the book {expected}");
+        // Large weights, and those of a fresh model; more than one block of keys.
+        for shrunk in [1.0, 0.125] {
+            let mut checkpoint = sample_checkpoint();
+            checkpoint.weights.iter_mut().for_each(|weight| *weight *= shrunk);
+            let batch = sample_batch(&checkpoint.config, 2, 150);
+            let mut scorer = Scorer::new(&checkpoint.config, 149, Pool::all_cores());
+            let loss = scorer.loss(&checkpoint.weights, &batch).expect("finite").0 as f64 / 4_294_967_296.0;
+            let expected: f64 = batch.windows().iter().map(|window| loss_by_the_book(&checkpoint, window)).sum();
+            assert!((loss / expected - 1.0).abs() < 1e-6, "{loss}, by the book {expected}");
+        }
     }
 
     #[test]

@@ -26,27 +26,34 @@ fn clipped_levels(tensor: &SparseTensor, clip: f32) -> [f32; 4] {
     levels(tensor).map(|level| level * clip)
 }
 
-/// `candidate = θ − α · clip · v`, value by value with one fused rounding. Says whether every value it touched is finite.
+/// `θ ← θ − α · clip · v`, value by value with one fused rounding. Says whether every value it touched is finite.
 pub(super) fn apply_one(
     pool: &Pool,
     layout: &Layout,
-    start: &[f32],
+    weights: &mut [f32],
     outer_lr: Ppm,
     update: ClippedUpdate<'_>,
-    candidate: &mut Vec<f32>,
 ) -> Finite {
-    candidate.clear();
-    candidate.extend_from_slice(start);
     let mut finite = true;
     pool.here(|| {
         for ((spec, tensor), clip) in layout.tensors.iter().zip(&update.update.tensors).zip(update.clip) {
-            let weights = &mut candidate[spec.range()];
+            let weights = &mut weights[spec.range()];
             let levels = clipped_levels(tensor, *clip);
             subtract_sparse(pool.isa(), weights, rate(outer_lr), &levels, &tensor.indices, &tensor.codes);
             finite &= tensor.indices.iter().all(|index| weights[*index as usize].is_finite());
         }
     });
     if finite { Finite::Yes } else { Finite::No }
+}
+
+/// Puts back what an update has touched: a hundredth of the weights, where copying all would cost as much as reading them.
+pub(super) fn take_back(layout: &Layout, start: &[f32], update: &SparseUpdate, weights: &mut [f32]) {
+    for (spec, tensor) in layout.tensors.iter().zip(&update.tensors) {
+        let (start, weights) = (&start[spec.range()], &mut weights[spec.range()]);
+        for index in &tensor.indices {
+            weights[*index as usize] = start[*index as usize];
+        }
+    }
 }
 
 /// Whether weights are finite.
@@ -60,9 +67,21 @@ pub(super) enum Finite {
 /// of `updates` (which is that of ascending contribution ids). A step that would leave the finite numbers is not taken.
 pub fn outer_step(pool: &Pool, start: &Checkpoint, outer_lr: Ppm, updates: &[ClippedUpdate<'_>]) -> Checkpoint {
     let mut next = start.clone();
+    step_in_place(pool, &start.layout, &mut next.weights, outer_lr, updates);
+    next
+}
+
+/// [`outer_step`] without a copy: the weights are the start and become the next.
+pub(super) fn step_in_place(
+    pool: &Pool,
+    layout: &Layout,
+    weights: &mut [f32],
+    outer_lr: Ppm,
+    updates: &[ClippedUpdate<'_>],
+) {
     let (mut sums, mut counts) = (Vec::new(), Vec::new());
     pool.here(|| {
-        for (place, spec) in start.layout.tensors.iter().enumerate() {
+        for (place, spec) in layout.tensors.iter().enumerate() {
             sums.clear();
             sums.resize(spec.numel(), 0.0);
             counts.clear();
@@ -72,10 +91,9 @@ pub fn outer_step(pool: &Pool, start: &Checkpoint, outer_lr: Ppm, updates: &[Cli
                 let levels = clipped_levels(tensor, update.clip[place]);
                 accumulate_sparse(&mut sums, &mut counts, &levels, &tensor.indices, &tensor.codes);
             }
-            subtract_mean(pool.isa(), &mut next.weights[spec.range()], rate(outer_lr), &sums, &counts);
+            subtract_mean(pool.isa(), &mut weights[spec.range()], rate(outer_lr), &sums, &counts);
         }
     });
-    next
 }
 
 #[cfg(test)]
@@ -107,11 +125,14 @@ mod tests {
         let clip = vec![0.5; start.layout.tensors.len()];
         let clipped = ClippedUpdate { update: &update, clip: &clip };
         let alpha = Ppm::new(700_000).expect("valid");
-        let mut candidate = Vec::new();
-        let finite = apply_one(&pool, &start.layout, &start.weights, alpha, clipped, &mut candidate);
+        let mut candidate = start.weights.clone();
+        let finite = apply_one(&pool, &start.layout, &mut candidate, alpha, clipped);
         let next = outer_step(&pool, &start, alpha, &[clipped]);
         assert_eq!(finite, Finite::Yes);
-        assert!(candidate.iter().zip(&next.weights).all(|(a, b)| a.to_bits() == b.to_bits()));
+        let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same(&candidate, &next.weights) && !same(&candidate, &start.weights));
+        take_back(&start.layout, &start.weights, &update, &mut candidate);
+        assert!(same(&candidate, &start.weights));
         assert_ne!(next.hash(), start.hash());
         assert_eq!(outer_step(&pool, &start, alpha, &[]).hash(), start.hash());
     }
@@ -126,10 +147,10 @@ mod tests {
         let clipped = ClippedUpdate { update: &update, clip: &clip };
         let mut huge = start.clone();
         huge.weights.fill(-f32::MAX);
-        let mut candidate = Vec::new();
-        let finite = apply_one(&pool, &start.layout, &huge.weights, Ppm::ONE, clipped, &mut candidate);
+        let finite = apply_one(&pool, &start.layout, &mut huge.weights, Ppm::ONE, clipped);
         assert_eq!(finite, Finite::No);
-        let next = outer_step(&pool, &start, Ppm::ONE, &[clipped, clipped]);
+        huge.weights.fill(-f32::MAX);
+        let next = outer_step(&pool, &huge, Ppm::ONE, &[clipped, clipped]);
         assert!(next.weights.iter().all(|weight| weight.is_finite()));
     }
 }

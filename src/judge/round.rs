@@ -8,7 +8,7 @@
 use l402t_kernels::Pool;
 
 use super::clip::{clip_digest, clip_factors};
-use super::outer::{ClippedUpdate, Finite, apply_one, outer_step};
+use super::outer::{ClippedUpdate, Finite, apply_one, step_in_place, take_back};
 use super::overlap::IndexSet;
 use super::{DF32_VERSION, HeldOutBatch, JudgeError, Scorer};
 use crate::model::Checkpoint;
@@ -106,9 +106,11 @@ pub fn judge_round(
 
     let (standings, mut candidates) = admit(input);
     clip(&pool, &mut candidates);
-    score(input, &mut scorer, &mut candidates, progress);
+    // The one copy of the weights: candidate after candidate is put into it and taken out, and in the end it is the next.
+    let mut next = start.clone();
+    score(input, &mut scorer, &mut next.weights, &mut candidates, progress);
     let outcomes = outcomes(input, loss_before, &candidates);
-    let (next, loss_after) = step(input, &mut scorer, loss_before, &candidates, &outcomes);
+    let loss_after = step(input, &mut scorer, loss_before, &mut next.weights, &candidates, &outcomes);
     progress(Progress::Stepped);
 
     let submitted = input.submissions.iter().zip(standings);
@@ -192,22 +194,24 @@ fn clip(pool: &Pool, candidates: &mut [Candidate]) {
     }
 }
 
+/// Leaves the weights as they were.
 fn score(
     input: &RoundInput<'_>,
     scorer: &mut Scorer,
+    weights: &mut [f32],
     candidates: &mut [Candidate],
     progress: &mut dyn FnMut(Progress),
 ) {
     let start = input.start;
-    let mut weights = Vec::with_capacity(start.weights.len());
     let (pool, of) = (scorer.pool(), candidates.len());
     for (place, candidate) in candidates.iter_mut().enumerate() {
         let update = ClippedUpdate { update: &candidate.update, clip: &candidate.clip };
-        let finite = apply_one(&pool, &start.layout, &start.weights, input.judge.outer_lr_ppm, update, &mut weights);
+        let finite = apply_one(&pool, &start.layout, weights, input.judge.outer_lr_ppm, update);
         candidate.loss_after = match finite {
-            Finite::Yes => scorer.loss(&weights, input.held_out),
+            Finite::Yes => scorer.loss(weights, input.held_out),
             Finite::No => None,
         };
+        take_back(&start.layout, &start.weights, &candidate.update, weights);
         progress(Progress::Scored { done: place + 1, of });
     }
 }
@@ -236,14 +240,15 @@ fn outcomes(input: &RoundInput<'_>, loss_before: Score, candidates: &[Candidate]
         .collect()
 }
 
-/// The next checkpoint and its loss. A step whose loss isn't finite is not taken.
+/// Makes the weights those of the next checkpoint, and returns their loss. A step whose loss isn't finite is not taken.
 fn step(
     input: &RoundInput<'_>,
     scorer: &mut Scorer,
     loss_before: Score,
+    weights: &mut [f32],
     candidates: &[Candidate],
     outcomes: &[Outcome],
-) -> (Checkpoint, Score) {
+) -> Score {
     let mut accepted: Vec<&Candidate> = candidates
         .iter()
         .zip(outcomes)
@@ -251,16 +256,16 @@ fn step(
         .map(|(candidate, _)| candidate)
         .collect();
     if accepted.is_empty() {
-        return (input.start.clone(), loss_before);
+        return loss_before;
     }
     accepted.sort_by_key(|candidate| candidate.contribution);
     let updates: Vec<ClippedUpdate<'_>> =
         accepted.iter().map(|c| ClippedUpdate { update: &c.update, clip: &c.clip }).collect();
-    let next = outer_step(&scorer.pool(), input.start, input.judge.outer_lr_ppm, &updates);
-    match scorer.loss(&next.weights, input.held_out) {
-        Some(loss_after) => (next, loss_after),
-        None => (input.start.clone(), loss_before),
-    }
+    step_in_place(&scorer.pool(), &input.start.layout, weights, input.judge.outer_lr_ppm, &updates);
+    scorer.loss(weights, input.held_out).unwrap_or_else(|| {
+        weights.copy_from_slice(&input.start.weights);
+        loss_before
+    })
 }
 
 #[cfg(test)]
