@@ -24,7 +24,7 @@ fn compressor() -> Compressor {
 }
 
 fn update() -> SparseUpdate {
-    compressor().compress(&model::pseudo_gradient(1)).expect("finite").update
+    compressor().compress(model::pseudo_gradient(1)).expect("finite").update
 }
 
 fn fp32_bytes() -> BytesCount {
@@ -34,13 +34,24 @@ fn fp32_bytes() -> BytesCount {
 #[divan::bench]
 fn compress(bencher: Bencher) {
     let (compressor, pseudo_gradient) = (compressor(), model::pseudo_gradient(1));
-    bencher.counter(fp32_bytes()).bench(|| compressor.compress(black_box(&pseudo_gradient)));
+    let bencher = bencher.counter(fp32_bytes()).with_inputs(|| pseudo_gradient.clone());
+    bencher.bench_values(|values| compressor.compress(black_box(values)));
 }
 
 #[divan::bench]
 fn encode(bencher: Bencher) {
     let (shapes, update) = (shapes(), update());
     bencher.counter(fp32_bytes()).bench(|| codec::encode(&model::CODEC, &shapes, black_box(&update)));
+}
+
+#[divan::bench]
+fn compress_and_encode(bencher: Bencher) {
+    let (compressor, shapes, pseudo_gradient) = (compressor(), shapes(), model::pseudo_gradient(1));
+    let bencher = bencher.counter(fp32_bytes()).with_inputs(|| pseudo_gradient.clone());
+    bencher.bench_values(|values| {
+        let compressed = compressor.compress(black_box(values)).expect("finite");
+        (codec::encode(&model::CODEC, &shapes, &compressed.update), compressed.next)
+    });
 }
 
 #[divan::bench]

@@ -44,7 +44,7 @@ fn loss_on_all_cores(bencher: Bencher) {
 fn outer_step_of_three_peers(bencher: Bencher) {
     let start = model::checkpoint(1);
     let compressor = Compressor::new(model::CODEC, Ppm::ONE, start.layout.shapes()).expect("a codec for this model");
-    let compress = |seed| compressor.compress(&model::pseudo_gradient(seed)).expect("finite").update;
+    let compress = |seed| compressor.compress(model::pseudo_gradient(seed)).expect("finite").update;
     let updates: Vec<_> = (0..PEERS).map(compress).collect();
     let clip = vec![1.0; start.layout.tensors.len()];
     let clipped: Vec<_> = updates.iter().map(|update| ClippedUpdate { update, clip: &clip }).collect();

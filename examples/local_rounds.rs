@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::{NonZeroI32, NonZeroUsize};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
@@ -14,7 +15,7 @@ use l402t::judge::{HeldOutBatch, Isa, Pool, RoundInput, Submission, judge_round}
 use l402t::model::tokens::{Tokens, split_held_out};
 use l402t::model::{Checkpoint, LlamaConfig};
 use l402t::protocol::amount::{Msat, Ppm};
-use l402t::protocol::codec;
+use l402t::protocol::codec::{self, SparseUpdate, TensorShape};
 use l402t::protocol::ids::{Blake3Hash, ContributionId, PeerId, RoundNumber, RunId};
 use l402t::protocol::manifest::{CodecParams, JudgeParams, RewardParams, TrainingParams};
 use l402t::protocol::verdict::{Outcome, Score};
@@ -47,8 +48,10 @@ impl Settings {
             ("outer_lr", "0.8"),
             ("tile", "64"),
             ("k", "64"),
+            ("value_bits", "2"),
             ("windows", "32"),
             ("window_tokens", "129"),
+            ("save", ""),
         ];
         let mut values: BTreeMap<String, String> = defaults.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         for argument in std::env::args().skip(1) {
@@ -78,6 +81,11 @@ impl Settings {
         Ppm::new(self.scaled(name, 1e6)?).with_context(|| format!("{name} is more than 1"))
     }
 
+    /// An empty value is none.
+    fn folder(&self, name: &str) -> Option<&Path> {
+        Some(self.text(name)).filter(|value| !value.is_empty()).map(Path::new)
+    }
+
     fn training(&self) -> anyhow::Result<TrainingParams> {
         Ok(TrainingParams {
             inner_steps: self.number("inner_steps")?,
@@ -105,7 +113,12 @@ struct Peer {
 fn main() -> anyhow::Result<()> {
     let settings = Settings::read()?;
     let training = settings.training()?;
-    let codec_params = CodecParams { version: 1, tile: settings.number("tile")?, k: settings.number("k")? };
+    let codec_params = CodecParams {
+        version: u32::from(codec::VERSION),
+        tile: settings.number("tile")?,
+        k: settings.number("k")?,
+        value_bits: settings.number("value_bits")?,
+    };
     let judge = JudgeParams {
         df32_version: 1,
         min_gain_per_token: 0,
@@ -149,12 +162,12 @@ fn main() -> anyhow::Result<()> {
     writeln!(out, "{} values", checkpoint.layout.numel)?;
     writeln!(
         out,
-        "round  loss before → after  inner first → last   peer gains (nats a token)      ratio  s a peer  judge s"
+        "round  loss before → after  inner first → last   peer gains (nats a token)      ratio  s a peer  judge s  bits: places/limit  codes/limit  1-D bytes"
     )?;
 
     for (round, windows) in (0..rounds).zip(split.held_out.chunks(windows as usize)) {
         let held_out = HeldOutBatch::new(&checkpoint.config, windows.to_vec())?;
-        let mut payloads = Vec::new();
+        let (mut payloads, mut parts) = (Vec::new(), Parts::default());
         let (mut seconds, mut first, mut last) = (0.0, 0.0, 0.0);
         for peer in &mut peers {
             let job = InnerLoop {
@@ -170,8 +183,13 @@ fn main() -> anyhow::Result<()> {
             first += trained.loss_first_nats / peers_f64(&settings)?;
             last += trained.loss_last_nats / peers_f64(&settings)?;
             peer.optimiser = trained.optimiser;
-            let compressed = peer.compressor.compress(&trained.pseudo_gradient)?;
+            let compressed = peer.compressor.compress(trained.pseudo_gradient)?;
+            parts.add(&codec_params, &shapes, &compressed.update)?;
             payloads.push(codec::encode(&codec_params, &shapes, &compressed.update)?);
+            if let Some(folder) = settings.folder("save") {
+                let name = format!("round-{round}-peer-{}.l4su", payloads.len() - 1);
+                std::fs::write(folder.join(name), payloads.last().context("just pushed")?)?;
+            }
             peer.compressor.accept(compressed.next)?;
         }
         let submissions: Vec<Submission<'_>> = payloads
@@ -209,7 +227,7 @@ fn main() -> anyhow::Result<()> {
         let ratio = (4 * checkpoint.layout.numel * payloads.len()) as f64 / bytes as f64;
         writeln!(
             out,
-            "{round:>5}  {:.4} → {:.4}      {first:.4} → {last:.4}    {:<30} {ratio:>5.0}× {seconds:>8.2} {judge_seconds:>7.2}",
+            "{round:>5}  {:.4} → {:.4}      {first:.4} → {last:.4}    {:<30} {ratio:>5.1}× {seconds:>8.2} {judge_seconds:>7.2}  {parts}",
             per_token(judged.loss_before),
             per_token(judged.loss_after),
             gains.join(" "),
@@ -217,6 +235,52 @@ fn main() -> anyhow::Result<()> {
         checkpoint = judged.next;
     }
     Ok(())
+}
+
+/// Where the bytes of some payloads are, and how few there could be.
+#[derive(Default)]
+struct Parts {
+    values: f64,
+    /// Of rows and columns; of codes with the levels; of what the 1-D tensors would take alone.
+    bytes: [f64; 3],
+    /// In bits: any choice of so many places of a tile evenly likely; each tensor's codes by their frequency.
+    limits: [f64; 2],
+}
+
+impl Parts {
+    fn add(&mut self, params: &CodecParams, shapes: &[TensorShape], update: &SparseUpdate) -> anyhow::Result<()> {
+        let [_, rows, columns, codes] = codec::part_bytes(&codec::encode(params, shapes, update)?)?;
+        let vectors = |shape: &TensorShape| matches!(shape, TensorShape::Vector { .. });
+        let all = shapes.iter().zip(&update.tensors).filter(|(shape, _)| vectors(shape));
+        let (vector_shapes, tensors) =
+            all.map(|(shape, tensor)| (*shape, tensor.clone())).unzip::<_, _, Vec<_>, Vec<_>>();
+        let vectors = codec::encode(params, &vector_shapes, &SparseUpdate { tensors })?.len();
+        for (sum, bytes) in self.bytes.iter_mut().zip([rows + columns, codes, vectors]) {
+            *sum += bytes as f64;
+        }
+        for (shape, tensor) in shapes.iter().zip(&update.tensors) {
+            let n = tensor.codes.len() as f64;
+            self.values += n;
+            for tile in codec::tiles(*shape, params) {
+                let choices = |i: u32| f64::from(tile.numel() - i) / f64::from(i + 1);
+                self.limits[0] += (0..codec::kept(params, tile.numel())).map(|i| choices(i).log2()).sum::<f64>();
+            }
+            let count = |code: u8| tensor.codes.iter().filter(|other| **other == code).count() as f64;
+            let counts = (0..codec::MAX_LEVELS as u8).map(count).filter(|count| *count > 0.0);
+            self.limits[1] += counts.map(|count| count * (n / count).log2()).sum::<f64>();
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ([places, codes, vectors], [least_places, least_codes]) = (self.bytes, self.limits);
+        let [places, codes, least_places, least_codes] =
+            [8.0 * places, 8.0 * codes, least_places, least_codes].map(|bits| bits / self.values);
+        let share = 100.0 * vectors / (self.bytes[0] + self.bytes[1]);
+        write!(f, "{places:>7.3}/{least_places:.3}  {codes:>7.3}/{least_codes:.3}  {share:>6.1} %")
+    }
 }
 
 fn peers_f64(settings: &Settings) -> anyhow::Result<f64> {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use l402t::protocol::codec::{SparseTensor, SparseUpdate, TensorShape, decode, encode};
+use l402t::protocol::codec::{SparseTensor, SparseUpdate, TensorShape, decode, encode, levels};
 use l402t::protocol::manifest::CodecParams;
 use serde::Deserialize;
 
@@ -19,6 +19,7 @@ struct Vector {
     name: String,
     tile: u32,
     k: u32,
+    value_bits: u32,
     /// `[len]` or `[rows, cols]`.
     shapes: Vec<Vec<u32>>,
     tensors: Vec<Tensor>,
@@ -28,7 +29,7 @@ struct Vector {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tensor {
-    levels_hex: [String; 4],
+    levels_hex: Vec<String>,
     indices: Vec<u32>,
     codes: Vec<u8>,
 }
@@ -47,7 +48,9 @@ impl Vector {
 
     fn update(&self) -> SparseUpdate {
         let tensors = self.tensors.iter().map(|tensor| SparseTensor {
-            levels: tensor.levels_hex.each_ref().map(|hex| u32::from_str_radix(hex, 16).expect("hex")),
+            levels: levels(
+                &tensor.levels_hex.iter().map(|hex| u32::from_str_radix(hex, 16).expect("hex")).collect::<Vec<_>>(),
+            ),
             indices: tensor.indices.clone(),
             codes: tensor.codes.clone(),
         });
@@ -61,7 +64,7 @@ fn sparse_updates_keep_their_bytes() {
     let vectors: Vec<Vector> = serde_json::from_str(&json).expect("valid vectors");
     assert!(!vectors.is_empty());
     for vector in vectors {
-        let params = CodecParams { version: 1, tile: vector.tile, k: vector.k };
+        let params = CodecParams { version: 2, tile: vector.tile, k: vector.k, value_bits: vector.value_bits };
         let bytes = encode(&params, &vector.shapes(), &vector.update()).expect("a valid update");
         assert_eq!(hex::encode(&bytes), vector.bytes_hex, "{}", vector.name);
         assert_eq!(decode(&params, &vector.shapes(), &bytes), Ok(vector.update()), "{}", vector.name);
@@ -69,7 +72,7 @@ fn sparse_updates_keep_their_bytes() {
 }
 
 /// The model that tests/corpus/codec was made for.
-const CORPUS_PARAMS: CodecParams = CodecParams { version: 1, tile: 64, k: 64 };
+const CORPUS_PARAMS: CodecParams = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
 const CORPUS_SHAPES: [TensorShape; 3] = [
     TensorShape::Matrix { rows: 70, cols: 66 },
     TensorShape::Vector { len: 100 },

@@ -3,6 +3,7 @@
 //! `cargo bench --bench figures -- [--json] [PART-OF-A-NAME]`. A group of figures is a file here with a function in `GROUPS`.
 //! What is measured beside something else is measured in turns with it, so that a busy machine disturbs both.
 
+mod codec;
 mod judge;
 mod memory;
 mod report;
@@ -16,6 +17,7 @@ use std::io::Write as _;
 use report::Report;
 
 const GROUPS: &[fn(&mut Report)] = &[
+    codec::measure,
     judge::measure,
     #[cfg(feature = "torch")]
     train::measure,

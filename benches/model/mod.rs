@@ -6,7 +6,7 @@ use l402t::model::{Checkpoint, LlamaConfig};
 use l402t::protocol::manifest::CodecParams;
 
 /// The paper's: the 64 largest of each 64 × 64 tile.
-pub(crate) const CODEC: CodecParams = CodecParams { version: 1, tile: 64, k: 64 };
+pub(crate) const CODEC: CodecParams = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
 
 pub(crate) fn config() -> LlamaConfig {
     LlamaConfig {

@@ -17,12 +17,14 @@ mod isa;
 pub mod known_answers;
 pub mod outer;
 mod pool;
+pub mod quantise;
 mod reduce;
 pub mod rope;
 pub mod rows;
 mod scalar;
 #[cfg(test)]
 mod tests;
+pub mod tile;
 pub mod topk;
 
 pub use isa::{Isa, UnknownIsa};

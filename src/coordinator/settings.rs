@@ -156,7 +156,7 @@ impl Default for TrainingParams {
 
 impl Default for CodecParams {
     fn default() -> Self {
-        Self { version: 1, tile: 64, k: 64 }
+        Self { version: 2, tile: 64, k: 64, value_bits: 2 }
     }
 }
 

@@ -100,7 +100,7 @@ pub(crate) fn manifest() -> RunManifest {
             clip_norm_micro: 1_000_000,
             error_feedback_decay_ppm: Ppm::new(950_000).expect("valid"),
         },
-        codec: CodecParams { version: 1, tile: 64, k: 64 },
+        codec: CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 },
         judge: JudgeParams {
             df32_version: 1,
             min_gain_per_token: 100,

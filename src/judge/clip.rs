@@ -2,13 +2,13 @@
 
 use l402t_kernels::{Pool, sum_of_squares};
 
-use crate::protocol::codec::{SparseTensor, SparseUpdate};
+use crate::protocol::codec::{MAX_LEVELS, SparseTensor, SparseUpdate};
 use crate::protocol::ids::Blake3Hash;
 
 const CONTEXT: &str = "l402t clip factors v1";
 
 /// A tensor's levels as numbers.
-pub(super) fn levels(tensor: &SparseTensor) -> [f32; 4] {
+pub(super) fn levels(tensor: &SparseTensor) -> [f32; MAX_LEVELS] {
     tensor.levels.map(f32::from_bits)
 }
 
@@ -21,7 +21,7 @@ fn norms(pool: &Pool, update: &SparseUpdate) -> Vec<f32> {
         .map(|tensor| {
             let levels = levels(tensor);
             values.clear();
-            values.extend(tensor.codes.iter().map(|code| levels[usize::from(code & 3)]));
+            values.extend(tensor.codes.iter().map(|code| levels[usize::from(*code)]));
             sum_of_squares(pool.isa(), &values).sqrt()
         })
         .collect()
@@ -56,7 +56,8 @@ mod tests {
     use super::*;
 
     fn update(level: f32) -> SparseUpdate {
-        let tensor = SparseTensor { levels: [level.to_bits(); 4], indices: vec![0, 3, 5, 9], codes: vec![0, 1, 2, 3] };
+        let tensor =
+            SparseTensor { levels: [level.to_bits(); MAX_LEVELS], indices: vec![0, 3, 5, 9], codes: vec![0, 1, 2, 3] };
         SparseUpdate { tensors: vec![tensor] }
     }
 

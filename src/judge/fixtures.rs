@@ -5,7 +5,7 @@ use l402t_kernels::Pool;
 use super::{HeldOutBatch, RoundInput, RoundJudgement, Submission, judge_round};
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::amount::{Msat, Ppm};
-use crate::protocol::codec::{SparseTensor, SparseUpdate, encode, kept, tiles};
+use crate::protocol::codec::{SparseTensor, SparseUpdate, encode, kept, levels, tiles};
 use crate::protocol::ids::ContributionId;
 use crate::protocol::manifest::{CodecParams, JudgeParams, RewardParams};
 
@@ -44,8 +44,9 @@ pub(super) fn id(n: u8) -> ContributionId {
 pub(super) fn negated(update: &SparseUpdate) -> SparseUpdate {
     let mut update = update.clone();
     for tensor in &mut update.tensors {
-        tensor.levels.reverse();
-        for level in &mut tensor.levels {
+        let used = &mut tensor.levels[..4];
+        used.reverse();
+        for level in used {
             *level ^= 1 << 31;
         }
         for code in &mut tensor.codes {
@@ -69,7 +70,7 @@ impl Fixture {
         let held_out = HeldOutBatch::new(&start.config, (0..6).map(window).collect()).expect("valid windows");
         Self {
             start,
-            codec: CodecParams { version: 1, tile: 8, k: 12 },
+            codec: CodecParams { version: 2, tile: 8, k: 12, value_bits: 2 },
             judge: JudgeParams {
                 df32_version: 1,
                 min_gain_per_token: 1,
@@ -97,7 +98,7 @@ impl Fixture {
         };
         let tensor = |shape| {
             let mut tensor = SparseTensor {
-                levels: [0xbc80_0000, 0xbb80_0000, 0x3b80_0000, 0x3c80_0000],
+                levels: levels(&[0xbc80_0000, 0xbb80_0000, 0x3b80_0000, 0x3c80_0000]),
                 ..SparseTensor::default()
             };
             for tile in tiles(shape, &self.codec) {

@@ -6,7 +6,7 @@ use l402t_kernels::outer::{accumulate_sparse, subtract_mean, subtract_sparse};
 use super::clip::levels;
 use crate::model::{Checkpoint, Layout};
 use crate::protocol::amount::Ppm;
-use crate::protocol::codec::{SparseTensor, SparseUpdate};
+use crate::protocol::codec::{MAX_LEVELS, SparseTensor, SparseUpdate};
 
 /// An update that has been decoded, with its clip factors, one a tensor.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ fn rate(outer_lr: Ppm) -> f32 {
     outer_lr.get() as f32 / 1_000_000.0
 }
 
-fn clipped_levels(tensor: &SparseTensor, clip: f32) -> [f32; 4] {
+fn clipped_levels(tensor: &SparseTensor, clip: f32) -> [f32; MAX_LEVELS] {
     levels(tensor).map(|level| level * clip)
 }
 
@@ -106,8 +106,8 @@ mod tests {
         let pool = Pool::all_cores();
         let start = sample_checkpoint();
         let (mut one, mut two) = (sample_update(&start.layout, 1), sample_update(&start.layout, 2));
-        one.tensors[0] = SparseTensor { levels: [1f32.to_bits(); 4], indices: vec![0, 1], codes: vec![0, 0] };
-        two.tensors[0] = SparseTensor { levels: [3f32.to_bits(); 4], indices: vec![1, 2], codes: vec![0, 0] };
+        one.tensors[0] = SparseTensor { levels: [1f32.to_bits(); MAX_LEVELS], indices: vec![0, 1], codes: vec![0, 0] };
+        two.tensors[0] = SparseTensor { levels: [3f32.to_bits(); MAX_LEVELS], indices: vec![1, 2], codes: vec![0, 0] };
         let clip = vec![1.0; start.layout.tensors.len()];
         let updates = [&one, &two].map(|update| ClippedUpdate { update, clip: &clip });
         let next = outer_step(&pool, &start, Ppm::ONE, &updates);
@@ -142,7 +142,7 @@ mod tests {
         let pool = Pool::all_cores();
         let start = sample_checkpoint();
         let mut update = sample_update(&start.layout, 1);
-        update.tensors[0].levels = [f32::MAX.to_bits(); 4];
+        update.tensors[0].levels = [f32::MAX.to_bits(); MAX_LEVELS];
         let clip = vec![1.0; start.layout.tensors.len()];
         let clipped = ClippedUpdate { update: &update, clip: &clip };
         let mut huge = start.clone();

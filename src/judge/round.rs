@@ -273,7 +273,7 @@ mod tests {
     use super::*;
     use crate::judge::fixtures::{Fixture, id, negated};
     use crate::protocol::amount::Ppm;
-    use crate::protocol::codec::encode;
+    use crate::protocol::codec::{encode, levels};
 
     fn rejection(verdict: &VerdictRecord) -> &Rejection {
         match &verdict.outcome {
@@ -326,7 +326,7 @@ mod tests {
         let updates = (1_000..1_020).map(|seed| fixture.any_update(seed));
         for mut ruinous in updates.flat_map(|update| [negated(&update), update]) {
             for tensor in &mut ruinous.tensors {
-                tensor.levels = [0xfe00_0000, 0xfd00_0000, 0x7d00_0000, 0x7e00_0000];
+                tensor.levels = levels(&[0xfe00_0000, 0xfd00_0000, 0x7d00_0000, 0x7e00_0000]);
             }
             let judged = fixture.judge(&[Some(fixture.encode(&ruinous))]);
             let verdict = &judged.verdicts[0];
@@ -351,7 +351,7 @@ mod tests {
         let fixture = Fixture::new();
         let inflated = |update: &SparseUpdate| {
             let mut update = update.clone();
-            for level in update.tensors.iter_mut().flat_map(|tensor| &mut tensor.levels) {
+            for level in update.tensors.iter_mut().flat_map(|tensor| &mut tensor.levels[..4]) {
                 // 128 times, exactly.
                 *level += 7 << 23;
             }

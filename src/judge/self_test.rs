@@ -10,7 +10,7 @@ use super::outer::{ClippedUpdate, outer_step};
 use super::{HeldOutBatch, JudgeError, Scorer};
 use crate::model::{Checkpoint, Layout, LlamaConfig};
 use crate::protocol::amount::Ppm;
-use crate::protocol::codec::{SparseTensor, SparseUpdate, TensorShape};
+use crate::protocol::codec::{self, SparseTensor, SparseUpdate, TensorShape};
 use crate::protocol::ids::Blake3Hash;
 use crate::protocol::verdict::Score;
 
@@ -154,7 +154,7 @@ pub(super) fn sample_update(layout: &Layout, seed: u64) -> SparseUpdate {
     let mut state = seed;
     let tensor = |spec: &crate::model::TensorSpec| {
         let mut level = || ((random(&mut state) >> 40) as i32 - (1 << 23)) as f32 / (1u32 << 29) as f32;
-        let levels = [level(), level(), level(), level()].map(f32::to_bits);
+        let levels = codec::levels(&[level(), level(), level(), level()].map(f32::to_bits));
         let indices: Vec<u32> = (0..spec.numel() as u32).filter(|_| random(&mut state).is_multiple_of(4)).collect();
         let codes = indices.iter().map(|_| (random(&mut state) % 4) as u8).collect();
         SparseTensor { levels, indices, codes }

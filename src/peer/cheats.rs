@@ -12,8 +12,14 @@ use crate::protocol::codec::{self, SparseTensor, SparseUpdate, TensorShape, kept
 /// How often the copycat looks whether its victim has committed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// −2⁻⁸, −2⁻⁹, 2⁻⁹, 2⁻⁸: about what an honest update has.
-const LEVELS: codec::Levels = [0xbb80_0000, 0xbb00_0000, 0x3b00_0000, 0x3b80_0000];
+/// The level of one of `codes` codes: ±2⁻⁹ and up to some more, ascending; about what an honest update has.
+fn level(code: u32, codes: u32) -> u32 {
+    let outwards = |steps: u32| 0x3b00_0000 + steps * 0x0010_0000;
+    match code.checked_sub(codes / 2) {
+        Some(steps) => outwards(steps),
+        None => outwards(codes / 2 - 1 - code) | 1 << 31,
+    }
+}
 
 const RANDOM: &str = "l402t demo garbage update v1";
 
@@ -53,15 +59,15 @@ impl LocalTrainer for Garbage {
 
 fn random_tensor(work: &RoundWork, shape: TensorShape, dice: &mut Dice) -> SparseTensor {
     let mut tensor = SparseTensor::default();
+    let codes = 1 << work.manifest.codec.value_bits;
     for tile in tiles(shape, &work.manifest.codec) {
         let count = kept(&work.manifest.codec, tile.numel());
         tensor.indices.extend(dice.choose(count, tile.numel()).into_iter().map(|position| tile.flat(position)));
-        tensor.codes.extend((0..count).map(|_| dice.below(4) as u8));
+        tensor.codes.extend((0..count).map(|_| dice.below(codes) as u8));
     }
-    for (code, level) in LEVELS.into_iter().enumerate() {
+    for code in &tensor.codes {
         // A code that doesn't occur has level 0.
-        let occurs = tensor.codes.iter().any(|found| usize::from(*found) == code);
-        tensor.levels[code] = if occurs { level } else { 0 };
+        tensor.levels[usize::from(*code)] = level(u32::from(*code), codes);
     }
     tensor
 }
@@ -150,7 +156,11 @@ mod tests {
 
     #[test]
     fn an_altered_copy_has_other_bytes_but_the_same_places() {
-        let tensor = SparseTensor { levels: LEVELS, indices: vec![1, 2, 3, 4], codes: vec![0, 1, 2, 3] };
+        let tensor = SparseTensor {
+            levels: codec::levels(&[0, 1, 2, 3].map(|code| level(code, 4))),
+            indices: vec![1, 2, 3, 4],
+            codes: vec![0, 1, 2, 3],
+        };
         let original = SparseUpdate { tensors: vec![tensor] };
         let mut copy = original.clone();
         alter(&mut copy);

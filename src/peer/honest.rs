@@ -104,7 +104,7 @@ impl LocalTrainer for Honest {
             Err(error) => return Err(failed(error)),
         };
 
-        let compressed = compressor.compress(&trained.pseudo_gradient).map_err(failed)?;
+        let compressed = compressor.compress(trained.pseudo_gradient).map_err(failed)?;
         let payload = codec::encode(&work.manifest.codec, &shapes, &compressed.update).map_err(failed)?;
         let state = LocalState {
             run,

@@ -102,16 +102,18 @@ pub struct TrainingParams {
     pub error_feedback_decay_ppm: Ppm,
 }
 
-/// The sparse update: top-k of each tile, 2-bit values.
+/// The sparse update: top-k of each tile, values of a few bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CodecParams {
-    /// Wire format version, 1.
+    /// Wire format version, 2.
     pub version: u32,
     /// Side of the square tile of a 2-D tensor (64: 4,096 values).
     pub tile: u32,
     /// Values kept of each full tile; a part tile or 1-D chunk of n values keeps max(1, round(n·k / tile²)).
     pub k: u32,
+    /// Bits of a kept value: 1, 2 or 4.
+    pub value_bits: u32,
 }
 
 /// The verdict's rules. Losses and gains are integers in 2⁻³² nats, summed over the batch's predicted tokens.

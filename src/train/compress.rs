@@ -5,12 +5,12 @@
 //! contribution is committed: compressing changes nothing until its result is accepted.
 
 use l402t_kernels::Isa;
-use l402t_kernels::topk::top_k;
+use l402t_kernels::quantise::quantise;
+use l402t_kernels::tile::{Rectangle, feed_back};
+use l402t_kernels::topk::{Scratch, top_k};
 
 use crate::protocol::amount::Ppm;
-use crate::protocol::codec::{
-    self, Levels, SparseTensor, SparseUpdate, TensorShape, Tile, UnsupportedParams, check_params, kept,
-};
+use crate::protocol::codec::{self, SparseTensor, SparseUpdate, TensorShape, UnsupportedParams, check_params, kept};
 use crate::protocol::ids::Blake3Hash;
 use crate::protocol::manifest::CodecParams;
 
@@ -104,25 +104,23 @@ impl Compressor {
         Ok(Self { params, decay, shapes, feedback, isa: Isa::best() })
     }
 
-    /// Compresses Δ = θ_start − θ_end, in layout order. Changes nothing: the same call gives the same result until
-    /// [`accept`](Self::accept).
-    pub fn compress(&self, pseudo_gradient: &[f32]) -> Result<Compressed, CompressError> {
+    /// Compresses Δ = θ_start − θ_end, in layout order; its memory becomes that of the next error feedback. Changes nothing:
+    /// the same call gives the same result until [`accept`](Self::accept).
+    pub fn compress(&self, pseudo_gradient: Vec<f32>) -> Result<Compressed, CompressError> {
         let expected = self.feedback.values.len();
         if pseudo_gradient.len() != expected {
             return Err(CompressError::Length { expected, found: pseudo_gradient.len() });
         }
-        let mut values: Vec<f32> =
-            self.feedback.values.iter().zip(pseudo_gradient).map(|(error, delta)| self.decay * error + delta).collect();
-        let mut select = Select::new(self.isa);
+        let mut values = pseudo_gradient;
+        let mut select = Select::default();
         let mut tensors = Vec::with_capacity(self.shapes.len());
-        let mut rest = values.as_mut_slice();
+        let (mut rest, mut feedback) = (values.as_mut_slice(), self.feedback.values.as_slice());
         for (at, shape) in self.shapes.iter().enumerate() {
             let (own, others) = rest.split_at_mut(shape.numel() as usize);
-            if own.iter().any(|value| !value.is_finite()) {
-                return Err(CompressError::NotFinite { tensor: at });
-            }
-            tensors.push(self.compress_tensor(&mut select, *shape, own));
-            rest = others;
+            let (own_feedback, other_feedback) = feedback.split_at(own.len());
+            let tensor = self.compress_tensor(&mut select, *shape, own_feedback, own);
+            tensors.push(tensor.ok_or(CompressError::NotFinite { tensor: at })?);
+            (rest, feedback) = (others, other_feedback);
         }
         let next = ErrorFeedback { fingerprint: self.feedback.fingerprint, values };
         Ok(Compressed { update: SparseUpdate { tensors }, next })
@@ -166,25 +164,48 @@ impl Compressor {
         Ok(())
     }
 
-    /// Takes what is kept of one tensor out of its values.
-    fn compress_tensor(&self, select: &mut Select, shape: TensorShape, values: &mut [f32]) -> SparseTensor {
-        let mut indices = Vec::with_capacity(codec::kept_in(shape, &self.params) as usize);
+    /// Adds the error feedback to one tensor's values and takes what is kept out of them: one pass, tile by tile. `None` if
+    /// not all are finite.
+    fn compress_tensor(
+        &self,
+        select: &mut Select,
+        shape: TensorShape,
+        feedback: &[f32],
+        values: &mut [f32],
+    ) -> Option<SparseTensor> {
+        const INFINITY_BITS: u32 = f32::INFINITY.to_bits();
+        let kept_values = codec::kept_in(shape, &self.params) as usize;
+        let mut indices = Vec::with_capacity(kept_values);
+        select.kept.clear();
+        select.kept.reserve_exact(kept_values);
         for tile in codec::tiles(shape, &self.params) {
-            select.tile(&tile, values, kept(&self.params, tile.numel()) as usize, &mut indices);
+            let [first, rows, cols, stride] =
+                [tile.first, tile.rows, tile.cols, tile.stride].map(|place| place as usize);
+            let rectangle = Rectangle { first, rows, cols, stride };
+            let largest = feed_back(self.isa, self.decay, feedback, values, rectangle, &mut select.tile);
+            if largest >= INFINITY_BITS {
+                return None;
+            }
+            let k = kept(&self.params, tile.numel()) as usize;
+            top_k(self.isa, &select.tile, k, &mut select.scratch, &mut select.positions);
+            for position in &select.positions {
+                indices.push(tile.flat(u32::from(*position)));
+                select.kept.push(select.tile[usize::from(*position)]);
+            }
         }
-        let chosen: Vec<f32> = indices.iter().map(|index| values[*index as usize]).collect();
-        let (levels, codes) = quantise(&chosen);
+        let mut codes = Vec::with_capacity(kept_values);
+        let levels = quantise(self.isa, &select.kept, self.params.value_bits, &mut codes);
         for (index, code) in indices.iter().zip(&codes) {
             values[*index as usize] -= f32::from_bits(levels[usize::from(*code)]);
         }
-        SparseTensor { levels, indices, codes }
+        Some(SparseTensor { levels, indices, codes })
     }
 }
 
 /// What error feedback belongs to.
 fn fingerprint(params: &CodecParams, shapes: &[TensorShape]) -> Blake3Hash {
     let mut bytes = Vec::new();
-    bytes.extend([params.version, params.tile, params.k].iter().flat_map(|n| n.to_le_bytes()));
+    bytes.extend([params.version, params.tile, params.k, params.value_bits].iter().flat_map(|n| n.to_le_bytes()));
     for shape in shapes {
         let [kind, rows, cols] = match *shape {
             TensorShape::Vector { len } => [1, 1, len],
@@ -196,83 +217,13 @@ fn fingerprint(params: &CodecParams, shapes: &[TensorShape]) -> Blake3Hash {
 }
 
 /// Buffers for choosing the largest values of tiles.
+#[derive(Default)]
 struct Select {
-    isa: Isa,
-    values: Vec<f32>,
-    scratch: Vec<u64>,
+    tile: Vec<f32>,
+    scratch: Scratch,
     positions: Vec<u16>,
-}
-
-impl Select {
-    fn new(isa: Isa) -> Self {
-        Self { isa, values: Vec::new(), scratch: Vec::new(), positions: Vec::new() }
-    }
-
-    /// Appends the flat indices of a tile's `k` largest values.
-    fn tile(&mut self, tile: &Tile, tensor: &[f32], k: usize, indices: &mut Vec<u32>) {
-        self.values.clear();
-        for row in 0..tile.rows {
-            let start = (tile.first + row * tile.stride) as usize;
-            self.values.extend_from_slice(&tensor[start..start + tile.cols as usize]);
-        }
-        top_k(self.isa, &self.values, k, &mut self.scratch, &mut self.positions);
-        indices.extend(self.positions.iter().map(|position| tile.flat(u32::from(*position))));
-    }
-}
-
-/// The 2-bit quantiser over a tensor's kept values: with shift their mean and σ their sample deviation, the code of v is
-/// round((v − shift) / 1.5σ + 2) within 0 ..= 3, halves to even, and a code's level the mean of its values in bfloat16.
-///
-/// Where σ is 0 (one value, or equal ones) every code is 2. Codes whose levels round to the same value become the lower
-/// one, and no level is −0, as the wire format wants it.
-fn quantise(values: &[f32]) -> (Levels, Vec<u8>) {
-    let n = values.len() as f64;
-    let shift = values.iter().map(|value| f64::from(*value)).sum::<f64>() / n.max(1.0);
-    let squares = values.iter().map(|value| (f64::from(*value) - shift).powi(2)).sum::<f64>();
-    let scale = 1.5 * (squares / (n - 1.0).max(1.0)).sqrt();
-    let mut codes: Vec<u8> = values
-        .iter()
-        .map(|value| match (f64::from(*value) - shift) / scale {
-            steps if steps.is_finite() => (steps + 2.0).round_ties_even().clamp(0.0, 3.0) as u8,
-            _ => 2,
-        })
-        .collect();
-
-    let mut sums = [(0.0, 0u32); 4];
-    for (value, code) in values.iter().zip(&codes) {
-        let (sum, count) = &mut sums[usize::from(*code)];
-        *sum += f64::from(*value);
-        *count += 1;
-    }
-    let mut levels: Levels = [0; 4];
-    let mut merged = [0, 1, 2, 3];
-    let mut last: Option<u8> = None;
-    for code in 0..4u8 {
-        let (sum, count) = sums[usize::from(code)];
-        if count == 0 {
-            continue;
-        }
-        let level = bfloat16((sum / f64::from(count)) as f32);
-        match last {
-            // Class means ascend and rounding keeps their order, so only a tie can break the strict order.
-            Some(lower) if levels[usize::from(lower)] == level => merged[usize::from(code)] = lower,
-            _ => {
-                levels[usize::from(code)] = level;
-                last = Some(code);
-            }
-        }
-    }
-    codes.iter_mut().for_each(|code| *code = merged[usize::from(*code)]);
-    (levels, codes)
-}
-
-/// The bits of the nearest finite bfloat16, halves to even, never −0.
-fn bfloat16(value: f32) -> u32 {
-    const LARGEST: u32 = 0x7f7f_0000;
-    let bits = value.to_bits();
-    let (sign, magnitude) = (bits & 1 << 31, bits & !(1 << 31));
-    let rounded = ((magnitude + 0x7fff + (magnitude >> 16 & 1)) & 0xffff_0000).min(LARGEST);
-    if rounded == 0 { 0 } else { sign | rounded }
+    /// What is kept of the tensor.
+    kept: Vec<f32>,
 }
 
 #[cfg(test)]
@@ -280,7 +231,7 @@ mod tests {
     use super::*;
     use crate::protocol::codec::{decode, encode};
 
-    const PARAMS: CodecParams = CodecParams { version: 1, tile: 64, k: 64 };
+    const PARAMS: CodecParams = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
 
     fn decay() -> Ppm {
         Ppm::new(950_000).expect("valid")
@@ -329,7 +280,7 @@ mod tests {
         for round in 0..4 {
             let delta = noise(numel(&shapes), round);
             let before = compressor.state().values().to_vec();
-            let Compressed { update, next } = compressor.compress(&delta).expect("finite");
+            let Compressed { update, next } = compressor.compress(delta.clone()).expect("finite");
             let sent = dense(&shapes, &update);
             for at in 0..delta.len() {
                 let whole = 0.95 * f64::from(before[at]) + f64::from(delta[at]);
@@ -351,7 +302,7 @@ mod tests {
         let nearly_equal = (0..n).map(|at| f32::from_bits(0x3f80_0000 + at as u32 % 7)).collect();
         let tiny = (0..n).map(|at| if at % 2 == 0 { f32::from_bits(1) } else { -f32::from_bits(1) }).collect();
         for delta in [noise(n, 3), vec![0.0; n], vec![-0.0; n], vec![1e-3; n], spike, nearly_equal, tiny] {
-            let update = compressor.compress(&delta).expect("finite").update;
+            let update = compressor.compress(delta.clone()).expect("finite").update;
             let bytes = encode(&PARAMS, &shapes, &update).expect("canonical");
             assert_eq!(decode(&PARAMS, &shapes, &bytes), Ok(update));
         }
@@ -362,10 +313,10 @@ mod tests {
         let shapes = shapes();
         let mut compressor = Compressor::new(PARAMS, decay(), shapes.clone()).expect("valid");
         let delta = noise(numel(&shapes), 1);
-        let first = compressor.compress(&delta).expect("finite");
-        assert_eq!(compressor.compress(&delta).expect("finite"), first);
+        let first = compressor.compress(delta.clone()).expect("finite");
+        assert_eq!(compressor.compress(delta.clone()).expect("finite"), first);
         compressor.accept(first.next.clone()).expect("its own");
-        assert_ne!(compressor.compress(&delta).expect("finite"), first);
+        assert_ne!(compressor.compress(delta.clone()).expect("finite"), first);
     }
 
     #[test]
@@ -377,64 +328,10 @@ mod tests {
             delta[at * 128 + 64 + (at * 5) % 64] = -1.0;
         }
         let compressor = Compressor::new(PARAMS, decay(), shapes).expect("valid");
-        let tensor = &compressor.compress(&delta).expect("finite").update.tensors[0];
+        let tensor = &compressor.compress(delta.clone()).expect("finite").update.tensors[0];
         let left: Vec<u32> = (0..64).map(|at| at * 128 + at * 7 % 64).collect();
         let right: Vec<u32> = (0..64).map(|at| at * 128 + 64 + at * 5 % 64).collect();
         assert_eq!(tensor.indices, [left, right].concat());
-    }
-
-    /// The quantiser as the paper's authors write it: shift, normalise, look up, shift back.
-    fn reference(values: &[f32]) -> (Vec<f64>, Vec<u8>) {
-        let n = values.len() as f64;
-        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
-        let centred: Vec<f64> = values.iter().map(|v| f64::from(*v) - mean).collect();
-        let norm = centred.iter().map(|c| c * c).sum::<f64>().sqrt();
-        let bin = 6.0 * (norm / (n - 1.0).sqrt()) / 4.0;
-        let codes: Vec<u8> = centred.iter().map(|c| (c / bin + 2.0).round_ties_even().clamp(0.0, 3.0) as u8).collect();
-        let lookup = (0..4).map(|code| {
-            let class: Vec<f64> =
-                centred.iter().zip(&codes).filter(|(_, c)| **c == code).map(|(value, _)| *value).collect();
-            class.iter().sum::<f64>() / class.len() as f64 + mean
-        });
-        (lookup.collect(), codes)
-    }
-
-    #[test]
-    fn the_quantiser_is_the_papers() {
-        for seed in 0..20 {
-            // Values as top-k leaves them: none near zero.
-            let values: Vec<f32> = noise(300, seed).into_iter().filter(|v| v.abs() > 5e-4).map(|v| v + 1e-4).collect();
-            let (levels, codes) = quantise(&values);
-            let (expected, expected_codes) = reference(&values);
-            assert_eq!(codes, expected_codes);
-            for code in 0..4 {
-                if codes.contains(&(code as u8)) {
-                    let level = f64::from(f32::from_bits(levels[code]));
-                    assert!((level / expected[code] - 1.0).abs() <= 1.0 / 256.0, "{level} for {}", expected[code]);
-                } else {
-                    assert_eq!(levels[code], 0);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn degenerate_tensors_have_one_level() {
-        assert_eq!(quantise(&[]), ([0; 4], vec![]));
-        assert_eq!(quantise(&[-1.5]), ([0, 0, (-1.5f32).to_bits(), 0], vec![2]));
-        assert_eq!(quantise(&[0.0; 3]), ([0; 4], vec![2; 3]));
-        assert_eq!(quantise(&[0.25; 3]), ([0, 0, 0.25f32.to_bits(), 0], vec![2; 3]));
-    }
-
-    #[test]
-    fn levels_round_to_the_nearest_finite_bfloat16() {
-        assert_eq!(bfloat16(1.0), 0x3f80_0000);
-        assert_eq!(bfloat16(f32::from_bits(0x3f80_8000)), 0x3f80_0000);
-        assert_eq!(bfloat16(f32::from_bits(0x3f81_8000)), 0x3f82_0000);
-        assert_eq!(bfloat16(f32::from_bits(0xbf80_8001)), 0xbf81_0000);
-        assert_eq!(bfloat16(f32::MAX), 0x7f7f_0000);
-        assert_eq!(bfloat16(-f32::MIN_POSITIVE / 16.0), 0x8008_0000);
-        assert_eq!(bfloat16(-f32::from_bits(1)), 0);
     }
 
     #[test]
@@ -444,17 +341,20 @@ mod tests {
         let mut delta = noise(numel(&shapes), 1);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             delta[128 * 96 + 3] = bad;
-            assert_eq!(compressor.compress(&delta), Err(CompressError::NotFinite { tensor: 1 }));
+            assert_eq!(compressor.compress(delta.clone()), Err(CompressError::NotFinite { tensor: 1 }));
         }
         let expected = numel(&shapes);
-        assert_eq!(compressor.compress(&delta[1..]), Err(CompressError::Length { expected, found: expected - 1 }));
+        assert_eq!(
+            compressor.compress(delta[1..].to_vec()),
+            Err(CompressError::Length { expected, found: expected - 1 })
+        );
     }
 
     #[test]
     fn error_feedback_survives_a_restart() {
         let shapes = shapes();
         let mut compressor = Compressor::new(PARAMS, decay(), shapes.clone()).expect("valid");
-        let next = compressor.compress(&noise(numel(&shapes), 1)).expect("finite").next;
+        let next = compressor.compress(noise(numel(&shapes), 1)).expect("finite").next;
         let bytes = next.to_bytes();
         compressor.accept(next).expect("its own");
         let mut restarted = Compressor::new(PARAMS, decay(), shapes).expect("valid");
@@ -466,7 +366,7 @@ mod tests {
     fn torn_or_foreign_error_feedback_is_refused_and_changes_nothing() {
         let small = vec![TensorShape::Vector { len: 12 }];
         let mut compressor = Compressor::new(PARAMS, decay(), small.clone()).expect("valid");
-        let bytes = compressor.compress(&noise(12, 1)).expect("finite").next.to_bytes();
+        let bytes = compressor.compress(noise(12, 1)).expect("finite").next.to_bytes();
         for len in 0..bytes.len() {
             assert!(matches!(compressor.restore(&bytes[..len]), Err(CompressError::Damaged(_))), "{len} bytes");
         }

@@ -16,7 +16,7 @@ use l402t::protocol::verdict::{Outcome, Rejection};
 use crate::peer::{Manner, Peer};
 use crate::world::World;
 
-const CODEC: CodecParams = CodecParams { version: 1, tile: 8, k: 12 };
+const CODEC: CodecParams = CodecParams { version: 2, tile: 8, k: 12, value_bits: 2 };
 /// bfloat16 bits of −2⁻⁶, −2⁻⁸, 2⁻⁸ and 2⁻⁶ as f32.
 const LEVELS: [u32; 4] = [0xbc80_0000, 0xbb80_0000, 0x3b80_0000, 0x3c80_0000];
 

@@ -406,9 +406,9 @@ fn the_first_difference_is_named_with_both_values() {
 fn money_that_was_not_earned_or_not_paid_is_noticed() {
     let round = Round::get();
     let mut body = round.transcript.body.clone();
-    let receipt = &mut body.contributions[0].receipt.body;
-    let earned = receipt.preimages.iter().position(Option::is_some).expect("paid");
-    receipt.preimages[earned] = None;
+    let mut receipts = body.contributions.iter_mut().map(|contribution| &mut contribution.receipt.body);
+    let preimage_paid = receipts.find_map(|receipt| receipt.preimages.iter_mut().find(|preimage| preimage.is_some()));
+    *preimage_paid.expect("somebody is paid") = None;
     assert!(round.difference(sign_all(body)).contains("no preimage where the tranche was earned"));
     let mut body = round.transcript.body.clone();
     body.contributions[2].receipt.body.preimages[0] = Some(preimage(2, 0));

@@ -114,7 +114,7 @@ impl FakeCoordinator {
                 clip_norm_micro: 0,
                 error_feedback_decay_ppm: ppm(950_000),
             },
-            codec: CodecParams { version: 1, tile: 64, k: 64 },
+            codec: CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 },
             judge: JudgeParams {
                 df32_version: 1,
                 min_gain_per_token: 0,

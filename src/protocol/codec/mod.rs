@@ -5,54 +5,70 @@
 //!
 //! # The update
 //! Every tensor of the layout is there once, in layout order. It is cut into tiles ([`tiles`]), and of each tile exactly
-//! [`kept`] values are kept, so no count is ever written. A kept value is a 2-bit code that stands for one of the tensor's
-//! four levels. The rules that leave one update one encoding:
+//! [`kept`] values are kept, so no count is ever written. A kept value is a code of 1, 2 or 4 bits (the run's manifest says
+//! which) that stands for one of the tensor's levels. The rules that leave one update one encoding:
 //! - indices ascend within a tile, and tiles follow one another; an empty tensor keeps nothing;
 //! - a level is an f32 whose lower 16 bits are zero (bfloat16), finite, and not −0;
 //! - the levels of the codes that occur ascend strictly; a code that doesn't occur has level +0 (bits 0).
 //!
-//! # Format, version 1
+//! # Format, version 2
 //! ```text
-//! magic "L4SU" | version 1: u8 | words: u32 little-endian …
+//! magic "L4SU" | version 2: u8 | words of the rows: u32 | words of the columns: u32 | rows | columns | codes
 //! ```
-//! The words are the output of a binary range coder (64-bit range, 32-bit words, carry into the words before, the whole
-//! low end written at the end) whose decisions are, tensor by tensor (tensors without values are left out):
-//! 1. for each code whether it occurs, and if so its level's upper 16 bits, most significant first: eight with an adaptive
-//!    tree, eight evenly likely;
-//! 2. tile by tile, for each row until all kept values are placed: how many it holds, in unary; their columns, by halving
-//!    the tile's width again and again and giving how many lie in the left half, in unary; then their codes, high bit first.
+//! All integers are little-endian. Rows, columns and codes are the words (u32) of three range coders (64-bit range, 32-bit
+//! words, carry into the words before, the whole low end written at the end), whose choices are, tensor by tensor (tensors
+//! without values are left out):
+//! 1. codes: for each code whether it occurs, and if so its level's upper 16 bits, most significant first: two halves of a
+//!    byte that are learned, one byte evenly likely;
+//! 2. tile by tile, for each row until all kept values are placed: in the rows how many it holds, in the columns which those
+//!    are: one as one choice, several by halving the tile's width again and again and giving how many lie in the left half;
+//! 3. after each tile, in the codes its codes, four bits of them in a choice.
 //!
-//! A decision with one possible outcome is not coded. The probabilities are those of `model.rs`, starting afresh with each
-//! payload. The decoder accepts exactly what an encoder writes: every sequence of decisions is one update, and the coder's
-//! final state and length are checked, which fixes the words.
+//! A count with one possible outcome is not coded. The probabilities are those of `model.rs`, starting afresh with each
+//! payload. The decoder accepts exactly what an encoder writes: every sequence of choices is one update, and the coders'
+//! final states and lengths are checked, which fixes the words.
 
+mod columns;
+mod error;
 mod model;
 mod range;
+mod symbols;
 mod tiles;
 mod walk;
 
 #[cfg(test)]
 mod tests;
 
+pub use error::{DecodeError, EncodeError, LevelFault, UnsupportedParams};
 pub use tiles::{Tile, kept, kept_in, tiles};
 
 use self::model::Model;
 use self::range::{Decoder, Encoder, Ending};
+use self::walk::Streams;
 use super::manifest::CodecParams;
 
 /// The first bytes of an encoded update.
 pub const MAGIC: [u8; 4] = *b"L4SU";
 /// The wire format's version.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Largest tile side that is supported.
 pub const MAX_TILE: u32 = 256;
 /// Most values of one tensor, so that neither a flat index nor a count of choices overflows.
 pub const MAX_NUMEL: u32 = i32::MAX as u32;
 
-const HEADER_BYTES: usize = MAGIC.len() + 1;
+/// Most levels of a tensor: those of 4-bit codes.
+pub const MAX_LEVELS: usize = 16;
 
-/// The f32 levels of a tensor, as bits: code c stands for the value `levels[c]`.
-pub type Levels = [u32; 4];
+const WORD_BYTES: usize = 4;
+const HEADER_BYTES: usize = MAGIC.len() + 1 + 2 * WORD_BYTES;
+
+/// The f32 levels of a tensor, as bits: code c stands for the value `levels[c]`. 0 where there is no such code.
+pub type Levels = [u32; MAX_LEVELS];
+
+/// The levels of the first codes; the others have none. Those past [`MAX_LEVELS`] are left out.
+pub fn levels(first: &[u32]) -> Levels {
+    std::array::from_fn(|code| first.get(code).copied().unwrap_or(0))
+}
 
 /// One tensor's kept values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +77,7 @@ pub struct SparseTensor {
     pub levels: Levels,
     /// Flat row-major positions in the tensor, tile after tile, increasing within a tile.
     pub indices: Vec<u32>,
-    /// The 2-bit code of each index.
+    /// The code of each index.
     pub codes: Vec<u8>,
 }
 
@@ -99,33 +115,6 @@ impl TensorShape {
     }
 }
 
-/// Settings that no update can be coded with: a mistake in the run's manifest or model.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnsupportedParams {
-    /// Another version of the format.
-    #[error("codec version {0} is not supported, only {VERSION}")]
-    Version(u32),
-    /// The tile's side is out of range.
-    #[error("a tile of {0} × {0} is not supported: its side must be 1 to {MAX_TILE}")]
-    Tile(u32),
-    /// k is out of range.
-    #[error("{k} values can't be kept of a tile of {tile} × {tile}")]
-    Kept {
-        /// Values to keep.
-        k: u32,
-        /// The tile's side.
-        tile: u32,
-    },
-    /// A tensor is too large.
-    #[error("tensor {tensor} has {numel} values; at most {MAX_NUMEL} are supported")]
-    Numel {
-        /// Its place in the layout.
-        tensor: usize,
-        /// How many values it has.
-        numel: u64,
-    },
-}
-
 /// Checks that updates of these shapes can be coded with these parameters.
 pub fn check_params(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), UnsupportedParams> {
     if params.version != u32::from(VERSION) {
@@ -133,6 +122,9 @@ pub fn check_params(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), 
     }
     if !(1..=MAX_TILE).contains(&params.tile) {
         return Err(UnsupportedParams::Tile(params.tile));
+    }
+    if !matches!(params.value_bits, 1 | 2 | 4) {
+        return Err(UnsupportedParams::ValueBits(params.value_bits));
     }
     if !(1..=params.tile * params.tile).contains(&params.k) {
         return Err(UnsupportedParams::Kept { k: params.k, tile: params.tile });
@@ -143,151 +135,31 @@ pub fn check_params(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), 
     }
 }
 
-/// What is wrong with a tensor's levels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LevelFault {
-    /// NaN or infinite.
-    #[error("a level is not finite")]
-    NotFinite,
-    /// More precise than bfloat16.
-    #[error("a level has more than bfloat16's precision")]
-    TooPrecise,
-    /// −0.
-    #[error("a level is −0")]
-    NegativeZero,
-    /// Not in strictly ascending order over the codes that occur.
-    #[error("the levels don't ascend")]
-    NotAscending,
-    /// A code that doesn't occur has a level.
-    #[error("a code that doesn't occur has a level")]
-    Unused,
-}
-
-/// Why an update can't be encoded. Every one of them is a mistake of the caller.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EncodeError {
-    /// The settings.
-    #[error(transparent)]
-    Params(#[from] UnsupportedParams),
-    /// Not one entry a tensor.
-    #[error("the update has {found} tensors, the model {expected}")]
-    Tensors {
-        /// The model's.
-        expected: usize,
-        /// The update's.
-        found: usize,
-    },
-    /// Not as many indices or codes as the tensor keeps.
-    #[error("tensor {tensor} has {indices} indices and {codes} codes; it keeps {kept}")]
-    Kept {
-        /// Its place in the layout.
-        tensor: usize,
-        /// Values to keep.
-        kept: u64,
-        /// Indices found.
-        indices: usize,
-        /// Codes found.
-        codes: usize,
-    },
-    /// An index that isn't in its tile, or not above the one before.
-    #[error("tensor {tensor}: index {index} is not in its tile or out of order")]
-    Index {
-        /// Its place in the layout.
-        tensor: usize,
-        /// The index.
-        index: u32,
-    },
-    /// A code above 3.
-    #[error("tensor {tensor}: {code} is not a 2-bit code")]
-    Code {
-        /// Its place in the layout.
-        tensor: usize,
-        /// The code.
-        code: u8,
-    },
-    /// The levels break a rule.
-    #[error("tensor {tensor}: {fault}")]
-    Levels {
-        /// Its place in the layout.
-        tensor: usize,
-        /// The rule.
-        fault: LevelFault,
-    },
-}
-
-/// Why bytes are not an update of the given shapes.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// The settings, not the bytes.
-    #[error(transparent)]
-    Params(#[from] UnsupportedParams),
-    /// It doesn't start like an update.
-    #[error("this is not a sparse update: the magic bytes are missing")]
-    Magic,
-    /// Written in another version of the format.
-    #[error("sparse update of version {0}; only {VERSION} can be read")]
-    Version(u8),
-    /// It ends too early.
-    #[error("the sparse update is truncated")]
-    Truncated,
-    /// It goes on after its end.
-    #[error("the sparse update is followed by other bytes")]
-    Trailing,
-    /// Not the bytes that its own contents encode to.
-    #[error("the sparse update is not in its canonical encoding")]
-    NotCanonical,
-    /// The levels break a rule.
-    #[error("tensor {tensor}: {fault}")]
-    Levels {
-        /// Its place in the layout.
-        tensor: usize,
-        /// The rule.
-        fault: LevelFault,
-    },
-}
-
-impl DecodeError {
-    /// A stable name for verdicts and logs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            DecodeError::Params(_) => "unsupported_params",
-            DecodeError::Magic => "bad_magic",
-            DecodeError::Version(_) => "unknown_version",
-            DecodeError::Truncated => "truncated",
-            DecodeError::Trailing => "trailing_bytes",
-            DecodeError::NotCanonical => "not_canonical",
-            DecodeError::Levels { fault, .. } => match fault {
-                LevelFault::NotFinite => "level_not_finite",
-                LevelFault::TooPrecise => "level_too_precise",
-                LevelFault::NegativeZero => "level_negative_zero",
-                LevelFault::NotAscending => "levels_not_ascending",
-                LevelFault::Unused => "unused_level",
-            },
-        }
-    }
-}
-
 /// Encodes an update of a model with these tensors.
 pub fn encode(params: &CodecParams, shapes: &[TensorShape], update: &SparseUpdate) -> Result<Vec<u8>, EncodeError> {
     check_params(params, shapes)?;
     if update.tensors.len() != shapes.len() {
         return Err(EncodeError::Tensors { expected: shapes.len(), found: update.tensors.len() });
     }
-    let mut coder = Encoder::new();
+    let mut coders = Streams { rows: Encoder::new(), columns: Encoder::new(), codes: Encoder::new() };
     let mut model = Model::new();
     for (at, (shape, tensor)) in shapes.iter().zip(&update.tensors).enumerate() {
         check_positions(params, at, *shape, tensor)?;
-        let mut used = used_codes(at, tensor)?;
+        let mut used = used_codes(params, at, tensor)?;
         check_levels(&tensor.levels, &used).map_err(|fault| EncodeError::Levels { tensor: at, fault })?;
         if shape.numel() > 0 {
-            walk::tensor(&mut coder, &mut model, params, *shape, &mut used, &mut tensor.clone());
+            walk::tensor(&mut coders, &mut model, params, *shape, &mut used, &mut tensor.clone());
         }
     }
-    let words = coder.finish();
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + 4 * words.len());
+    let streams = coders.each().map(Encoder::finish);
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + streams.iter().map(Vec::len).sum::<usize>());
     bytes.extend_from_slice(&MAGIC);
     bytes.push(VERSION);
-    bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    for counted in &streams[..2] {
+        // A tensor has fewer than 2³¹ values, and a model that is in memory not nearly 2³² words of rows.
+        bytes.extend_from_slice(&((counted.len() / WORD_BYTES) as u32).to_le_bytes());
+    }
+    streams.iter().for_each(|stream| bytes.extend_from_slice(stream));
     Ok(bytes)
 }
 
@@ -295,14 +167,8 @@ pub fn encode(params: &CodecParams, shapes: &[TensorShape], update: &SparseUpdat
 /// back.
 pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Result<SparseUpdate, DecodeError> {
     check_params(params, shapes)?;
-    let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or(DecodeError::Truncated)?;
-    if header[..MAGIC.len()] != MAGIC {
-        return Err(DecodeError::Magic);
-    }
-    if header[MAGIC.len()] != VERSION {
-        return Err(DecodeError::Version(header[MAGIC.len()]));
-    }
-    let mut coder = Decoder::new(body);
+    let Streams { rows, columns, codes } = split(bytes)?;
+    let mut coders = Streams { rows: Decoder::new(rows), columns: Decoder::new(columns), codes: Decoder::new(codes) };
     let mut model = Model::new();
     let mut tensors = Vec::with_capacity(shapes.len());
     for (at, shape) in shapes.iter().enumerate() {
@@ -311,21 +177,54 @@ pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Res
             let kept = kept_in(*shape, params) as usize;
             tensor.indices = vec![0; kept];
             tensor.codes = vec![0; kept];
-            let mut used = [false; 4];
-            walk::tensor(&mut coder, &mut model, params, *shape, &mut used, &mut tensor);
-            if coder.overrun() {
+            let mut used = [false; MAX_LEVELS];
+            walk::tensor(&mut coders, &mut model, params, *shape, &mut used, &mut tensor);
+            let Streams { rows, columns, codes } = &coders;
+            if [rows, columns, codes].into_iter().any(Decoder::overrun) {
                 return Err(DecodeError::Truncated);
+            }
+            if [rows, columns, codes].into_iter().any(Decoder::outside) {
+                return Err(DecodeError::NotCanonical);
             }
             check_decoded_levels(&tensor, &used).map_err(|fault| DecodeError::Levels { tensor: at, fault })?;
         }
         tensors.push(tensor);
     }
-    match coder.ending() {
-        Ending::Exact => Ok(SparseUpdate { tensors }),
-        Ending::Truncated => Err(DecodeError::Truncated),
-        Ending::Trailing => Err(DecodeError::Trailing),
-        Ending::NotCanonical => Err(DecodeError::NotCanonical),
+    for ending in coders.each().map(|coder| coder.ending()) {
+        match ending {
+            Ending::Exact => {}
+            Ending::Truncated => return Err(DecodeError::Truncated),
+            Ending::Trailing => return Err(DecodeError::Trailing),
+            Ending::NotCanonical => return Err(DecodeError::NotCanonical),
+        }
     }
+    Ok(SparseUpdate { tensors })
+}
+
+/// How long the parts of an encoded update are, in bytes: of its header, and of its rows, columns and codes. For measuring;
+/// looks at the header only.
+pub fn part_bytes(bytes: &[u8]) -> Result<[usize; 4], DecodeError> {
+    let streams = split(bytes)?.each().map(<[u8]>::len);
+    Ok([HEADER_BYTES, streams[0], streams[1], streams[2]])
+}
+
+/// The header's checks, and the streams.
+fn split(bytes: &[u8]) -> Result<Streams<&[u8]>, DecodeError> {
+    let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or(DecodeError::Truncated)?;
+    let (magic, rest) = header.split_at(MAGIC.len());
+    if magic != MAGIC {
+        return Err(DecodeError::Magic);
+    }
+    if rest[0] != VERSION {
+        return Err(DecodeError::Version(rest[0]));
+    }
+    let stream_bytes = |at: usize| {
+        let words = u32::from_le_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
+        usize::try_from(words).ok().and_then(|words| words.checked_mul(WORD_BYTES)).ok_or(DecodeError::Truncated)
+    };
+    let (rows, body) = body.split_at_checked(stream_bytes(1)?).ok_or(DecodeError::Truncated)?;
+    let (columns, codes) = body.split_at_checked(stream_bytes(1 + WORD_BYTES)?).ok_or(DecodeError::Truncated)?;
+    Ok(Streams { rows, columns, codes })
 }
 
 fn check_positions(
@@ -341,28 +240,37 @@ fn check_positions(
     }
     let mut rest = tensor.indices.iter();
     for tile in tiles(shape, params) {
-        let mut above = None;
+        let past = tile.first + tile.rows * tile.stride;
+        let (mut row, mut least) = (tile.first, tile.first);
         for index in rest.by_ref().take(kept(params, tile.numel()) as usize) {
-            if tile.position(*index).is_none() || above.is_some_and(|last| last >= *index) {
+            // Walks down the rows, since indices ascend.
+            while row + tile.stride <= *index && row + tile.stride < past {
+                row += tile.stride;
+            }
+            if *index < least.max(row) || *index >= row + tile.cols {
                 return Err(EncodeError::Index { tensor: at, index: *index });
             }
-            above = Some(*index);
+            least = *index + 1;
         }
     }
     Ok(())
 }
 
-fn used_codes(at: usize, tensor: &SparseTensor) -> Result<[bool; 4], EncodeError> {
-    let mut used = [false; 4];
+fn used_codes(params: &CodecParams, at: usize, tensor: &SparseTensor) -> Result<[bool; MAX_LEVELS], EncodeError> {
+    let mut used = [false; MAX_LEVELS];
+    let known = 1 << params.value_bits;
     for code in &tensor.codes {
-        *used.get_mut(usize::from(*code)).ok_or(EncodeError::Code { tensor: at, code: *code })? = true;
+        match used[..known].get_mut(usize::from(*code)) {
+            Some(used) => *used = true,
+            None => return Err(EncodeError::Code { tensor: at, code: *code }),
+        }
     }
     Ok(used)
 }
 
 /// As [`check_levels`], for codes that a payload says are used.
-fn check_decoded_levels(tensor: &SparseTensor, said: &[bool; 4]) -> Result<(), LevelFault> {
-    let mut used = [false; 4];
+fn check_decoded_levels(tensor: &SparseTensor, said: &[bool; MAX_LEVELS]) -> Result<(), LevelFault> {
+    let mut used = [false; MAX_LEVELS];
     for code in &tensor.codes {
         used[usize::from(*code)] = true;
     }
@@ -372,7 +280,7 @@ fn check_decoded_levels(tensor: &SparseTensor, said: &[bool; 4]) -> Result<(), L
     check_levels(&tensor.levels, &used)
 }
 
-fn check_levels(levels: &Levels, used: &[bool; 4]) -> Result<(), LevelFault> {
+fn check_levels(levels: &Levels, used: &[bool; MAX_LEVELS]) -> Result<(), LevelFault> {
     let mut above = None;
     for (level, used) in levels.iter().zip(used) {
         if !used {

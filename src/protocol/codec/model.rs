@@ -6,32 +6,35 @@
 use std::array::from_fn;
 use std::sync::LazyLock;
 
-use super::range::{Bit, Coder};
+use super::MAX_LEVELS;
+use super::columns::Columns;
+use super::range::Coder;
+use super::symbols::Symbols;
 
 /// Buckets of a row's expected count, two per power of two from 2⁻⁸ to 2⁸.
 const EXPECTED: usize = 32;
-/// Counts of a row told apart.
-const ROW_COUNTS: usize = 6;
-/// Counts of a column range told apart.
-const RANGE_COUNTS: usize = 8;
+/// Counts told apart by one choice; the last stands for itself and all above.
+const COUNTS: usize = 16;
 /// Buckets of the left half's share.
 const SHARES: usize = 16;
+/// Bits of codes that are one choice.
+const GROUP_BITS: usize = 4;
 
-/// All adaptive probabilities of one payload.
+/// All probabilities of one payload that learn.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
-    /// A row holds more than `i` values, given that it holds `i` and how many are expected.
-    row: [[Bit; ROW_COUNTS]; EXPECTED],
-    /// More than `i` of a range's `n` values lie in its left half, given that `i` do and the left half's share.
-    range: [[[Bit; RANGE_COUNTS]; SHARES]; RANGE_COUNTS],
-    /// A code is 2 or 3, after the code before it.
-    code_high: [Bit; 5],
-    /// A code is odd, given its high bit.
-    code_low: [[Bit; 5]; 2],
+    /// How many values a row holds, given how many are expected.
+    row: [Symbols<COUNTS>; EXPECTED],
+    /// How many of a range's 2 ..= 15 values lie in its left half, given that half's share.
+    split: [[Symbols<COUNTS>; SHARES]; COUNTS - 2],
+    /// Whether a column of a crowded range is taken, given how crowded it is.
+    taken: [Symbols<2>; SHARES],
+    /// As many codes as four bits hold, after the code before them; the last is for the first codes of a tensor.
+    codes: [Symbols<MAX_LEVELS>; MAX_LEVELS + 1],
     /// Code c is used in a tensor.
-    used: [Bit; 4],
-    /// The upper byte (sign and seven bits of exponent) of code c's level, bit by bit.
-    level: [[Bit; 256]; 4],
+    used: [Symbols<2>; MAX_LEVELS],
+    /// The upper byte (sign and seven bits of exponent) of code c's level: its lower half, given its upper half, and that.
+    level: [[Symbols<16>; 17]; MAX_LEVELS],
 }
 
 impl Model {
@@ -42,37 +45,33 @@ impl Model {
     }
 
     fn start() -> Self {
-        let row = |bucket: usize, i| {
+        let row = |bucket: usize| {
             // The middle of the bucket in 2⁻⁸ values, as a share of 64 places, at most a half.
             let expected = (5 + 2 * (bucket as u32 % 2)) << (bucket / 2) >> 2;
-            Bit::new(more_than(64, (expected * 4).clamp(1, 1 << 15), i as u32))
+            Symbols::estimated(binomial(64, (expected * 4).clamp(1, 1 << 15)))
         };
-        let range = |n: usize, share: usize, i: usize| {
-            Bit::new(more_than(n as u32 + 1, (2 * share as u32 + 1) << 11, i as u32))
-        };
+        let split = |n: usize, share: usize| Symbols::estimated(binomial(n as u32 + 2, (2 * share as u32 + 1) << 11));
         Self {
-            row: from_fn(|bucket| from_fn(|i| row(bucket, i))),
-            range: from_fn(|n| from_fn(|share| from_fn(|i| range(n, share, i)))),
-            code_high: [Bit::EVEN; 5],
-            code_low: [[Bit::EVEN; 5]; 2],
-            used: [Bit::EVEN; 4],
-            level: [[Bit::EVEN; 256]; 4],
+            row: from_fn(row),
+            split: from_fn(|n| from_fn(|share| split(n, share))),
+            taken: from_fn(|share| Symbols::estimated([31 - 2 * share as u32, 2 * share as u32 + 1])),
+            codes: [Symbols::even(); MAX_LEVELS + 1],
+            used: [Symbols::even(); MAX_LEVELS],
+            level: [[Symbols::even(); 17]; MAX_LEVELS],
         }
     }
 
-    /// Which codes a tensor uses, and the upper halves of their levels; an unused code's level is 0.
-    pub(super) fn levels<C: Coder>(&mut self, coder: &mut C, used: &mut [bool; 4], halves: &mut [u16; 4]) {
-        for code in 0..4 {
-            used[code] = coder.bit(&mut self.used[code], used[code]);
-            halves[code] = match used[code] {
+    /// Which of the first `levels.len()` codes a tensor uses, and the upper halves of their levels; an unused code's level is 0.
+    pub(super) fn levels<C: Coder>(&mut self, coder: &mut C, used: &mut [bool], levels: &mut [u32]) {
+        for (code, (used, level)) in used.iter_mut().zip(levels).enumerate() {
+            *used = self.used[code].code(coder, usize::from(*used)) == 1;
+            *level = match *used {
                 true => {
-                    let want = u32::from(halves[code]);
-                    let tree = &mut self.level[code];
-                    let upper = (0..8).rev().fold(1, |node, at| {
-                        node << 1 | usize::from(coder.bit(&mut tree[node], want >> (at + 8) & 1 == 1))
-                    });
-                    // 8 bits below a leading one, and 8 bits more.
-                    (upper as u16) << 8 | coder.plain(8, want & 0xff) as u16
+                    let want = *level >> 16;
+                    let [low @ .., high] = &mut self.level[code];
+                    let high = high.code(coder, want as usize >> 12);
+                    let low = low[high].code(coder, want as usize >> 8 & 15);
+                    ((high << 12 | low << 8) as u32 | coder.plain(8, want & 0xff)) << 16
                 }
                 false => 0,
             };
@@ -80,6 +79,7 @@ impl Model {
     }
 
     /// How many of a row's values are kept, from `least` to `most`, when `expected` (in 2⁻⁸ values) are.
+    #[inline(always)]
     pub(super) fn row_count<C: Coder>(
         &mut self,
         coder: &mut C,
@@ -88,69 +88,123 @@ impl Model {
         most: u32,
         want: u32,
     ) -> u32 {
-        let bucket = match expected.checked_ilog2() {
-            Some(log) => (2 * log + (expected << 1 >> log & 1)) as usize,
-            None => 0,
-        };
-        let bits = &mut self.row[bucket.min(EXPECTED - 1)];
-        let mut count = least;
-        while count < most && coder.bit(&mut bits[(count as usize).min(ROW_COUNTS - 1)], want > count) {
-            count += 1;
+        if least == most {
+            return least;
+        }
+        let log = (expected | 1).ilog2();
+        let bucket = (2 * log + (expected << 1 >> log & 1)) as usize;
+        let symbols = &mut self.row[bucket.min(EXPECTED - 1)];
+        let mut count = symbols.code(coder, (want as usize).min(COUNTS - 1)) as u32;
+        if count == COUNTS as u32 - 1 {
+            count += coder.plain(8, want.wrapping_sub(count));
+        }
+        if count < least || count > most {
+            coder.refuse();
+            return least;
         }
         count
     }
 
-    /// The columns of a row's kept values: those in `from .. to` of the tile, whose weights add up along `sums`.
-    /// An encoder reads `cols`, a decoder fills it; either way it ends up ascending.
-    pub(super) fn columns<C: Coder>(&mut self, coder: &mut C, sums: &[u32], from: usize, to: usize, cols: &mut [u16]) {
-        let n = cols.len();
-        if n == 0 {
-            return;
+    /// The columns of a row's kept values: those in `from .. to` of the tile. An encoder reads `cols`, a decoder fills it;
+    /// either way it ends up ascending.
+    #[inline(always)]
+    pub(super) fn columns<C: Coder>(&mut self, coder: &mut C, columns: &Columns, cols: &mut [u16]) {
+        match cols {
+            [] => {}
+            [col] => *col = columns.one(coder, 0, columns.len(), usize::from(*col)) as u16,
+            _ => self.several(coder, columns, 0, columns.len(), cols),
         }
+    }
+
+    /// By halving: how many lie in the left half, then both halves.
+    fn several<C: Coder>(&mut self, coder: &mut C, columns: &Columns, from: usize, to: usize, cols: &mut [u16]) {
+        let n = cols.len();
         if n == to - from {
             for (col, at) in cols.iter_mut().zip(from..) {
                 *col = at as u16;
             }
             return;
         }
+        if n >= COUNTS {
+            return self.crowd(coder, from, to, cols);
+        }
         let mid = from + (to - from) / 2;
-        let share = (sums[mid] - sums[from]) as usize * SHARES / (sums[to] - sums[from]) as usize;
-        let bits = &mut self.range[n.min(RANGE_COUNTS) - 1][share.min(SHARES - 1)];
-        let want = if C::DECODES { 0 } else { cols.partition_point(|col| usize::from(*col) < mid) };
-        let mut count = n.saturating_sub(to - mid);
-        let most = n.min(mid - from);
-        while count < most && coder.bit(&mut bits[count.min(RANGE_COUNTS - 1)], want > count) {
-            count += 1;
+        let (first, middle, past) = (columns.start(from), columns.start(mid), columns.start(to));
+        let share = ((middle - first) as usize * SHARES) / (past - first) as usize;
+        let symbols = &mut self.split[n - 2][share];
+        let want = if C::DECODES { 0 } else { cols.iter().filter(|col| usize::from(**col) < mid).count() };
+        let (least, most) = (n.saturating_sub(to - mid), n.min(mid - from));
+        let mut count = symbols.code(coder, want);
+        if count < least || count > most {
+            coder.refuse();
+            count = least;
         }
         let (left, right) = cols.split_at_mut(count);
-        self.columns(coder, sums, from, mid, left);
-        self.columns(coder, sums, mid, to, right);
+        for (part, from, to) in [(left, from, mid), (right, mid, to)] {
+            match part {
+                [] => {}
+                [col] => *col = columns.one(coder, from, to, usize::from(*col)) as u16,
+                _ => self.several(coder, columns, from, to, part),
+            }
+        }
     }
 
-    /// One code, of those that the tensor uses (at least one).
-    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, used: &[bool; 4], last: u8, want: u8) -> u8 {
-        let last = usize::from(last);
-        let high = match (used[0] || used[1], used[2] || used[3]) {
-            (true, true) => coder.bit(&mut self.code_high[last], want >= 2),
-            (_, high) => high,
-        };
-        let pair = 2 * usize::from(high);
-        let low = match (used[pair], used[pair + 1]) {
-            (true, true) => coder.bit(&mut self.code_low[usize::from(high)][last], want & 1 == 1),
-            (_, low) => low,
-        };
-        2 * u8::from(high) + u8::from(low)
+    /// So many that each column is asked about.
+    fn crowd<C: Coder>(&mut self, coder: &mut C, from: usize, to: usize, cols: &mut [u16]) {
+        let n = cols.len();
+        let mut done = 0;
+        for at in from..to {
+            let (left, room) = (n - done, to - at);
+            let taken = match left {
+                0 => false,
+                _ if left == room => true,
+                _ => {
+                    let want = usize::from(usize::from(cols[done]) == at);
+                    self.taken[left * SHARES / room].code(coder, want) == 1
+                }
+            };
+            if taken {
+                cols[done] = at as u16;
+                done += 1;
+            }
+        }
+    }
+
+    /// A tile's codes of `BITS` bits each, after the code `last` (`MAX_LEVELS` before the first). As many as fit are one
+    /// choice; places that the last choice has left over hold zeros.
+    #[inline(always)]
+    pub(super) fn codes<C: Coder, const BITS: usize>(&mut self, coder: &mut C, last: &mut u8, codes: &mut [u8]) {
+        for group in codes.chunks_mut(GROUP_BITS / BITS) {
+            let want = group.iter().fold(0, |want, code| want << BITS | usize::from(*code));
+            let unused_bits = GROUP_BITS - BITS * group.len();
+            let chosen = self.codes[usize::from(*last)].code(coder, want << unused_bits);
+            if chosen & ((1 << unused_bits) - 1) != 0 {
+                coder.refuse();
+            }
+            let mut rest = chosen >> unused_bits;
+            for code in group.iter_mut().rev() {
+                *code = (rest & ((1 << BITS) - 1)) as u8;
+                rest >>= BITS;
+            }
+            // A group is never empty.
+            *last = group[group.len() - 1];
+        }
     }
 }
 
-/// The probability (in 2⁻¹⁶) that a binomial count of `n` trials with probability `p` · 2⁻¹⁶ is more than `i`, given that it is
-/// at least `i`.
-fn more_than(n: u32, p: u32, i: u32) -> u32 {
-    const ONE: u128 = 1 << 16;
-    let (p, q) = (u128::from(p), ONE - u128::from(p));
-    // P(X ≥ j) / P(X = j), in 2⁻¹⁶, from j = n downwards. At most 2⁶⁴ for the arguments above.
-    let tail = (i..n).rev().fold(ONE, |tail, j| ONE + tail * u128::from(n - j) * p / (u128::from(j + 1) * q));
-    ((tail - ONE) * ONE / tail) as u32
+/// Weights of the binomial counts of `n` (at most 64) trials with probability `p` · 2⁻¹⁶, `p` not 0; the last of `COUNTS`
+/// has what is above it too.
+fn binomial(n: u32, p: u32) -> [u32; COUNTS] {
+    let (p, q) = (u128::from(p), (1 << 16) - u128::from(p));
+    // In 2⁻³²; every factor is rounded down.
+    let mut term = (0..n).fold(1u128 << 80, |term, _| term * q >> 16);
+    let mut sum = 0;
+    from_fn(|count| {
+        let weight = if count + 1 < COUNTS { term } else { (1u128 << 80) - sum };
+        sum += term;
+        term = term * u128::from(n.saturating_sub(count as u32)) * p / (q * (count as u128 + 1));
+        (weight >> 56) as u32
+    })
 }
 
 #[cfg(test)]
@@ -159,11 +213,12 @@ mod tests {
 
     #[test]
     fn initial_estimates_are_binomial() {
-        // Two places, each taken with probability ½: three in four that there is one, one in three that it has company.
-        assert_eq!(more_than(2, 1 << 15, 0), 49152);
-        assert_eq!(more_than(2, 1 << 15, 1), 21845);
-        assert_eq!(more_than(2, 1 << 15, 2), 0);
-        // 1 − (63/64)⁶⁴ = 0.635.
-        assert_eq!(more_than(64, 1024, 0), 41616);
+        // Two places, each taken with probability ½.
+        assert_eq!(binomial(2, 1 << 15)[..4], [1 << 22, 1 << 23, 1 << 22, 0]);
+        // (63/64)⁶⁴ = 0.3650, and the rest of the binomial(64, 1/64).
+        let near = |weight: u32, share: f64| (f64::from(weight) / f64::from(1 << 24) - share).abs() < 1e-4;
+        let weights = binomial(64, 1024);
+        assert!(near(weights[0], 0.3650) && near(weights[1], 0.3708) && near(weights[2], 0.1854), "{weights:?}");
+        assert!(near(binomial(64, 1 << 15)[COUNTS - 1], 1.0));
     }
 }

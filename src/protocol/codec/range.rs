@@ -1,106 +1,94 @@
-//! A binary range coder on 64-bit integers, and the adaptive probability of one binary decision.
+//! A range coder on 64-bit integers: choices of known probability become one number, written in 32-bit words.
 //!
 //! The coder writes its whole state at the end, and the decoder insists on it, so exactly one byte string stands for one
-//! sequence of decisions, and no proper prefix of that string is another sequence's.
+//! sequence of choices, and no proper prefix of that string is another sequence's.
 
-/// How often decisions have gone which way, as a probability that follows them.
+/// What the parts of a choice add up to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bit {
-    /// Probability of `true` in 2⁻¹⁶, in `FLOOR ..= 2¹⁶ − FLOOR`.
-    one: u16,
-    /// Decisions seen, up to `MEMORY`: the more, the slower the probability moves.
-    seen: u8,
+pub(super) enum Total {
+    /// 2 to this power, at most 16.
+    Power(u32),
+    /// 1 ..= 2¹⁶.
+    Sum(u32),
 }
 
-/// No decision is ever thought less likely than this (in 2⁻¹⁶), so a surprise costs at most 11 bits.
-const FLOOR: u16 = 32;
-/// About how many past decisions a probability remembers.
-const MEMORY: u8 = 120;
-/// How many decisions an initial estimate is worth.
-const CONFIDENCE: u8 = 12;
-
-/// `RATE[n]` is 2¹⁶ / (n + 1.5): the weight of the (n+1)-th decision.
-const RATE: [i32; MEMORY as usize + 1] = {
-    let mut rate = [0; MEMORY as usize + 1];
-    let mut n = 0;
-    while n < rate.len() {
-        rate[n] = 131_072 / (2 * n as i32 + 3);
-        n += 1;
-    }
-    rate
-};
-
-impl Bit {
-    /// Starts from an estimate of the probability of `true`, in 2⁻¹⁶.
-    pub(super) fn new(one: u32) -> Self {
-        Self { one: clamp(one), seen: CONFIDENCE }
+impl Total {
+    /// What one unit is of a range. Never 0: a range is at least 2³².
+    #[inline(always)]
+    fn unit_of(self, range: u64) -> u64 {
+        match self {
+            Total::Power(bits) => range >> bits,
+            Total::Sum(sum) => range / u64::from(sum),
+        }
     }
 
-    /// Knows nothing yet.
-    pub(super) const EVEN: Bit = Bit { one: 1 << 15, seen: 0 };
-
-    fn update(&mut self, bit: bool) {
-        let target = if bit { 1 << 16 } else { 0 };
-        let one = i64::from(self.one);
-        let moved = one + (((target - one) * i64::from(RATE[usize::from(self.seen)])) >> 16);
-        // `moved` lies between the old probability and the target, so it is in 0 ..= 2¹⁶.
-        self.one = clamp(moved as u32);
-        self.seen = (self.seen + 1).min(MEMORY);
+    #[inline(always)]
+    fn get(self) -> u64 {
+        match self {
+            Total::Power(bits) => 1 << bits,
+            Total::Sum(sum) => u64::from(sum),
+        }
     }
 }
 
-fn clamp(one: u32) -> u16 {
-    // The upper bound is 65,504, which is a u16.
-    one.clamp(u32::from(FLOOR), (1 << 16) - u32::from(FLOOR)) as u16
-}
-
-/// One side of the coder. The format is written once, as a walk over decisions, and both sides take that walk.
+/// One side of the coder. The format is written once, as a walk over choices, and both sides take that walk.
 pub(super) trait Coder {
-    /// Whether decisions come from the payload, so that what the walk wants doesn't count.
+    /// Whether choices come from the payload, so that what the walk wants doesn't count.
     const DECODES: bool;
 
-    /// Codes one decision whose probability of `true` is `one` · 2⁻¹⁶. An encoder takes `want` and returns it; a decoder
-    /// ignores it.
-    fn decide(&mut self, one: u16, want: bool) -> bool;
+    /// Codes one choice. Choice `c` has the part `bounds(c)` (start and end, not equal) of `total`, and `find` gives the
+    /// choice whose part holds a number below `total`. An encoder takes `want` and returns it; a decoder ignores it.
+    fn choose(
+        &mut self,
+        total: Total,
+        want: usize,
+        find: impl FnOnce(u32) -> usize,
+        bounds: impl FnOnce(usize) -> (u32, u32),
+    ) -> usize;
 
-    /// Codes one decision and lets its probability learn from it.
-    fn bit(&mut self, bit: &mut Bit, want: bool) -> bool {
-        let taken = self.decide(bit.one, want);
-        bit.update(taken);
-        taken
-    }
+    /// The payload can't be an encoder's. Nothing happens on the encoder's side.
+    fn refuse(&mut self);
 
-    /// Codes the low `count` bits of `want`, most significant first, as evenly likely.
+    /// Codes the low `count` (at most 16) bits of `want` as evenly likely.
     fn plain(&mut self, count: u32, want: u32) -> u32 {
-        (0..count).rev().fold(0, |value, at| value << 1 | u32::from(self.decide(1 << 15, want >> at & 1 == 1)))
+        self.choose(Total::Power(count), want as usize, |at| at as usize, |at| (at as u32, at as u32 + 1)) as u32
     }
 }
 
-/// Writes decisions.
+/// Writes choices.
 #[derive(Debug)]
 pub(super) struct Encoder {
     /// The range's low end, without the words already written.
     low: u64,
     range: u64,
-    words: Vec<u32>,
+    bytes: Vec<u8>,
 }
 
 impl Encoder {
     pub(super) fn new() -> Self {
-        Self { low: 0, range: u64::MAX, words: Vec::new() }
+        Self { low: 0, range: u64::MAX, bytes: Vec::new() }
     }
 
-    /// All words, the coder's final state included.
-    pub(super) fn finish(mut self) -> Vec<u32> {
-        self.words.extend([(self.low >> 32) as u32, self.low as u32]);
-        self.words
+    /// The words, those of the coder's final state included.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        let low = self.low;
+        self.word((low >> 32) as u32);
+        self.word(low as u32);
+        self.bytes
     }
 
+    #[inline(always)]
+    fn word(&mut self, word: u32) {
+        self.bytes.extend_from_slice(&word.to_le_bytes());
+    }
+
+    #[cold]
     fn carry(&mut self) {
         // The number written stays below 2⁶⁴ at the first word's scale, so a carry always finds a word that isn't full.
-        for word in self.words.iter_mut().rev() {
-            *word = word.wrapping_add(1);
-            if *word != 0 {
+        for word in self.bytes.rchunks_exact_mut(4) {
+            let next = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_add(1);
+            word.copy_from_slice(&next.to_le_bytes());
+            if next != 0 {
                 break;
             }
         }
@@ -110,42 +98,48 @@ impl Encoder {
 impl Coder for Encoder {
     const DECODES: bool = false;
 
-    #[inline]
-    fn decide(&mut self, one: u16, want: bool) -> bool {
-        let bound = (self.range >> 16) * u64::from(one);
-        if want {
-            self.range = bound;
-        } else {
-            let (low, carried) = self.low.overflowing_add(bound);
-            self.low = low;
-            self.range -= bound;
-            if carried {
-                self.carry();
-            }
+    #[inline(always)]
+    fn choose(
+        &mut self,
+        total: Total,
+        want: usize,
+        _find: impl FnOnce(u32) -> usize,
+        bounds: impl FnOnce(usize) -> (u32, u32),
+    ) -> usize {
+        let (start, end) = bounds(want);
+        let unit = total.unit_of(self.range);
+        // Both products are at most the range.
+        let (low, carried) = self.low.overflowing_add(unit.wrapping_mul(u64::from(start)));
+        self.low = low;
+        self.range = unit.wrapping_mul(u64::from(end.wrapping_sub(start)));
+        if carried {
+            self.carry();
         }
         if self.range >> 32 == 0 {
-            self.words.push((self.low >> 32) as u32);
+            self.word((self.low >> 32) as u32);
             self.low <<= 32;
             self.range <<= 32;
         }
         want
     }
+
+    fn refuse(&mut self) {}
 }
 
-/// Reads decisions. Past the end it reads zeros and remembers that it did.
+/// Reads choices. Past the end it reads zeros and remembers that it did.
 #[derive(Debug)]
 pub(super) struct Decoder<'a> {
-    /// The payload's number minus the range's low end: below `range` unless `outside`.
+    /// The payload's number minus the range's low end: below `range`.
     offset: u64,
     range: u64,
     rest: std::slice::ChunksExact<'a, u8>,
     overrun: bool,
-    /// The payload starts with the one number that is in no encoder's range.
+    /// The payload's number is one that no encoder writes.
     outside: bool,
 }
 
-/// How a payload ends, compared with what an encoder writes for the same decisions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a payload ends, compared with what an encoder writes for the same choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ending {
     Exact,
     Truncated,
@@ -159,8 +153,7 @@ impl<'a> Decoder<'a> {
             Self { offset: 0, range: u64::MAX, rest: bytes.chunks_exact(4), overrun: false, outside: false };
         decoder.offset = u64::from(decoder.word()) << 32 | u64::from(decoder.word());
         if decoder.offset == u64::MAX {
-            decoder.outside = true;
-            decoder.offset = 0;
+            decoder.refuse();
         }
         decoder
     }
@@ -170,13 +163,20 @@ impl<'a> Decoder<'a> {
         self.overrun
     }
 
+    /// Is it certain that no encoder wrote this?
+    pub(super) fn outside(&self) -> bool {
+        self.outside
+    }
+
     /// To be asked when the walk is over.
     pub(super) fn ending(&self) -> Ending {
         if self.overrun {
             Ending::Truncated
+        } else if self.outside {
+            Ending::NotCanonical
         } else if self.rest.len() != 0 || !self.rest.remainder().is_empty() {
             Ending::Trailing
-        } else if self.outside || self.offset != 0 {
+        } else if self.offset != 0 {
             // The encoder's last two words are its low end, so that the offset ends at zero.
             Ending::NotCanonical
         } else {
@@ -184,6 +184,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    #[inline(always)]
     fn word(&mut self) -> u32 {
         match self.rest.next() {
             Some(word) => u32::from_le_bytes([word[0], word[1], word[2], word[3]]),
@@ -198,20 +199,35 @@ impl<'a> Decoder<'a> {
 impl Coder for Decoder<'_> {
     const DECODES: bool = true;
 
-    #[inline]
-    fn decide(&mut self, one: u16, _want: bool) -> bool {
-        let bound = (self.range >> 16) * u64::from(one);
-        let taken = self.offset < bound;
-        if taken {
-            self.range = bound;
-        } else {
-            self.offset -= bound;
-            self.range -= bound;
+    #[inline(always)]
+    fn choose(
+        &mut self,
+        total: Total,
+        _want: usize,
+        find: impl FnOnce(u32) -> usize,
+        bounds: impl FnOnce(usize) -> (u32, u32),
+    ) -> usize {
+        let unit = total.unit_of(self.range);
+        let mut target = self.offset / unit;
+        if target >= total.get() {
+            // In the part of the range that no choice was given: less than one unit of a total.
+            self.refuse();
+            target = 0;
         }
+        let chosen = find(target as u32);
+        let (start, end) = bounds(chosen);
+        self.offset = self.offset.wrapping_sub(unit.wrapping_mul(u64::from(start)));
+        self.range = unit.wrapping_mul(u64::from(end.wrapping_sub(start)));
         if self.range >> 32 == 0 {
             self.range <<= 32;
             self.offset = self.offset << 32 | u64::from(self.word());
         }
-        taken
+        chosen
+    }
+
+    #[cold]
+    fn refuse(&mut self) {
+        self.outside = true;
+        self.offset = 0;
     }
 }

@@ -90,7 +90,7 @@ pub fn kept_in(shape: TensorShape, params: &CodecParams) -> u64 {
 mod tests {
     use super::*;
 
-    const PARAMS: CodecParams = CodecParams { version: 1, tile: 64, k: 64 };
+    const PARAMS: CodecParams = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
 
     #[test]
     fn a_part_tile_keeps_its_share_and_never_nothing() {

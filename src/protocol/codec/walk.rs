@@ -1,28 +1,46 @@
 //! The order in which an update is coded: one walk that the encoder and the decoder share.
 
+use super::columns::Columns;
 use super::model::Model;
 use super::range::Coder;
 use super::tiles::{Tile, kept, tiles};
-use super::{SparseTensor, TensorShape};
+use super::{MAX_LEVELS, SparseTensor, TensorShape};
 use crate::protocol::manifest::CodecParams;
 
 /// How many chosen values each row and column is thought to have had before the first tile: the higher, the less the
 /// tiles that were seen count.
 const PRIOR: u32 = 2;
 
+/// Three coders, so that a processor can work on three chains of choices at once.
+#[derive(Debug)]
+pub(super) struct Streams<C> {
+    /// How many values each row holds.
+    pub(super) rows: C,
+    /// In which columns they are.
+    pub(super) columns: C,
+    /// Their codes, and the levels of a tensor before them.
+    pub(super) codes: C,
+}
+
+impl<C> Streams<C> {
+    /// One after the other, as they are written.
+    pub(super) fn each(self) -> [C; 3] {
+        [self.rows, self.columns, self.codes]
+    }
+}
+
 /// Codes one tensor of at least one value. The encoder reads `tensor`, the decoder fills it; its vectors have their final
 /// length. `used` says which codes occur.
 pub(super) fn tensor<C: Coder>(
-    coder: &mut C,
+    coders: &mut Streams<C>,
     model: &mut Model,
     params: &CodecParams,
     shape: TensorShape,
-    used: &mut [bool; 4],
+    used: &mut [bool; MAX_LEVELS],
     tensor: &mut SparseTensor,
 ) {
-    let mut halves = tensor.levels.map(|level| (level >> 16) as u16);
-    model.levels(coder, used, &mut halves);
-    tensor.levels = halves.map(|half| u32::from(half) << 16);
+    let codes = 1 << params.value_bits;
+    model.levels(&mut coders.codes, &mut used[..codes], &mut tensor.levels[..codes]);
 
     let mut walk = Walk::new(params, shape);
     let (mut indices, mut codes) = (tensor.indices.as_mut_slice(), tensor.codes.as_mut_slice());
@@ -30,7 +48,13 @@ pub(super) fn tensor<C: Coder>(
         let count = kept(params, tile.numel()) as usize;
         let (tile_indices, rest) = indices.split_at_mut(count);
         let (tile_codes, rest_codes) = codes.split_at_mut(count);
-        walk.tile(coder, model, &tile, used, tile_indices, tile_codes);
+        walk.places(coders, model, &tile, tile_indices);
+        let last = &mut walk.last_code;
+        match params.value_bits {
+            1 => model.codes::<C, 1>(&mut coders.codes, last, tile_codes),
+            2 => model.codes::<C, 2>(&mut coders.codes, last, tile_codes),
+            _ => model.codes::<C, 4>(&mut coders.codes, last, tile_codes),
+        }
         (indices, codes) = (rest, rest_codes);
     }
 }
@@ -41,10 +65,10 @@ struct Walk {
     rows: Vec<u32>,
     /// Values chosen in each of the tensor's columns.
     cols: Vec<u32>,
-    /// The tile's columns of the values being coded.
+    /// The tile's columns of the row being coded.
     chosen: Vec<u16>,
-    /// Weights of the tile's columns, added up.
-    sums: Vec<u32>,
+    /// What the tile's columns are expected to hold.
+    columns: Columns,
     last_code: u8,
 }
 
@@ -57,66 +81,58 @@ impl Walk {
         Self {
             rows: vec![0; params.tile as usize],
             cols: vec![0; cols as usize],
-            chosen: Vec::new(),
-            sums: Vec::new(),
-            last_code: 4,
+            chosen: vec![0; params.tile as usize],
+            columns: Columns::default(),
+            last_code: MAX_LEVELS as u8,
         }
     }
 
-    fn tile<C: Coder>(
-        &mut self,
-        coder: &mut C,
-        model: &mut Model,
-        tile: &Tile,
-        used: &[bool; 4],
-        indices: &mut [u32],
-        codes: &mut [u8],
-    ) {
+    /// The indices of one tile. Sums wrap where they can't overflow: no tensor has 2³¹ values.
+    fn places<C: Coder>(&mut self, coders: &mut Streams<C>, model: &mut Model, tile: &Tile, indices: &mut [u32]) {
         let first_col = (tile.first % tile.stride) as usize;
         if first_col == 0 {
             self.rows.fill(0);
         }
         let seen = &mut self.cols[first_col..first_col + tile.cols as usize];
-        self.sums.clear();
-        self.sums.push(0);
-        let mut sum = 0;
-        for count in seen.iter() {
-            sum += PRIOR + count;
-            self.sums.push(sum);
-        }
+        self.columns.set(seen.iter().map(|count| PRIOR.wrapping_add(*count)));
 
-        let mut weight: u32 = self.rows[..tile.rows as usize].iter().map(|count| PRIOR + count).sum();
-        let mut done = 0;
-        for row in 0..tile.rows {
-            let left = (indices.len() - done) as u32;
-            if left == 0 {
+        let rows = &mut self.rows[..tile.rows as usize];
+        let mut weight = rows.iter().fold(0u32, |sum, count| sum.wrapping_add(PRIOR.wrapping_add(*count)));
+        let (mut start, mut room) = (tile.first, tile.numel());
+        let mut rest = indices;
+        for row in rows {
+            if rest.is_empty() {
                 break;
             }
-            let own = PRIOR + self.rows[row as usize];
-            let expected = u64::from(left) * 256 * u64::from(own) / u64::from(weight);
-            weight -= own;
-            let room = (tile.rows - row - 1) * tile.cols;
-            let start = tile.at(row, 0);
-            let ahead = &mut indices[done..];
+            let left = rest.len() as u32;
+            let own = PRIOR.wrapping_add(*row);
+            // In 2⁻⁸ values.
+            let expected = u64::from(left).wrapping_mul(u64::from(own) << 8) / u64::from(weight);
+            weight = weight.wrapping_sub(own);
+            room = room.wrapping_sub(tile.cols);
+            let end = start.wrapping_add(tile.cols);
             let want = match C::DECODES {
                 true => 0,
-                false => ahead.iter().take_while(|flat| **flat < start + tile.cols).count() as u32,
+                false => rest.iter().take_while(|flat| **flat < end).count() as u32,
             };
-            let count =
-                model.row_count(coder, expected as u32, left.saturating_sub(room), left.min(tile.cols), want) as usize;
+            let (least, most) = (left.saturating_sub(room), left.min(tile.cols));
+            let count = model.row_count(&mut coders.rows, expected as u32, least, most, want);
 
-            self.chosen.clear();
+            let (own_indices, others) = rest.split_at_mut(count as usize);
+            let chosen = &mut self.chosen[..count as usize];
             // What a decoder copies here is overwritten.
-            self.chosen.extend(ahead[..count].iter().map(|flat| flat.wrapping_sub(start) as u16));
-            model.columns(coder, &self.sums, 0, tile.cols as usize, &mut self.chosen);
-            for (at, col) in (done..).zip(&self.chosen) {
-                indices[at] = start + u32::from(*col);
-                seen[usize::from(*col)] += 1;
-                codes[at] = model.code(coder, used, self.last_code, codes[at]);
-                self.last_code = codes[at];
+            for (col, flat) in chosen.iter_mut().zip(own_indices.iter()) {
+                *col = flat.wrapping_sub(start) as u16;
             }
-            self.rows[row as usize] += count as u32;
-            done += count;
+            model.columns(&mut coders.columns, &self.columns, chosen);
+            for (flat, col) in own_indices.iter_mut().zip(chosen.iter()) {
+                *flat = start.wrapping_add(u32::from(*col));
+                let seen = &mut seen[usize::from(*col)];
+                *seen = seen.wrapping_add(1);
+            }
+            *row = row.wrapping_add(count);
+            rest = others;
+            start = start.wrapping_add(tile.stride);
         }
     }
 }

@@ -1,0 +1,157 @@
+//! What can be wrong with settings, with an update, and with the bytes of one.
+
+use super::{MAX_NUMEL, MAX_TILE, VERSION};
+
+/// Settings that no update can be coded with: a mistake in the run's manifest or model.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnsupportedParams {
+    /// Another version of the format.
+    #[error("codec version {0} is not supported, only {VERSION}")]
+    Version(u32),
+    /// The tile's side is out of range.
+    #[error("a tile of {0} × {0} is not supported: its side must be 1 to {MAX_TILE}")]
+    Tile(u32),
+    /// No codes have so many bits.
+    #[error("values of {0} bits are not supported: 1, 2 or 4")]
+    ValueBits(u32),
+    /// k is out of range.
+    #[error("{k} values can't be kept of a tile of {tile} × {tile}")]
+    Kept {
+        /// Values to keep.
+        k: u32,
+        /// The tile's side.
+        tile: u32,
+    },
+    /// A tensor is too large.
+    #[error("tensor {tensor} has {numel} values; at most {MAX_NUMEL} are supported")]
+    Numel {
+        /// Its place in the layout.
+        tensor: usize,
+        /// How many values it has.
+        numel: u64,
+    },
+}
+
+/// What is wrong with a tensor's levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LevelFault {
+    /// NaN or infinite.
+    #[error("a level is not finite")]
+    NotFinite,
+    /// More precise than bfloat16.
+    #[error("a level has more than bfloat16's precision")]
+    TooPrecise,
+    /// −0.
+    #[error("a level is −0")]
+    NegativeZero,
+    /// Not in strictly ascending order over the codes that occur.
+    #[error("the levels don't ascend")]
+    NotAscending,
+    /// A code that doesn't occur has a level.
+    #[error("a code that doesn't occur has a level")]
+    Unused,
+}
+
+/// Why an update can't be encoded. Every one of them is a mistake of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// The settings.
+    #[error(transparent)]
+    Params(#[from] UnsupportedParams),
+    /// Not one entry a tensor.
+    #[error("the update has {found} tensors, the model {expected}")]
+    Tensors {
+        /// The model's.
+        expected: usize,
+        /// The update's.
+        found: usize,
+    },
+    /// Not as many indices or codes as the tensor keeps.
+    #[error("tensor {tensor} has {indices} indices and {codes} codes; it keeps {kept}")]
+    Kept {
+        /// Its place in the layout.
+        tensor: usize,
+        /// Values to keep.
+        kept: u64,
+        /// Indices found.
+        indices: usize,
+        /// Codes found.
+        codes: usize,
+    },
+    /// An index that isn't in its tile, or not above the one before.
+    #[error("tensor {tensor}: index {index} is not in its tile or out of order")]
+    Index {
+        /// Its place in the layout.
+        tensor: usize,
+        /// The index.
+        index: u32,
+    },
+    /// A code that has more bits than the run's values.
+    #[error("tensor {tensor}: {code} is not a code of this run")]
+    Code {
+        /// Its place in the layout.
+        tensor: usize,
+        /// The code.
+        code: u8,
+    },
+    /// The levels break a rule.
+    #[error("tensor {tensor}: {fault}")]
+    Levels {
+        /// Its place in the layout.
+        tensor: usize,
+        /// The rule.
+        fault: LevelFault,
+    },
+}
+
+/// Why bytes are not an update of the given shapes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The settings, not the bytes.
+    #[error(transparent)]
+    Params(#[from] UnsupportedParams),
+    /// It doesn't start like an update.
+    #[error("this is not a sparse update: the magic bytes are missing")]
+    Magic,
+    /// Written in another version of the format.
+    #[error("sparse update of version {0}; only {VERSION} can be read")]
+    Version(u8),
+    /// It ends too early.
+    #[error("the sparse update is truncated")]
+    Truncated,
+    /// It goes on after its end.
+    #[error("the sparse update is followed by other bytes")]
+    Trailing,
+    /// Not the bytes that its own contents encode to.
+    #[error("the sparse update is not in its canonical encoding")]
+    NotCanonical,
+    /// The levels break a rule.
+    #[error("tensor {tensor}: {fault}")]
+    Levels {
+        /// Its place in the layout.
+        tensor: usize,
+        /// The rule.
+        fault: LevelFault,
+    },
+}
+
+impl DecodeError {
+    /// A stable name for verdicts and logs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            DecodeError::Params(_) => "unsupported_params",
+            DecodeError::Magic => "bad_magic",
+            DecodeError::Version(_) => "unknown_version",
+            DecodeError::Truncated => "truncated",
+            DecodeError::Trailing => "trailing_bytes",
+            DecodeError::NotCanonical => "not_canonical",
+            DecodeError::Levels { fault, .. } => match fault {
+                LevelFault::NotFinite => "level_not_finite",
+                LevelFault::TooPrecise => "level_too_precise",
+                LevelFault::NegativeZero => "level_negative_zero",
+                LevelFault::NotAscending => "levels_not_ascending",
+                LevelFault::Unused => "unused_level",
+            },
+        }
+    }
+}
