@@ -334,7 +334,8 @@ mod tests {
     #[test]
     fn headers_that_lie_are_refused_before_memory_is_asked_for() {
         let norm = "model.norm.weight";
-        let cases: [(&str, fn(&mut Value)); 8] = [
+        type Lie = fn(&mut Value);
+        let cases: [(&str, Lie); 8] = [
             ("was expected", |h| h["model.norm.weight"]["data_offsets"] = json!([0, 64])),
             ("was expected", |h| h["model.norm.weight"]["data_offsets"] = json!([u64::MAX - 64, u64::MAX])),
             ("header says", |h| {

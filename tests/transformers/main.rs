@@ -2,6 +2,11 @@
 //!
 //! `./x transformers` fetches transformers and PyTorch and runs this; plain `./x test` lists it as ignored.
 #![cfg(feature = "torch")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "says what it compared; what `./x transformers` hands over"
+)]
 
 use std::num::NonZeroI32;
 use std::path::{Path, PathBuf};

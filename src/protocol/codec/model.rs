@@ -197,7 +197,7 @@ impl Model {
 fn binomial(n: u32, p: u32) -> [u32; COUNTS] {
     let (p, q) = (u128::from(p), (1 << 16) - u128::from(p));
     // In 2⁻³²; every factor is rounded down.
-    let mut term = (0..n).fold(1u128 << 80, |term, _| term * q >> 16);
+    let mut term = (0..n).fold(1u128 << 80, |term, _| (term * q) >> 16);
     let mut sum = 0;
     from_fn(|count| {
         let weight = if count + 1 < COUNTS { term } else { (1u128 << 80) - sum };
