@@ -97,6 +97,9 @@ pub struct CoordinateArgs {
     /// End after this many rounds
     #[arg(long, value_name = "N")]
     pub rounds: Option<u32>,
+    /// Judge on the first CUDA device: the same verdicts, sooner
+    #[arg(long)]
+    pub gpu: bool,
     /// Threads for the judge
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
@@ -160,6 +163,9 @@ pub struct ValidateArgs {
     /// A run's manifest, for its codec and judge settings [default: this version's defaults]
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
+    /// Judge on the first CUDA device: the same verdict, sooner
+    #[arg(long)]
+    pub gpu: bool,
     /// Threads [default: one a core]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
@@ -202,6 +208,9 @@ pub struct ReplayArgs {
     /// A coordinator's URL, or a folder with its transcripts and blobs [default: the configured coordinator]
     #[arg(long, value_name = "URL|DIR")]
     pub from: Option<String>,
+    /// Judge on the first CUDA device: the same verdict, sooner
+    #[arg(long)]
+    pub gpu: bool,
     /// Threads [default: one a core]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,

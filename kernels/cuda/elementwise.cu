@@ -39,31 +39,27 @@ KERNEL add_bias(u32 rows, u32 width, const float* bias, float* x) {
   if (at < (u64)rows * width) x[at] = add(x[at], bias[at % width]);
 }
 
-INLINE float level(u32 code, float level0, float level1, float level2, float level3) {
-  return (code & 2) ? ((code & 1) ? level3 : level2) : ((code & 1) ? level1 : level0);
-}
-
 // weights[i] = fma(−rate, level, weights[i]) for each index; not_finite becomes 1 where a result isn't finite. No index may
 // come twice.
-KERNEL subtract_sparse(u32 count, u32 len, float rate, float level0, float level1, float level2, float level3, const u32* indices,
-                       const unsigned char* codes, float* weights, u32* not_finite) {
+KERNEL subtract_sparse(u32 count, u32 len, float rate, const float* levels, const u32* indices, const unsigned char* codes,
+                       float* weights, u32* not_finite) {
   u64 at = thread_index();
   if (at >= count) return;
   u32 index = indices[at];
   if (index >= len) return;
-  float stepped = fma_rn(negated(rate), level(codes[at], level0, level1, level2, level3), weights[index]);
+  float stepped = fma_rn(negated(rate), levels[codes[at]], weights[index]);
   weights[index] = stepped;
   if (!is_finite(stepped)) *not_finite = 1;
 }
 
 // sums[i] += level, counts[i] += 1 for each index. No index may come twice in one call.
-KERNEL accumulate_sparse(u32 count, u32 len, float level0, float level1, float level2, float level3, const u32* indices,
-                         const unsigned char* codes, float* sums, u32* counts) {
+KERNEL accumulate_sparse(u32 count, u32 len, const float* levels, const u32* indices, const unsigned char* codes, float* sums,
+                         u32* counts) {
   u64 at = thread_index();
   if (at >= count) return;
   u32 index = indices[at];
   if (index >= len) return;
-  sums[index] = add(sums[index], level(codes[at], level0, level1, level2, level3));
+  sums[index] = add(sums[index], levels[codes[at]]);
   counts[index] += 1;
 }
 

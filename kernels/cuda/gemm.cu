@@ -129,13 +129,18 @@ KERNEL __launch_bounds__(THREADS, 2) gemm_aligned(u32 m, u32 n, u32 k, const flo
 
 // Attention works on (window, head) pairs, blockIdx.z of them: q and out are (window, token, heads · head_dim), k and v
 // (window, token, key_value_heads · head_dim), scores (window, head, token, token). TILE is also the definition's BLOCK:
-// queries of a block read the keys of all blocks up to their own.
+// queries of a block read the keys of all blocks up to their own, from the block on that holds the first key that the block's
+// first query sees: `reach` is how many keys a query sees at most, its own among them.
+INLINE u32 first_block(u32 query_block, u32 reach) {
+  u32 first = query_block * TILE + 1;
+  return first > reach ? (first - reach) / TILE : 0;
+}
 
-// scores = q · kᵀ, for every block of keys up to the queries' own.
-KERNEL __launch_bounds__(THREADS, 2) attention_scores(u32 tokens, u32 heads, u32 key_value_heads, u32 head_dim, const float* q,
-                                                     const float* keys, float* scores) {
+// scores = q · kᵀ, for every block of keys that is read.
+KERNEL __launch_bounds__(THREADS, 2) attention_scores(u32 tokens, u32 heads, u32 key_value_heads, u32 head_dim, u32 reach,
+                                                     const float* q, const float* keys, float* scores) {
   STAGES;
-  if (blockIdx.y > blockIdx.x) return;
+  if (blockIdx.y > blockIdx.x || blockIdx.y < first_block(blockIdx.x, reach)) return;
   u32 window = blockIdx.z / heads, head = blockIdx.z % heads;
   u32 q_stride = heads * head_dim, kv_stride = key_value_heads * head_dim;
   const float* a = q + (u64)window * tokens * q_stride + head * head_dim;
@@ -145,16 +150,16 @@ KERNEL __launch_bounds__(THREADS, 2) attention_scores(u32 tokens, u32 heads, u32
                         bs);
 }
 
-// out = scores · v.
-KERNEL __launch_bounds__(THREADS, 2) attention_mix(u32 tokens, u32 heads, u32 key_value_heads, u32 head_dim, const float* scores,
-                                                  const float* values, float* out) {
+// out = scores · v, over the keys that are read.
+KERNEL __launch_bounds__(THREADS, 2) attention_mix(u32 tokens, u32 heads, u32 key_value_heads, u32 head_dim, u32 reach,
+                                                  const float* scores, const float* values, float* out) {
   STAGES;
   u32 window = blockIdx.z / heads, head = blockIdx.z % heads;
   u32 q_stride = heads * head_dim, kv_stride = key_value_heads * head_dim;
-  const float* a = scores + (u64)blockIdx.z * tokens * tokens;
-  const float* b = values + (u64)window * tokens * kv_stride + head / (heads / key_value_heads) * head_dim;
+  u32 first = first_block(blockIdx.x, reach) * TILE, end = min(tokens, (blockIdx.x + 1) * TILE);
+  const float* a = scores + (u64)blockIdx.z * tokens * tokens + first;
+  const float* b = values + ((u64)window * tokens + first) * kv_stride + head / (heads / key_value_heads) * head_dim;
   float* c = out + (u64)window * tokens * q_stride + head * head_dim;
-  u32 seen = min(tokens, (blockIdx.x + 1) * TILE);
-  product<false, true>(blockIdx.x * TILE, blockIdx.y * TILE, tokens, head_dim, seen, a, tokens, b, kv_stride, c, q_stride, as,
-                       bs);
+  product<false, true>(blockIdx.x * TILE, blockIdx.y * TILE, tokens, head_dim, end - first, a, tokens, b, kv_stride, c, q_stride,
+                       as, bs);
 }

@@ -14,26 +14,30 @@ KERNEL rms_norm(u32 rows, u32 width, float epsilon, const float* x, const float*
   for (u32 i = lane; i < width; i += 32) y[i] = multiply(multiply(x[i], scale), gain[i]);
 }
 
-// Rows are queries of (window, head, token): softmax(scale · score) over the keys up to the query's own, +0 for the rest of
-// its block.
-KERNEL causal_softmax(u32 rows, u32 tokens, float scale, float* scores) {
+// Rows are queries of (window, head, token): softmax(scale · score) over the keys that the query sees (its own and those
+// before it, at most `reach`), +0 for the others that are read.
+KERNEL causal_softmax(u32 rows, u32 tokens, u32 reach, float scale, float* scores) {
   u32 row = warp_row(), lane = warp_lane();
   if (row >= rows) return;
   float* score = scores + (u64)row * tokens;
-  u32 query = row % tokens, seen = query + 1, reached = min(tokens, (query / 128 + 1) * 128);
+  u32 query = row % tokens, block = query / 128 * 128, end = query + 1;
+  u32 start = end > reach ? end - reach : 0;
+  u32 first_read = block + 1 > reach ? (block + 1 - reach) / 128 * 128 : 0, end_read = min(tokens, block + 128);
   float max = -__int_as_float(0x7f800000);
-  for (u32 i = lane; i < seen; i += 32) {
+  for (u32 i = start + lane; i < end; i += 32) {
     score[i] = multiply(score[i], scale);
     max = larger(max, score[i]);
   }
   max = fold_max(max);
   float sum = 0.0f;
-  for (u32 i = lane; i < seen; i += 32) {
+  for (u32 i = start + lane; i < end; i += 32) {
     score[i] = exponential(subtract(score[i], max));
     sum = add(sum, score[i]);
   }
   float share = divide(1.0f, fold_sum(sum));
-  for (u32 i = lane; i < reached; i += 32) score[i] = i < seen ? multiply(score[i], share) : 0.0f;
+  for (u32 i = start + lane; i < end; i += 32) score[i] = multiply(score[i], share);
+  for (u32 i = first_read + lane; i < start; i += 32) score[i] = 0.0f;
+  for (u32 i = end + lane; i < end_read; i += 32) score[i] = 0.0f;
 }
 
 // scalar.rs: ln64.

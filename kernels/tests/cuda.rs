@@ -1,16 +1,14 @@
-//! The GPU's kernels without a GPU: what their PTX may hold, and their results, interpreted, against the CPU's to the bit.
+//! The GPU's kernels: what their PTX may hold, and their results, interpreted and on a GPU, against the CPU's to the bit.
 
 use std::num::NonZeroUsize;
 
 use l402t_interpreter::Interpreter;
 use l402t_kernels::attention::{AttentionScratch, AttentionShape, causal_attention};
 use l402t_kernels::cuda::ops::{self, AttentionLayer, Heads, Sparse};
-use l402t_kernels::cuda::{Kernel, MODULES, Values};
+use l402t_kernels::cuda::{Kernel, MODULES, Machine, Values};
 use l402t_kernels::gemm::{GemmScratch, Matrix, MatrixMut, gemm};
 use l402t_kernels::rope::{RopeScaling, RopeTable};
 use l402t_kernels::{Isa, Pool, outer, rows};
-
-type Floats = Values<Interpreter, f32>;
 
 /// SplitMix64.
 struct Rng(u64);
@@ -61,7 +59,7 @@ const SPECIAL: [u32; 10] = [
 ];
 
 /// Equal bits; any NaN equals any NaN.
-fn same(found: &Floats, machine: &Interpreter, expected: &[f32], what: &str) {
+fn same<M: Machine>(found: &Values<M, f32>, machine: &M, expected: &[f32], what: &str) {
     let mut values = vec![0.0; expected.len()];
     found.read(machine, &mut values).expect("read");
     for (place, (f, e)) in values.iter().zip(expected).enumerate() {
@@ -73,7 +71,7 @@ fn machine() -> Interpreter {
     Interpreter::new().expect("PTX that the interpreter knows")
 }
 
-fn on(machine: &Interpreter, values: &[f32]) -> Floats {
+fn on<M: Machine>(machine: &M, values: &[f32]) -> Values<M, f32> {
     Values::of(machine, values).expect("room")
 }
 
@@ -152,9 +150,42 @@ fn every_kernel_of_the_program_is_in_its_module() {
     assert_eq!(entries, Kernel::ALL.len());
 }
 
-#[test]
-fn products_have_the_bits_of_the_cpu() {
-    let machine = machine();
+/// Each comparison twice: interpreted, and where there is a GPU on that (`cargo test -p l402t-kernels --features cuda --test
+/// cuda -- --ignored`).
+macro_rules! compared {
+    ($($name:ident),* $(,)?) => {
+        mod interpreted {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name(&super::machine());
+                }
+            )*
+        }
+
+        #[cfg(feature = "cuda")]
+        mod on_the_gpu {
+            $(
+                #[test]
+                #[ignore = "needs a GPU"]
+                fn $name() {
+                    super::$name(&l402t_kernels::cuda::Gpu::open(0).expect("a GPU"));
+                }
+            )*
+        }
+    };
+}
+
+compared! {
+    products_have_the_bits_of_the_cpu,
+    attention_has_the_bits_of_the_cpu,
+    row_kernels_have_the_bits_of_the_cpu,
+    losses_of_huge_and_of_overflowing_logits_are_those_of_the_cpu,
+    positions_turn_heads_and_tokens_find_their_rows_as_on_the_cpu,
+    updates_are_applied_and_averaged_as_on_the_cpu,
+}
+
+fn products_have_the_bits_of_the_cpu<M: Machine>(machine: &M) {
     let mut rng = Rng(3);
     let shapes = [(1, 1, 1), (5, 7, 3), (3, 40, 8), (13, 33, 20), (130, 5, 12), (5, 131, 21), (9, 9, 130)];
     for (m, n, k) in shapes {
@@ -175,29 +206,36 @@ fn products_have_the_bits_of_the_cpu() {
                     Matrix::transposed(&weight[start..], k, n, k),
                     &mut MatrixMut::rows(&mut expected, m, n, n),
                 );
-                let (x, weight) = (on(&machine, &x), on(&machine, &weight));
-                let mut y = on(&machine, &vec![7.0; m * n]);
+                let (x, weight) = (on(machine, &x), on(machine, &weight));
+                let mut y = on(machine, &vec![7.0; m * n]);
                 let (x, weight) = (x.slice(start..start + m * k), weight.slice(start..start + n * k));
-                ops::linear(&machine, m, (n, k), x, weight, &mut y).expect("ran");
-                same(&y, &machine, &expected, &format!("{m}×{n}×{k}, kind {kind}, from {start}"));
+                ops::linear(machine, m, (n, k), x, weight, &mut y).expect("ran");
+                same(&y, machine, &expected, &format!("{m}×{n}×{k}, kind {kind}, from {start}"));
             }
         }
     }
 }
 
-#[test]
-fn attention_has_the_bits_of_the_cpu() {
-    let machine = machine();
+fn attention_has_the_bits_of_the_cpu<M: Machine>(machine: &M) {
     let mut rng = Rng(9);
-    for (windows, tokens, heads, key_value_heads, head_dim) in [(1, 1, 1, 1, 2), (2, 37, 4, 2, 8), (1, 133, 2, 1, 6)] {
-        let shape = AttentionShape { tokens, heads, key_value_heads, head_dim, window: None };
+    let shapes = [
+        (1, 1, 1, 1, 2, None),
+        (2, 37, 4, 2, 8, None),
+        (1, 133, 2, 1, 6, None),
+        (1, 37, 1, 1, 4, Some(1)),
+        (1, 37, 1, 1, 4, Some(40)),
+        (1, 259, 1, 1, 4, Some(70)),
+        (1, 259, 1, 1, 4, Some(129)),
+    ];
+    for (windows, tokens, heads, key_value_heads, head_dim, reach) in shapes {
+        let shape = AttentionShape { tokens, heads, key_value_heads, head_dim, window: reach };
         let (query, key_value) = (tokens * heads * head_dim, tokens * key_value_heads * head_dim);
         for special in [false, true] {
             let (q, k) = (rng.floats(windows * query), rng.floats(windows * key_value));
             let mut v = rng.floats(windows * key_value);
             if special {
                 // Masked weights meet it too: +0 · ∞ is NaN.
-                let place = v.len() / 2;
+                let place = v.len() / 3;
                 v[place] = f32::INFINITY;
             }
             let mut expected = vec![0.0; windows * query];
@@ -207,20 +245,18 @@ fn attention_has_the_bits_of_the_cpu() {
                 let (k, v) = (&k[window * key_value..][..key_value], &v[window * key_value..][..key_value]);
                 causal_attention(here(), &mut gemm, &mut scratch, shape, q, k, v, out);
             }
-            let (q, k, v) = (on(&machine, &q), on(&machine, &k), on(&machine, &v));
-            let mut scores = Values::new(&machine, windows * heads * tokens * tokens).expect("room");
-            let mut out = Values::new(&machine, windows * query).expect("room");
-            let shape = Heads { windows, tokens, heads, key_value_heads, head_dim };
+            let (q, k, v) = (on(machine, &q), on(machine, &k), on(machine, &v));
+            let mut scores = Values::new(machine, windows * heads * tokens * tokens).expect("room");
+            let mut out = Values::new(machine, windows * query).expect("room");
+            let shape = Heads { windows, tokens, heads, key_value_heads, head_dim, reach };
             let layer = AttentionLayer { q: &q, k: &k, v: &v };
-            ops::causal_attention(&machine, shape, &layer, &mut scores, &mut out).expect("ran");
-            same(&out, &machine, &expected, &format!("attention over {tokens} tokens"));
+            ops::causal_attention(machine, shape, &layer, &mut scores, &mut out).expect("ran");
+            same(&out, machine, &expected, &format!("attention over {tokens} tokens, reach {reach:?}"));
         }
     }
 }
 
-#[test]
-fn row_kernels_have_the_bits_of_the_cpu() {
-    let machine = machine();
+fn row_kernels_have_the_bits_of_the_cpu<M: Machine>(machine: &M) {
     let mut rng = Rng(11);
     for width in [1, 2, 7, 31, 32, 33, 64, 100, 257] {
         for kind in 0..4 {
@@ -233,41 +269,41 @@ fn row_kernels_have_the_bits_of_the_cpu() {
             };
             let other = rng.floats(rows * width);
             let what = format!("width {width}, kind {kind}");
-            let (device, device_other) = (on(&machine, &x), on(&machine, &other));
+            let (device, device_other) = (on(machine, &x), on(machine, &other));
 
             let mut expected = vec![0.0; rows * width];
             for (x, y) in x.chunks_exact(width).zip(expected.chunks_exact_mut(width)) {
                 rows::rms_norm(here(), x, &other[..width], 1e-5, y);
             }
-            let mut y = Values::new(&machine, rows * width).expect("room");
-            ops::rms_norm(&machine, rows, 1e-5, &device, device_other.slice(0..width), &mut y).expect("ran");
-            same(&y, &machine, &expected, &format!("RMSNorm, {what}"));
+            let mut y = Values::new(machine, rows * width).expect("room");
+            ops::rms_norm(machine, rows, 1e-5, &device, device_other.slice(0..width), &mut y).expect("ran");
+            same(&y, machine, &expected, &format!("RMSNorm, {what}"));
 
             let mut expected = x.clone();
             rows::swiglu(here(), &mut expected, &other);
-            let mut gate = on(&machine, &x);
-            ops::swiglu(&machine, rows * width, &device_other, &mut gate).expect("ran");
-            same(&gate, &machine, &expected, &format!("SwiGLU, {what}"));
+            let mut gate = on(machine, &x);
+            ops::swiglu(machine, rows * width, &device_other, &mut gate).expect("ran");
+            same(&gate, machine, &expected, &format!("SwiGLU, {what}"));
 
             let mut expected = x.clone();
             rows::add(here(), &mut expected, &other);
-            let mut sum = on(&machine, &x);
-            ops::add(&machine, rows * width, &device_other, &mut sum).expect("ran");
-            same(&sum, &machine, &expected, &format!("add, {what}"));
+            let mut sum = on(machine, &x);
+            ops::add(machine, rows * width, &device_other, &mut sum).expect("ran");
+            same(&sum, machine, &expected, &format!("add, {what}"));
 
             let mut expected = x.clone();
             expected.chunks_exact_mut(width).for_each(|row| rows::add(here(), row, &other[..width]));
-            let mut sum = on(&machine, &x);
-            ops::add_bias(&machine, rows, device_other.slice(0..width), &mut sum).expect("ran");
-            same(&sum, &machine, &expected, &format!("bias, {what}"));
+            let mut sum = on(machine, &x);
+            ops::add_bias(machine, rows, device_other.slice(0..width), &mut sum).expect("ran");
+            same(&sum, machine, &expected, &format!("bias, {what}"));
 
             let targets: Vec<u32> = (0..rows).map(|_| (rng.next() % (width as u64 + 1)) as u32).collect();
-            let device_targets = Values::of(&machine, &targets).expect("room");
-            let mut losses = Values::new(&machine, rows).expect("room");
+            let device_targets = Values::of(machine, &targets).expect("room");
+            let mut losses = Values::new(machine, rows).expect("room");
             let targets_slice = device_targets.slice(0..rows);
-            ops::cross_entropy(&machine, rows, width, &device, targets_slice, &mut losses).expect("ran");
+            ops::cross_entropy(machine, rows, width, &device, targets_slice, &mut losses).expect("ran");
             let mut found = vec![0i64; rows];
-            losses.read(&machine, &mut found).expect("read");
+            losses.read(machine, &mut found).expect("read");
             for ((x, target), found) in x.chunks_exact(width).zip(&targets).zip(&found) {
                 let expected = rows::cross_entropy(here(), x, *target as usize);
                 assert_eq!(*found, expected.unwrap_or(-1), "cross-entropy, {what}");
@@ -276,25 +312,21 @@ fn row_kernels_have_the_bits_of_the_cpu() {
     }
 }
 
-#[test]
-fn losses_of_huge_and_of_overflowing_logits_are_those_of_the_cpu() {
-    let machine = machine();
+fn losses_of_huge_and_of_overflowing_logits_are_those_of_the_cpu<M: Machine>(machine: &M) {
     let rows_of = [[0.5f32; 4], [1e30, 0.0, 0.0, 0.0], [3e5, -3e5, 1.0, 2.0], [f32::MAX, -f32::MAX, 0.0, 0.0]];
-    let logits = on(&machine, &rows_of.concat());
-    let targets = Values::of(&machine, &[1u32; 4]).expect("room");
-    let mut losses = Values::new(&machine, 4).expect("room");
-    ops::cross_entropy(&machine, 4, 4, &logits, targets.slice(0..4), &mut losses).expect("ran");
+    let logits = on(machine, &rows_of.concat());
+    let targets = Values::of(machine, &[1u32; 4]).expect("room");
+    let mut losses = Values::new(machine, 4).expect("room");
+    ops::cross_entropy(machine, 4, 4, &logits, targets.slice(0..4), &mut losses).expect("ran");
     let mut found = [0i64; 4];
-    losses.read(&machine, &mut found).expect("read");
+    losses.read(machine, &mut found).expect("read");
     for (row, found) in rows_of.iter().zip(found) {
         assert_eq!(found, rows::cross_entropy(here(), row, 1).unwrap_or(-1), "{row:?}");
     }
     assert_eq!(found[0], 5_954_088_944);
 }
 
-#[test]
-fn positions_turn_heads_and_tokens_find_their_rows_as_on_the_cpu() {
-    let machine = machine();
+fn positions_turn_heads_and_tokens_find_their_rows_as_on_the_cpu<M: Machine>(machine: &M) {
     let mut rng = Rng(5);
     let (windows, tokens, heads, head_dim) = (2, 9, 3, 6);
     let table =
@@ -311,24 +343,22 @@ fn positions_turn_heads_and_tokens_find_their_rows_as_on_the_cpu() {
         let (cos, sin) = table.at(row % tokens);
         state.chunks_exact_mut(head_dim).for_each(|head| rows::rope(here(), head, cos, sin));
     }
-    let (cos, sin) = (on(&machine, &cos), on(&machine, &sin));
-    let mut device = on(&machine, &states);
+    let (cos, sin) = (on(machine, &cos), on(machine, &sin));
+    let mut device = on(machine, &states);
     let size = (heads * head_dim, head_dim);
-    ops::rope(&machine, windows * tokens, size, tokens, &cos, &sin, &mut device).expect("ran");
-    same(&device, &machine, &expected, "RoPE");
+    ops::rope(machine, windows * tokens, size, tokens, &cos, &sin, &mut device).expect("ran");
+    same(&device, machine, &expected, "RoPE");
 
     let embedding = rng.hostile(13 * 5);
     let ids: Vec<u32> = (0..40).map(|_| (rng.next() % 13) as u32).collect();
     let expected: Vec<f32> = ids.iter().flat_map(|id| embedding[*id as usize * 5..][..5].to_vec()).collect();
-    let embedding = on(&machine, &embedding);
-    let (mut tokens, mut x) = (Values::new(&machine, 1).expect("room"), Values::new(&machine, 200).expect("room"));
-    ops::embed(&machine, &ids, (13, 5), embedding.slice(0..65), &mut tokens, &mut x).expect("ran");
-    same(&x, &machine, &expected, "embedding");
+    let embedding = on(machine, &embedding);
+    let (mut tokens, mut x) = (Values::new(machine, 1).expect("room"), Values::new(machine, 200).expect("room"));
+    ops::embed(machine, &ids, (13, 5), embedding.slice(0..65), &mut tokens, &mut x).expect("ran");
+    same(&x, machine, &expected, "embedding");
 }
 
-#[test]
-fn updates_are_applied_and_averaged_as_on_the_cpu() {
-    let machine = machine();
+fn updates_are_applied_and_averaged_as_on_the_cpu<M: Machine>(machine: &M) {
     let mut rng = Rng(5);
     let len = 700;
     for levels in [[-0.7, -0.1, 0.2, 1.5], [-0.7, -0.1, 0.2, f32::MAX]] {
@@ -344,23 +374,23 @@ fn updates_are_applied_and_averaged_as_on_the_cpu() {
         let mut mean = start.clone();
         outer::subtract_mean(here(), &mut mean, rate, &sums, &counts);
 
-        let part = |to: usize| Sparse::new(&machine, &indices[..to], &codes[..to]).expect("room");
-        let mut found = on(&machine, &start);
-        let mut not_finite = Values::of(&machine, &[0u32]).expect("room");
-        ops::subtract_sparse(&machine, &mut found, 100..len, rate, levels, &part(150), &mut not_finite).expect("ran");
-        same(&found, &machine, &one, "sparse step");
+        let part = |to: usize| Sparse::new(machine, &indices[..to], &codes[..to], &levels).expect("room");
+        let mut found = on(machine, &start);
+        let mut not_finite = Values::of(machine, &[0u32]).expect("room");
+        ops::subtract_sparse(machine, &mut found, 100..len, rate, &part(150), &mut not_finite).expect("ran");
+        same(&found, machine, &one, "sparse step");
         let mut flag = [9u32];
-        not_finite.read(&machine, &mut flag).expect("read");
+        not_finite.read(machine, &mut flag).expect("read");
         assert_eq!(flag[0] == 1, one.iter().any(|weight| !weight.is_finite()));
 
-        let mut device_sums = on(&machine, &vec![0.0; len]);
-        let mut device_counts = Values::of(&machine, &vec![0u32; len]).expect("room");
+        let mut device_sums = on(machine, &vec![0.0; len]);
+        let mut device_counts = Values::of(machine, &vec![0u32; len]).expect("room");
         for to in [indices.len(), 90] {
-            ops::accumulate_sparse(&machine, &mut device_sums, &mut device_counts, levels, &part(to)).expect("ran");
+            ops::accumulate_sparse(machine, &mut device_sums, &mut device_counts, &part(to)).expect("ran");
         }
-        let mut found = on(&machine, &start);
-        ops::subtract_mean(&machine, &mut found, 0..len, rate, &device_sums, &device_counts).expect("ran");
-        same(&found, &machine, &mean, "mean step");
+        let mut found = on(machine, &start);
+        ops::subtract_mean(machine, &mut found, 0..len, rate, &device_sums, &device_counts).expect("ran");
+        same(&found, machine, &mean, "mean step");
     }
 }
 
@@ -368,8 +398,8 @@ fn updates_are_applied_and_averaged_as_on_the_cpu() {
 #[should_panic(expected = "an index outside the weights")]
 fn an_index_outside_the_weights_is_refused_before_the_kernel_sees_it() {
     let machine = machine();
-    let sparse = Sparse::new(&machine, &[4], &[0]).expect("room");
+    let sparse = Sparse::new(&machine, &[4], &[0], &[0.0]).expect("room");
     let mut weights = on(&machine, &[0.0; 8]);
     let mut flag = Values::of(&machine, &[0u32]).expect("room");
-    let _ = ops::subtract_sparse(&machine, &mut weights, 0..4, 1.0, [0.0; 4], &sparse, &mut flag);
+    let _ = ops::subtract_sparse(&machine, &mut weights, 0..4, 1.0, &sparse, &mut flag);
 }

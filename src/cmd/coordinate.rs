@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use super::judge_pool::{checked_pool, nats_per_token};
+use super::judge_pool::{checked_engine, judging_device, nats_per_token};
 use super::liquidity::{self, Channels, Shortage, Side};
 use super::node::Node;
 use super::{Context, ExitCode, Failure};
@@ -76,12 +76,13 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Fai
     check_gate(config.coordinator.gate, listen)?;
     let settings = Settings { limits: Limits::default(), proxies: proxies(&config.coordinator)? };
     let threads = args.threads.unwrap_or(config.coordinator.threads);
-    let pool = context.blocking(move || checked_pool(Some(threads))).await?;
+    let device = judging_device(args.gpu, config.coordinator.device);
+    let engine = context.blocking(move || checked_engine(Some(threads), device)).await?;
     let channels = config.coordinator.channels;
     let mut node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
     let (regtest_rpc, gate) = (node.regtest_rpc.clone(), config.coordinator.gate);
     let options = Options { channels, max_rounds: args.rounds, regtest_rpc, gate };
-    let judge = Arc::new(Df32Judge::new(pool));
+    let judge = Arc::new(Df32Judge::new(engine));
     let opened = Coordinator::open(&data, &config.run, options, node.ln.clone(), judge, Arc::new(SystemClock)).await;
     let ended = match opened {
         Ok(coordinator) => serve(coordinator, &mut node, (listen, settings), &data, &context).await,

@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 
-use super::judge_pool::{checked_pool, nats_per_token};
+use super::judge_pool::{checked_engine, judging_device, nats_per_token, no_gpu};
 use super::run_source::Source;
 use super::{Context, ExitCode, Failure};
 use crate::cli::ReplayArgs;
+use crate::config::Device;
 use crate::judge::replay::{Blobs, Replay, ReplayError, ReplayInput, ReplayedRound, replay};
-use crate::judge::{JudgeError, Pool, Progress};
+use crate::judge::{Engine, JudgeError, Progress};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, RunId};
 use crate::protocol::verdict::Score;
@@ -48,7 +49,8 @@ enum Report<'a> {
 /// Runs the command.
 pub async fn run(args: ReplayArgs, context: Context) -> Result<ExitCode, Failure> {
     let source = Source::new(args.from.as_deref(), &context, "replay")?;
-    let pool = context.blocking(move || checked_pool(args.threads)).await?;
+    let device = judging_device(args.gpu, Device::Cpu);
+    let engine = context.blocking(move || checked_engine(args.threads, device)).await?;
     let round = RoundNumber(args.round);
     let documents = documents(&source, round).await?;
     let ui = context.ui.clone();
@@ -56,7 +58,7 @@ pub async fn run(args: ReplayArgs, context: Context) -> Result<ExitCode, Failure
     let found = context
         .blocking(move || {
             let blobs = BlobSource { source, runtime };
-            recompute(&ui, round, &documents, &blobs, pool).map_err(|error| failure(&error))
+            recompute(&ui, round, &documents, &blobs, engine).map_err(|error| failure(&error))
         })
         .await?;
     Ok(report(&context, round, &found))
@@ -67,7 +69,7 @@ fn recompute(
     round: RoundNumber,
     documents: &Documents,
     blobs: &BlobSource,
-    pool: Pool,
+    engine: Engine,
 ) -> Result<Replay, ReplayError> {
     let input = ReplayInput {
         round,
@@ -76,7 +78,7 @@ fn recompute(
         previous: documents.previous.as_deref(),
     };
     let mut bar = None;
-    replay(&input, blobs, pool, &mut |progress| match progress {
+    replay(&input, blobs, engine, &mut |progress| match progress {
         Progress::Baseline => ui.say(format!("round {round}: the round's own checkpoint is scored")),
         Progress::Scored { done, of } => {
             let bar = bar.get_or_insert_with(|| ui.progress("contributions", of as u64, Unit::Count));
@@ -154,6 +156,7 @@ fn failure(error: &ReplayError) -> Failure {
         ReplayError::Judge(JudgeError::UnknownRules(_)) => {
             Failure::usage("version", error, "Replay with the version of l402t that the run was judged with")
         }
+        ReplayError::Judge(error @ JudgeError::Gpu(_)) => no_gpu(error),
         ReplayError::Judge(_) => {
             Failure::remote("unjudgeable", error, "The run's settings don't fit together: tell its operator")
         }

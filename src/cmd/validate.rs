@@ -7,11 +7,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::judge_pool::{checked_pool, nats_per_token};
+use super::judge_pool::{checked_engine, judging_device, nats_per_token, no_gpu};
 use super::{Context, ExitCode, Failure};
 use crate::cli::ValidateArgs;
+use crate::config::Device;
 use crate::coordinator::settings::RunSettings;
-use crate::judge::{HeldOutBatch, RoundInput, RoundJudgement, Submission, judge_round};
+use crate::judge::{HeldOutBatch, JudgeError, RoundInput, RoundJudgement, Submission, judge_round};
 use crate::model::tokens::Tokens;
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::ids::{Blake3Hash, ContributionId};
@@ -43,7 +44,7 @@ struct Rules {
 /// Runs the command.
 pub fn run(args: &ValidateArgs, context: &Context) -> Result<ExitCode, Failure> {
     context.log_to_stderr()?;
-    let pool = checked_pool(args.threads)?;
+    let engine = checked_engine(args.threads, judging_device(args.gpu, Device::Cpu))?;
     let rules = rules(args.manifest.as_deref())?;
     let config = LlamaConfig::from_json(&read(&args.model)?).map_err(|e| refused("model", &args.model, e))?;
     let checkpoint = Checkpoint::from_safetensors(config.clone(), &read(&args.checkpoint)?)
@@ -59,8 +60,12 @@ pub fn run(args: &ValidateArgs, context: &Context) -> Result<ExitCode, Failure> 
         held_out: &held_out,
         submissions: &[Submission { contribution, payload: Some(&payload) }],
     };
-    let judged = judge_round(&input, pool, &mut |_| {}).map_err(|error| {
-        Failure::usage("unjudgeable", error, "Check that model, checkpoint, held-out text and manifest belong together")
+    let judged = judge_round(&input, engine, &mut |_| {}).map_err(|error| match error {
+        JudgeError::Gpu(_) => no_gpu(&error),
+        _ => {
+            let fix = "Check that model, checkpoint, held-out text and manifest belong together";
+            Failure::usage("unjudgeable", error, fix)
+        }
     })?;
     report(context, &judged, held_out.predicted_tokens(), payload.len())
 }

@@ -69,6 +69,8 @@ pub enum LogTarget {
 pub struct CoordinatorConfig {
     /// Address and port of the API; port 0 picks a free one.
     pub listen: String,
+    /// What judges.
+    pub device: Device,
     /// Threads for the judge; 0 takes one a core.
     pub threads: u32,
     /// Who takes the submission fee before a ticket is given.
@@ -85,6 +87,7 @@ impl Default for CoordinatorConfig {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8402".to_owned(),
+            device: Device::Cpu,
             threads: 0,
             gate: Gate::Own,
             trusted_proxies: Vec::new(),
@@ -105,7 +108,7 @@ pub enum ForwardedHeader {
     Forwarded,
 }
 
-/// What trains.
+/// What trains, or judges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {

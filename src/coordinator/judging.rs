@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::judge::{HeldOutBatch, Pool, RoundInput, Submission, judge_round};
+use crate::judge::{Engine, HeldOutBatch, RoundInput, Submission, judge_round};
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::ids::ContributionId;
 use crate::protocol::manifest::RunManifest;
@@ -85,15 +85,15 @@ pub(super) fn check(request: &JudgeRequest, judgement: &Judgement) -> Result<Vec
 }
 
 /// The judge in DF32: the same bits on every machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Df32Judge {
-    pool: Pool,
+    engine: Engine,
 }
 
 impl Df32Judge {
-    /// Judges on `pool`. Run the judge's self-test first.
-    pub fn new(pool: Pool) -> Self {
-        Self { pool }
+    /// Judges on `engine`. Run the judge's self-test first.
+    pub fn new(engine: impl Into<Engine>) -> Self {
+        Self { engine: engine.into() }
     }
 }
 
@@ -116,7 +116,7 @@ impl Judge for Df32Judge {
             held_out: &held_out,
             submissions: &submissions,
         };
-        let judged = judge_round(&input, self.pool, &mut |progress| tracing::info!(?progress, "judging"));
+        let judged = judge_round(&input, self.engine.clone(), &mut |progress| tracing::info!(?progress, "judging"));
         let judged = judged.map_err(|e| text(&e))?;
         Ok(Judgement {
             loss_before: judged.loss_before,

@@ -4,9 +4,12 @@
 //! every machine. No libtorch, no libm and no BLAS call may be made from here, and nothing is read or written.
 
 mod clip;
+mod engine;
 #[cfg(test)]
 mod fixtures;
 mod forward;
+#[cfg(any(feature = "cuda", test))]
+mod gpu;
 mod held_out;
 mod outer;
 mod overlap;
@@ -15,8 +18,10 @@ mod round;
 mod self_test;
 
 pub use clip::clip_digest;
+pub use engine::Engine;
 pub use forward::Scorer;
 pub use held_out::HeldOutBatch;
+pub use l402t_kernels::cuda::CudaError;
 pub use l402t_kernels::{Isa, Pool};
 pub use outer::{ClippedUpdate, outer_step};
 pub use round::{Progress, RoundInput, RoundJudgement, Submission, judge_round};
@@ -54,15 +59,16 @@ pub enum JudgeError {
     CheckpointNotFinite,
     /// Arithmetic on this machine isn't what it should be.
     #[error(
-        "the judge's self-test failed on {path} with {threads} threads ({what}): this machine would judge wrongly; \
-         choose another instruction set, and please report it"
+        "the judge's self-test failed on {engine} ({what}): this machine would judge wrongly; choose another instruction \
+         set, or the CPU instead of the GPU, and please report it"
     )]
     SelfTest {
-        /// The instruction set.
-        path: Isa,
-        /// How many threads.
-        threads: usize,
+        /// The instruction set and threads, or the GPU.
+        engine: String,
         /// Which part differed.
         what: &'static str,
     },
+    /// The GPU that was asked for can't be used, or failed while judging.
+    #[error("can't judge on the GPU: {0}")]
+    Gpu(#[from] CudaError),
 }

@@ -18,11 +18,11 @@ pub struct ClippedUpdate<'a> {
 }
 
 /// α as f32: one rounding of the exact quotient.
-fn rate(outer_lr: Ppm) -> f32 {
+pub(super) fn rate(outer_lr: Ppm) -> f32 {
     outer_lr.get() as f32 / 1_000_000.0
 }
 
-fn clipped_levels(tensor: &SparseTensor, clip: f32) -> [f32; MAX_LEVELS] {
+pub(super) fn clipped_levels(tensor: &SparseTensor, clip: f32) -> [f32; MAX_LEVELS] {
     levels(tensor).map(|level| level * clip)
 }
 

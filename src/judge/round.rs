@@ -8,9 +8,10 @@
 use l402t_kernels::Pool;
 
 use super::clip::{clip_digest, clip_factors};
-use super::outer::{ClippedUpdate, Finite, apply_one, step_in_place, take_back};
+use super::engine::{Bench, Engine};
+use super::outer::ClippedUpdate;
 use super::overlap::IndexSet;
-use super::{DF32_VERSION, HeldOutBatch, JudgeError, Scorer};
+use super::{DF32_VERSION, HeldOutBatch, JudgeError};
 use crate::model::Checkpoint;
 use crate::protocol::codec::{self, SparseUpdate, TensorShape};
 use crate::protocol::ids::{Blake3Hash, ContributionId};
@@ -92,7 +93,7 @@ struct Candidate {
 /// Judges a round. Blocks for as long as it takes: one forward pass of the batch a contribution, and two more.
 pub fn judge_round(
     input: &RoundInput<'_>,
-    pool: Pool,
+    engine: impl Into<Engine>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<RoundJudgement, JudgeError> {
     if input.judge.df32_version != DF32_VERSION {
@@ -100,17 +101,16 @@ pub fn judge_round(
     }
     let start = input.start;
     codec::check_params(input.codec, &start.layout.shapes())?;
-    let mut scorer = Scorer::new(&start.config, input.held_out.predicted_per_window(), pool);
-    let loss_before = scorer.loss(&start.weights, input.held_out).ok_or(JudgeError::CheckpointNotFinite)?;
+    let engine = engine.into();
+    let mut bench = engine.bench(start, input.held_out)?;
+    let loss_before = bench.loss_before()?.ok_or(JudgeError::CheckpointNotFinite)?;
     progress(Progress::Baseline);
 
     let (standings, mut candidates) = admit(input);
-    clip(&pool, &mut candidates);
-    // The one copy of the weights: candidate after candidate is put into it and taken out, and in the end it is the next.
-    let mut next = start.clone();
-    score(input, &mut scorer, &mut next.weights, &mut candidates, progress);
+    clip(&engine.pool(), &mut candidates);
+    score(input, bench.as_mut(), &mut candidates, progress)?;
     let outcomes = outcomes(input, loss_before, &candidates);
-    let loss_after = step(input, &mut scorer, loss_before, &mut next.weights, &candidates, &outcomes);
+    let (next, loss_after) = step(input, bench.as_mut(), loss_before, &candidates, &outcomes)?;
     progress(Progress::Stepped);
 
     let submitted = input.submissions.iter().zip(standings);
@@ -194,26 +194,19 @@ fn clip(pool: &Pool, candidates: &mut [Candidate]) {
     }
 }
 
-/// Leaves the weights as they were.
 fn score(
     input: &RoundInput<'_>,
-    scorer: &mut Scorer,
-    weights: &mut [f32],
+    bench: &mut dyn Bench,
     candidates: &mut [Candidate],
     progress: &mut dyn FnMut(Progress),
-) {
-    let start = input.start;
-    let (pool, of) = (scorer.pool(), candidates.len());
+) -> Result<(), JudgeError> {
+    let of = candidates.len();
     for (place, candidate) in candidates.iter_mut().enumerate() {
         let update = ClippedUpdate { update: &candidate.update, clip: &candidate.clip };
-        let finite = apply_one(&pool, &start.layout, weights, input.judge.outer_lr_ppm, update);
-        candidate.loss_after = match finite {
-            Finite::Yes => scorer.loss(weights, input.held_out),
-            Finite::No => None,
-        };
-        take_back(&start.layout, &start.weights, &candidate.update, weights);
+        candidate.loss_after = bench.loss_after(input.judge.outer_lr_ppm, update)?;
         progress(Progress::Scored { done: place + 1, of });
     }
+    Ok(())
 }
 
 /// One outcome a candidate.
@@ -240,15 +233,14 @@ fn outcomes(input: &RoundInput<'_>, loss_before: Score, candidates: &[Candidate]
         .collect()
 }
 
-/// Makes the weights those of the next checkpoint, and returns their loss. A step whose loss isn't finite is not taken.
+/// The next checkpoint and its loss. A step whose loss isn't finite is not taken.
 fn step(
     input: &RoundInput<'_>,
-    scorer: &mut Scorer,
+    bench: &mut dyn Bench,
     loss_before: Score,
-    weights: &mut [f32],
     candidates: &[Candidate],
     outcomes: &[Outcome],
-) -> Score {
+) -> Result<(Checkpoint, Score), JudgeError> {
     let mut accepted: Vec<&Candidate> = candidates
         .iter()
         .zip(outcomes)
@@ -256,15 +248,15 @@ fn step(
         .map(|(candidate, _)| candidate)
         .collect();
     if accepted.is_empty() {
-        return loss_before;
+        return Ok((bench.unchanged(), loss_before));
     }
     accepted.sort_by_key(|candidate| candidate.contribution);
     let updates: Vec<ClippedUpdate<'_>> =
         accepted.iter().map(|c| ClippedUpdate { update: &c.update, clip: &c.clip }).collect();
-    step_in_place(&scorer.pool(), &input.start.layout, weights, input.judge.outer_lr_ppm, &updates);
-    scorer.loss(weights, input.held_out).unwrap_or_else(|| {
-        weights.copy_from_slice(&input.start.weights);
-        loss_before
+    let (next, loss_after) = bench.step(input.judge.outer_lr_ppm, &updates)?;
+    Ok(match loss_after {
+        Some(loss_after) => (next, loss_after),
+        None => (input.start.clone(), loss_before),
     })
 }
 

@@ -1,13 +1,14 @@
 //! The known-answer test: a fixed model, batch and updates, whose results are compiled in.
 //!
-//! It runs before a machine judges, on the instruction set and the number of threads that will judge. Inputs come from integer
-//! generators, so nothing but the arithmetic under test decides the answer.
+//! It runs before a machine judges, on what will judge: a GPU, or an instruction set and a number of threads. Inputs come
+//! from integer generators, so nothing but the arithmetic under test decides the answer.
 
 use l402t_kernels::Pool;
 use l402t_kernels::known_answers::{self, Answer};
 
-use super::outer::{ClippedUpdate, outer_step};
-use super::{HeldOutBatch, JudgeError, Scorer};
+use super::engine::Engine;
+use super::outer::ClippedUpdate;
+use super::{HeldOutBatch, JudgeError};
 use crate::model::{Checkpoint, Layout, LlamaConfig};
 use crate::protocol::amount::Ppm;
 use crate::protocol::codec::{self, SparseTensor, SparseUpdate, TensorShape};
@@ -22,10 +23,11 @@ const HIDDEN: &str = "2cdf31e5ae696e44e114f1db50b68880be83c52a990e231f191dc5d219
 const LOSS: Score = Score(9_101_716_805_093);
 const NEXT: &str = "a9974a87d48bd4f0a4f80202dfff5e1e9be583a641faa6227347aaaf5580bf0b";
 
-/// Checks this machine's arithmetic on the pool's instruction set and threads. Takes milliseconds.
-pub fn self_test(pool: Pool) -> Result<(), JudgeError> {
-    let failed = |what| Err(JudgeError::SelfTest { path: pool.isa(), threads: pool.threads(), what });
-    let Results { hidden, loss, next } = Results::compute(pool);
+/// Checks this machine's arithmetic on what will judge. Takes milliseconds.
+pub fn self_test(engine: impl Into<Engine>) -> Result<(), JudgeError> {
+    let engine = engine.into();
+    let failed = |what| Err(JudgeError::SelfTest { engine: engine.describe(), what });
+    let Results { hidden, loss, next, applied } = Results::compute(&engine)?;
     let expected = Results::expected();
     if hidden != expected.hidden {
         return failed("hidden states");
@@ -35,6 +37,9 @@ pub fn self_test(pool: Pool) -> Result<(), JudgeError> {
     }
     if next != expected.next {
         return failed("outer step");
+    }
+    if !applied {
+        return failed("a contribution's loss");
     }
     Ok(())
 }
@@ -51,7 +56,8 @@ pub struct KnownAnswer {
 impl KnownAnswer {
     /// This machine's, on the pool's instruction set and threads.
     pub fn compute(pool: Pool) -> Self {
-        let found = Results::compute(pool).digest(&known_answers::answers(pool.isa()));
+        let found =
+            Results::compute(&pool.into()).expect("only a GPU can fail").digest(&known_answers::answers(pool.isa()));
         Self { found, right: found == Self::expected() }
     }
 
@@ -66,31 +72,35 @@ struct Results {
     hidden: String,
     loss: Option<Score>,
     next: String,
+    /// One contribution is applied by other code than the mean of several: does it come to the same loss?
+    applied: bool,
 }
 
 impl Results {
     fn expected() -> Self {
-        Self { hidden: HIDDEN.into(), loss: Some(LOSS), next: NEXT.into() }
+        Self { hidden: HIDDEN.into(), loss: Some(LOSS), next: NEXT.into(), applied: true }
     }
 
-    fn compute(pool: Pool) -> Self {
+    fn compute(engine: &Engine) -> Result<Self, JudgeError> {
         let checkpoint = sample_checkpoint();
         let batch = sample_batch(&checkpoint.config, WINDOWS, WINDOW_TOKENS);
-        let mut scorer = Scorer::new(&checkpoint.config, batch.predicted_per_window(), pool);
-        let hidden = digest(&scorer.hidden_states(&checkpoint.weights, &batch)).to_string();
-        let loss = scorer.loss(&checkpoint.weights, &batch);
+        let mut bench = engine.bench(&checkpoint, &batch)?;
+        let hidden = digest(&bench.hidden_states()?).to_string();
+        let loss = bench.loss_before()?;
         let updates = [1, 2, 3].map(|seed| sample_update(&checkpoint.layout, seed));
         let updates: Vec<&SparseUpdate> = updates.iter().collect();
-        let clips = super::clip::clip_factors(&pool, &updates);
+        let clips = super::clip::clip_factors(&engine.pool(), &updates);
         let updates: Vec<ClippedUpdate<'_>> =
             updates.iter().zip(&clips).map(|(update, clip)| ClippedUpdate { update, clip }).collect();
         let outer_lr = Ppm::new(700_000).unwrap_or(Ppm::ONE);
-        let next = outer_step(&pool, &checkpoint, outer_lr, &updates).hash().to_string();
-        Self { hidden, loss, next }
+        let next = bench.step(outer_lr, &updates)?.0.hash().to_string();
+        let (_, loss_of_step) = bench.step(outer_lr, &updates[..1])?;
+        let applied = loss_of_step.is_some() && bench.loss_after(outer_lr, updates[0])? == loss_of_step;
+        Ok(Self { hidden, loss, next, applied })
     }
 
     fn digest(&self, kernels: &[Answer]) -> Blake3Hash {
-        let Self { hidden, loss, next } = self;
+        let Self { hidden, loss, next, .. } = self;
         let mut text = format!("{hidden} {:?} {next}", loss.map(|loss| loss.0));
         for Answer { name, hash } in kernels {
             text.push_str(&format!("\n{name} {hash:016x}"));

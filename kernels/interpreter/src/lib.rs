@@ -7,8 +7,8 @@ mod arithmetic;
 mod parse;
 mod warp;
 
-use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use l402t_kernels::cuda::{Arg, CudaError, Kernel, MODULES, Machine};
 
@@ -18,7 +18,7 @@ use parse::Entry;
 #[derive(Debug)]
 pub struct Interpreter {
     entries: HashMap<String, Entry>,
-    memory: RefCell<Memory>,
+    memory: Mutex<Memory>,
 }
 
 /// A buffer of an [`Interpreter`].
@@ -60,7 +60,12 @@ impl Interpreter {
         for (_, ptx) in MODULES {
             entries.extend(parse::module(ptx).map_err(CudaError::Fault)?);
         }
-        Ok(Self { entries, memory: RefCell::default() })
+        Ok(Self { entries, memory: Mutex::default() })
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // A test that failed elsewhere may read on.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn block(
@@ -74,7 +79,7 @@ impl Interpreter {
         let mut warps: Vec<warp::Warp> =
             (0..threads / 32).map(|number| warp::Warp::new(entry, number, threads, block, arguments)).collect();
         while warps.iter().any(|warp| !warp.is_done()) {
-            let mut memory = self.memory.borrow_mut();
+            let mut memory = self.memory();
             for warp in warps.iter_mut().filter(|warp| !warp.is_done()) {
                 warp.run(entry, &mut memory, &mut shared)?;
             }
@@ -88,30 +93,30 @@ impl Machine for Interpreter {
     type Buffer = Buffer;
 
     fn allocate(&self, bytes: usize) -> Result<Buffer, CudaError> {
-        let mut memory = self.memory.borrow_mut();
+        let mut memory = self.memory();
         // What nobody wrote is NaN, so that a use of it shows.
         memory.0.push(vec![0xff; bytes]);
         Ok(Buffer { place: memory.0.len() - 1 })
     }
 
     fn write(&self, buffer: &mut Buffer, at: usize, bytes: &[u8]) -> Result<(), CudaError> {
-        self.memory.borrow_mut().0[buffer.place][at..at + bytes.len()].copy_from_slice(bytes);
+        self.memory().0[buffer.place][at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
     fn read(&self, buffer: &Buffer, at: usize, bytes: &mut [u8]) -> Result<(), CudaError> {
-        bytes.copy_from_slice(&self.memory.borrow().0[buffer.place][at..at + bytes.len()]);
+        bytes.copy_from_slice(&self.memory().0[buffer.place][at..at + bytes.len()]);
         Ok(())
     }
 
     fn copy(&self, from: &Buffer, to: &mut Buffer, bytes: usize) -> Result<(), CudaError> {
-        let copied = self.memory.borrow().0[from.place][..bytes].to_vec();
-        self.memory.borrow_mut().0[to.place][..bytes].copy_from_slice(&copied);
+        let copied = self.memory().0[from.place][..bytes].to_vec();
+        self.memory().0[to.place][..bytes].copy_from_slice(&copied);
         Ok(())
     }
 
     fn zero(&self, buffer: &mut Buffer, bytes: usize) -> Result<(), CudaError> {
-        self.memory.borrow_mut().0[buffer.place][..bytes].fill(0);
+        self.memory().0[buffer.place][..bytes].fill(0);
         Ok(())
     }
 

@@ -23,6 +23,8 @@ pub const MODULES: [(&str, &str); 3] = [
 /// Why a GPU can't be used, or stopped being usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CudaError {
+    /// This program was built without CUDA.
+    NotBuilt,
     /// The driver's library isn't there.
     NoDriver,
     /// There is no device of that number.
@@ -51,6 +53,7 @@ pub enum CudaError {
 impl std::fmt::Display for CudaError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            CudaError::NotBuilt => f.write_str("this program was built without the feature cuda"),
             CudaError::NoDriver => {
                 f.write_str("there is no NVIDIA driver on this machine (libcuda.so.1 can't be loaded)")
             }

@@ -17,16 +17,23 @@ const ROWS_PER_BLOCK: usize = 8;
 pub struct Sparse<M: Machine> {
     indices: Values<M, u32>,
     codes: Values<M, u8>,
+    levels: Values<M, f32>,
     /// One more than the largest index.
     end: usize,
 }
 
 impl<M: Machine> Sparse<M> {
-    /// No index may come twice: a decoded update has each once.
-    pub fn new(machine: &M, indices: &[u32], codes: &[u8]) -> Result<Self, CudaError> {
+    /// No index may come twice: a decoded update has each once. Panics on a code without a level.
+    pub fn new(machine: &M, indices: &[u32], codes: &[u8], levels: &[f32]) -> Result<Self, CudaError> {
         assert_eq!(indices.len(), codes.len());
+        assert!(codes.iter().all(|code| usize::from(*code) < levels.len()), "a code without a level");
         let end = indices.iter().max().map_or(0, |last| *last as usize + 1);
-        Ok(Self { indices: Values::of(machine, indices)?, codes: Values::of(machine, codes)?, end })
+        Ok(Self {
+            indices: Values::of(machine, indices)?,
+            codes: Values::of(machine, codes)?,
+            levels: Values::of(machine, levels)?,
+            end,
+        })
     }
 }
 
@@ -43,6 +50,8 @@ pub struct Heads {
     pub key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// Most keys that a query sees, its own among them; at least 1. `None`: all before it.
+    pub reach: Option<usize>,
 }
 
 /// What attention reads.
@@ -93,8 +102,9 @@ pub fn causal_attention<M: Machine>(
     scores: &mut Values<M, f32>,
     out: &mut Values<M, f32>,
 ) -> Result<(), CudaError> {
-    let Heads { windows, tokens, heads, key_value_heads, head_dim } = shape;
-    assert!(key_value_heads > 0 && heads.is_multiple_of(key_value_heads));
+    let Heads { windows, tokens, heads, key_value_heads, head_dim, reach } = shape;
+    let reach = number(reach.unwrap_or(tokens).min(tokens));
+    assert!((reach > 0 || tokens == 0) && key_value_heads > 0 && heads.is_multiple_of(key_value_heads));
     let (query, key_value) = (windows * tokens * heads * head_dim, windows * tokens * key_value_heads * head_dim);
     assert!(layer.q.len >= query && out.len >= query && layer.k.len >= key_value && layer.v.len >= key_value);
     assert!(scores.len >= windows * heads * tokens * tokens);
@@ -114,19 +124,19 @@ pub fn causal_attention<M: Machine>(
             Kernel::AttentionScores,
             [query_blocks, query_blocks, pairs],
             GEMM_THREADS,
-            &[t, h, kv, d, layer.q.arg(), layer.k.arg(), scores.arg()],
+            &[t, h, kv, d, Arg::U32(reach), layer.q.arg(), layer.k.arg(), scores.arg()],
         )?;
         machine.launch(
             Kernel::CausalSoftmax,
             [blocks(rows, ROWS_PER_BLOCK), 1, 1],
             THREADS,
-            &[Arg::U32(number(rows)), Arg::U32(number(tokens)), Arg::F32(scale), scores.arg()],
+            &[Arg::U32(number(rows)), Arg::U32(number(tokens)), Arg::U32(reach), Arg::F32(scale), scores.arg()],
         )?;
         machine.launch(
             Kernel::AttentionMix,
             [query_blocks, blocks(head_dim, TILE), pairs],
             GEMM_THREADS,
-            &[t2, h2, kv2, d2, scores.arg(), layer.v.arg(), out.arg()],
+            &[t2, h2, kv2, d2, Arg::U32(reach), scores.arg(), layer.v.arg(), out.arg()],
         )
     }
 }
@@ -272,7 +282,6 @@ pub fn subtract_sparse<M: Machine>(
     weights: &mut Values<M, f32>,
     place: Range<usize>,
     rate: f32,
-    levels: [f32; 4],
     sparse: &Sparse<M>,
     not_finite: &mut Values<M, u32>,
 ) -> Result<(), CudaError> {
@@ -282,11 +291,10 @@ pub fn subtract_sparse<M: Machine>(
     if count == 0 {
         return Ok(());
     }
-    let [a, b, c, d] = levels.map(Arg::F32);
     let (count_arg, len) = (Arg::U32(number(count)), Arg::U32(number(weights.len)));
-    let (indices, codes) = (sparse.indices.arg(), sparse.codes.arg());
-    let args = [count_arg, len, Arg::F32(rate), a, b, c, d, indices, codes, weights.arg(), not_finite.arg()];
-    // SAFETY: the kernel reads `count` indices and codes and touches only weights below `len`.
+    let (levels, indices, codes) = (sparse.levels.arg(), sparse.indices.arg(), sparse.codes.arg());
+    let args = [count_arg, len, Arg::F32(rate), levels, indices, codes, weights.arg(), not_finite.arg()];
+    // SAFETY: the kernel reads `count` indices and codes, of which each has its level, and touches only weights below `len`.
     unsafe { machine.launch(Kernel::SubtractSparse, [blocks(count, THREADS as usize), 1, 1], THREADS, &args) }
 }
 
@@ -295,7 +303,6 @@ pub fn accumulate_sparse<M: Machine>(
     machine: &M,
     sums: &mut Values<M, f32>,
     counts: &mut Values<M, u32>,
-    levels: [f32; 4],
     sparse: &Sparse<M>,
 ) -> Result<(), CudaError> {
     let len = sums.len.min(counts.len);
@@ -304,10 +311,9 @@ pub fn accumulate_sparse<M: Machine>(
     if count == 0 {
         return Ok(());
     }
-    let [a, b, c, d] = levels.map(Arg::F32);
-    let (indices, codes) = (sparse.indices.arg(), sparse.codes.arg());
-    let args = [Arg::U32(number(count)), Arg::U32(number(len)), a, b, c, d, indices, codes, sums.arg(), counts.arg()];
-    // SAFETY: the kernel reads `count` indices and codes and touches only sums and counts below `len`.
+    let (levels, indices, codes) = (sparse.levels.arg(), sparse.indices.arg(), sparse.codes.arg());
+    let args = [Arg::U32(number(count)), Arg::U32(number(len)), levels, indices, codes, sums.arg(), counts.arg()];
+    // SAFETY: the kernel reads `count` indices and codes, of which each has its level, and touches only sums and counts below `len`.
     unsafe { machine.launch(Kernel::AccumulateSparse, [blocks(count, THREADS as usize), 1, 1], THREADS, &args) }
 }
 

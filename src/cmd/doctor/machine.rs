@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Check;
 use crate::cli::DoctorRole;
-use crate::cmd::judge_pool::checked_pool;
+use crate::cmd::judge_pool::checked_engine;
 use crate::cmd::{Context, Failure};
 use crate::config::Device;
 
@@ -15,7 +15,8 @@ pub(super) async fn check(role: DoctorRole, context: &Context) -> Result<Vec<Che
         DoctorRole::Peer => checks.push(training(context)),
         DoctorRole::Coordinate => checks.push(run_settings(context)),
     }
-    checks.push(context.blocking(|| Ok(judge())).await?);
+    let judging = context.config.coordinator.device;
+    checks.push(context.blocking(move || Ok(judge(judging))).await?);
     Ok(checks)
 }
 
@@ -94,9 +95,9 @@ fn training(context: &Context) -> Check {
     Check::fail("training", message, "Build it with default features")
 }
 
-fn judge() -> Check {
-    match checked_pool(None) {
-        Ok(pool) => Check::ok("judge", format!("self test passed ({}, {} threads)", pool.isa(), pool.threads())),
+fn judge(device: Device) -> Check {
+    match checked_engine(None, device) {
+        Ok(engine) => Check::ok("judge", format!("self test passed ({})", engine.describe())),
         Err(failure) => Check::failure("judge", failure),
     }
 }

@@ -13,7 +13,7 @@ mod tests;
 
 pub use difference::Difference;
 
-use super::{JudgeError, Pool, Progress, RoundInput, Submission, judge_round};
+use super::{Engine, JudgeError, Progress, RoundInput, Submission, judge_round};
 use crate::model::{Checkpoint, LlamaConfig, ModelError};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, RunId};
@@ -130,10 +130,10 @@ impl<E: Into<ReplayError>> From<E> for Stop {
 pub fn replay(
     input: &ReplayInput<'_>,
     blobs: &dyn Blobs,
-    pool: Pool,
+    engine: impl Into<Engine>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Replay, ReplayError> {
-    match replay_round(input, blobs, pool, progress) {
+    match replay_round(input, blobs, engine.into(), progress) {
         Ok(round) => Ok(Replay::Identical(Box::new(round))),
         Err(Stop::Different(difference)) => Ok(Replay::Different(difference)),
         Err(Stop::Error(error)) => Err(error),
@@ -143,7 +143,7 @@ pub fn replay(
 fn replay_round(
     input: &ReplayInput<'_>,
     blobs: &dyn Blobs,
-    pool: Pool,
+    engine: Engine,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ReplayedRound, Stop> {
     let manifest: Signed<RunManifest> = read("manifest", input.manifest)?;
@@ -181,7 +181,7 @@ fn replay_round(
             held_out: &held_out,
             submissions: &submissions,
         },
-        pool,
+        engine,
         progress,
     )?;
     expect("loss_before", transcript.loss_before, judged.loss_before)?;

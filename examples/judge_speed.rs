@@ -1,0 +1,92 @@
+//! How fast a judge measures the held-out loss of a model, on the CPU or with `--gpu`. The loss is printed too: it must be the
+//! same on every machine.
+//!
+//! `cargo run --release --example judge_speed -- 124m 64 --gpu`
+//! (a model of 25m or 124m parameters or a config.json, then windows of 512 predicted tokens, then threads if you like)
+
+use std::num::NonZeroUsize;
+
+use anyhow::{Context, bail};
+use l402t::clock::Stopwatch;
+use l402t::judge::{Engine, HeldOutBatch, Pool, RoundInput, judge_round, self_test};
+use l402t::model::{Checkpoint, LlamaConfig};
+use l402t::protocol::amount::{Msat, Ppm};
+use l402t::protocol::manifest::{CodecParams, JudgeParams, RewardParams};
+
+const WINDOW_TOKENS: u32 = 513;
+
+/// The config.json of a Llama with heads of 64.
+fn llama(vocabulary: u32, hidden: u32, inner: u32, layers: u32) -> Vec<u8> {
+    let heads = hidden / 64;
+    format!(
+        r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": {vocabulary},
+        "hidden_size": {hidden}, "intermediate_size": {inner}, "num_hidden_layers": {layers}, "num_attention_heads": {heads},
+        "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "tie_word_embeddings": true}}"#
+    )
+    .into_bytes()
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let gpu = arguments.iter().position(|argument| argument == "--gpu").map(|at| arguments.remove(at)).is_some();
+    let [model, windows, threads @ ..] = arguments.as_slice() else {
+        bail!("a model and a number of windows expected, then a number of threads if you like, and --gpu");
+    };
+    let config = match model.as_str() {
+        "25m" => llama(12_288, 512, 1_408, 6),
+        "124m" => llama(50_304, 768, 2_048, 12),
+        path => std::fs::read(path).with_context(|| path.to_owned())?,
+    };
+    let config = LlamaConfig::from_json(&config)?;
+    let (windows, tokens): (u32, u32) = (windows.parse()?, WINDOW_TOKENS);
+    let all = Pool::all_cores();
+    let pool = match threads.first() {
+        Some(threads) => Pool::new(all.isa(), threads.parse::<NonZeroUsize>()?),
+        None => all,
+    };
+    let engine = if gpu { Engine::gpu(pool, 0)? } else { Engine::from(pool) };
+    let watch = Stopwatch::start();
+    self_test(engine.clone())?;
+    println!("{}: self-test passed in {:.3} s", engine.describe(), watch.elapsed().as_secs_f64());
+
+    let start = Checkpoint::init(config.clone(), [1; 32]);
+    println!("{} parameters", start.weights.len());
+    // A round without contributions measures one loss. Two of different sizes tell what the measuring itself takes.
+    let mut seconds = [0.0; 2];
+    for (windows, seconds) in [windows, 2 * windows].into_iter().zip(&mut seconds) {
+        let token = |at: u32| at.wrapping_mul(2_654_435_761) % config.vocab_size as u32;
+        let batch = (0..windows).map(|window| (0..tokens).map(|at| token(window * tokens + at)).collect()).collect();
+        let held_out = HeldOutBatch::new(&config, batch)?;
+        let input = RoundInput {
+            start: &start,
+            codec: &CodecParams { version: 1, tile: 64, k: 64 },
+            judge: &JudgeParams {
+                df32_version: 1,
+                min_gain_per_token: 1,
+                min_gain_of_median_ppm: Ppm::ZERO,
+                copy_overlap_ppm: Ppm::ONE,
+                outer_lr_ppm: Ppm::ONE,
+            },
+            reward: &RewardParams {
+                pool_msat: Msat::new(1_000_000),
+                max_share_ppm: Ppm::ONE,
+                tranches: 3,
+                fee_msat: Msat::new(1_000),
+                hold_blocks: 144,
+            },
+            held_out: &held_out,
+            submissions: &[],
+        };
+        // The first time is for what is done once: memory is taken, code is loaded.
+        for _ in 0..2 {
+            let watch = Stopwatch::start();
+            let judged = judge_round(&input, engine.clone(), &mut |_| {})?;
+            *seconds = watch.elapsed().as_secs_f64();
+            let predicted = held_out.predicted_tokens();
+            println!("{predicted} tokens: loss {} / 2^32 nats, {:.3} s", judged.loss_before.0, *seconds);
+        }
+    }
+    let predicted = f64::from(windows) * f64::from(tokens - 1);
+    println!("{:.0} tokens/s, weights and batch in place", predicted / (seconds[1] - seconds[0]));
+    Ok(())
+}
