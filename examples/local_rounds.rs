@@ -21,7 +21,7 @@ use l402t::protocol::manifest::{CodecParams, JudgeParams, RewardParams, Training
 use l402t::protocol::verdict::{Outcome, Score};
 use l402t::train::compress::Compressor;
 use l402t::train::data::{Assignment, TrainingData};
-use l402t::train::inner::{Begin, InnerLoop, Precision, Trainer, TrainerOptions};
+use l402t::train::inner::{Begin, InnerLoop, Precision, TrainDevice, Trainer, TrainerOptions};
 use l402t::train::state::OptimiserState;
 
 /// `name=value` arguments over defaults; an unknown name is an error.
@@ -36,6 +36,7 @@ impl Settings {
             ("peers", "3"),
             ("threads", "1"),
             ("precision", "f32"),
+            ("device", "cpu"),
             ("inner_steps", "20"),
             ("micro_batch", "16"),
             ("accumulation", "1"),
@@ -144,6 +145,7 @@ fn main() -> anyhow::Result<()> {
     let options = TrainerOptions {
         threads: NonZeroI32::new(settings.number("threads")?),
         precision: if settings.text("precision") == "bf16" { Precision::Bf16 } else { Precision::F32 },
+        device: if settings.text("device") == "cuda" { TrainDevice::Cuda(0) } else { TrainDevice::Cpu },
         ..TrainerOptions::default()
     };
     let shapes = checkpoint.layout.shapes();

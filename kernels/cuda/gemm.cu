@@ -2,7 +2,7 @@
 #include "df32.cuh"
 
 #define TILE 128  // rows and columns of c that a block makes
-#define DEPTH 8   // steps of k in shared memory at once
+#define DEPTH 16  // steps of k in shared memory at once
 #define PITCH (TILE + 4)
 #define THREADS 256
 
@@ -20,51 +20,62 @@ template <bool ALIGNED, bool B_ROWS_ARE_K>
 INLINE void product(u32 first_row, u32 first_col, u32 m, u32 n, u32 k, const float* __restrict__ a, u32 lda,
                     const float* __restrict__ b, u32 ldb, float* __restrict__ c, u32 ldc, Stage* as, Stage* bs) {
   u32 t = threadIdx.x;
-  // Each thread loads four values of a and four of b a step. Rows past the end repeat the last one: nothing of them is kept.
-  u32 load_row = t / 2, load_k = t % 2 * 4;
-  const float* a_row = a + (u64)min(first_row + load_row, m - 1) * lda;
-  const float* b_row = b + (u64)min(first_col + load_row, n - 1) * ldb;
-  // For b in rows of k: eight rows of 128 columns.
+  // Each thread loads two fours of a and two of b a stage: of rows load_row and load_row + 64, from load_k on. Rows past the end
+  // repeat the last one: nothing of them is kept.
+  u32 load_row = t / 4, load_k = t % 4 * 4;
+  const float* a_rows[2];
+  const float* b_rows[2];
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    a_rows[h] = a + (u64)min(first_row + load_row + h * 64, m - 1) * lda;
+    b_rows[h] = b + (u64)min(first_col + load_row + h * 64, n - 1) * ldb;
+  }
+  // For b in rows of k: steps flat_k and flat_k + 8, of 128 columns each.
   u32 flat_k = t / 32, flat_col = t % 32 * 4;
-  // The outputs of a thread: rows row .. row + 4 and row + 64 .. row + 68, columns likewise.
-  u32 row = t / 16 * 4, col = t % 16 * 4;
+  // The outputs of a thread: rows row .. row + 4 and row + 64 .. row + 68, columns likewise. A warp's are 4 × 8 such places, so
+  // that its reads from shared memory are few and wide.
+  u32 warp = t / 32, lane = t % 32;
+  u32 row = (warp / 2 * 4 + lane / 8) * 4, col = (warp % 2 * 8 + lane % 8) * 4;
   float sum[8][8];
 #pragma unroll
   for (int i = 0; i < 8; i++)
 #pragma unroll
     for (int j = 0; j < 8; j++) sum[i][j] = 0.0f;
 
-  float next_a[4], next_b[4];
+  float next_a[2][4], next_b[2][4];
   auto load = [&](u32 from) {
     u32 at = from + load_k;
-    if (ALIGNED) {
-      float4 x = at < k ? *(const float4*)(a_row + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      next_a[0] = x.x, next_a[1] = x.y, next_a[2] = x.z, next_a[3] = x.w;
-    } else {
 #pragma unroll
-      for (int i = 0; i < 4; i++) next_a[i] = at + i < k ? a_row[at + i] : 0.0f;
-    }
-    if (B_ROWS_ARE_K) {
+    for (int h = 0; h < 2; h++) {
+      if (ALIGNED) {
+        float4 x = at < k ? *(const float4*)(a_rows[h] + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        next_a[h][0] = x.x, next_a[h][1] = x.y, next_a[h][2] = x.z, next_a[h][3] = x.w;
+      } else {
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        u32 column = min(first_col + flat_col + i, n - 1);
-        next_b[i] = from + flat_k < k ? b[(u64)(from + flat_k) * ldb + column] : 0.0f;
+        for (int i = 0; i < 4; i++) next_a[h][i] = at + i < k ? a_rows[h][at + i] : 0.0f;
       }
-    } else if (ALIGNED) {
-      float4 x = at < k ? *(const float4*)(b_row + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      next_b[0] = x.x, next_b[1] = x.y, next_b[2] = x.z, next_b[3] = x.w;
-    } else {
+      if (B_ROWS_ARE_K) {
+        u32 p = from + flat_k + h * 8;
 #pragma unroll
-      for (int i = 0; i < 4; i++) next_b[i] = at + i < k ? b_row[at + i] : 0.0f;
+        for (int i = 0; i < 4; i++) next_b[h][i] = p < k ? b[(u64)p * ldb + min(first_col + flat_col + i, n - 1)] : 0.0f;
+      } else if (ALIGNED) {
+        float4 x = at < k ? *(const float4*)(b_rows[h] + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        next_b[h][0] = x.x, next_b[h][1] = x.y, next_b[h][2] = x.z, next_b[h][3] = x.w;
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) next_b[h][i] = at + i < k ? b_rows[h][at + i] : 0.0f;
+      }
     }
   };
   auto store = [&](u32 half) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      as[half][(load_k + i) * PITCH + load_row] = next_a[i];
-      if (B_ROWS_ARE_K) bs[half][flat_k * PITCH + flat_col + i] = next_b[i];
-      else bs[half][(load_k + i) * PITCH + load_row] = next_b[i];
-    }
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        as[half][(load_k + i) * PITCH + load_row + h * 64] = next_a[h][i];
+        if (B_ROWS_ARE_K) bs[half][(flat_k + h * 8) * PITCH + flat_col + i] = next_b[h][i];
+        else bs[half][(load_k + i) * PITCH + load_row + h * 64] = next_b[h][i];
+      }
   };
   auto step = [&](u32 half, u32 p) {
     float x[8], y[8];

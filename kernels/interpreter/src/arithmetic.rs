@@ -34,7 +34,7 @@ fn flag(x: bool) -> u64 {
 
 /// What an opcode does; `None` for one that isn't arithmetic of ours.
 pub(crate) fn action(opcode: &str) -> Option<Action> {
-    use Action::{One, Three, Two};
+    use Action::{Four, One, Three, Two};
     Some(match opcode {
         "mov.u32" | "mov.b32" | "mov.f32" => One(|a| u64::from(low(a))),
         "mov.u64" | "mov.b64" | "mov.f64" | "mov.u16" | "mov.b16" | "cvta.to.global.u64" => One(|a| a),
@@ -127,6 +127,11 @@ pub(crate) fn action(opcode: &str) -> Option<Action> {
             Three(|a, b, choose| u64::from(low(if choose == 1 { a } else { b })))
         }
         "selp.b64" | "selp.u64" | "selp.f64" | "selp.s64" => Three(|a, b, choose| if choose == 1 { a } else { b }),
+        // Puts the low `len` bits of a into b, from bit `at` on.
+        "bfi.b32" => Four(|a, b, at, len| {
+            let mask = (1u64 << len.min(32)) - 1;
+            u64::from(low(b & !(mask << at.min(32)) | (a & mask) << at.min(32)))
+        }),
         _ => return None,
     })
 }

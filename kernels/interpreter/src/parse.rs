@@ -13,6 +13,7 @@ pub(crate) enum Action {
     One(fn(u64) -> u64),
     Two(fn(u64, u64) -> u64),
     Three(fn(u64, u64, u64) -> u64),
+    Four(fn(u64, u64, u64, u64) -> u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub(crate) enum Shuffle {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
-    Compute { action: Action, to: Register, from: [Register; 3] },
+    Compute { action: Action, to: Register, from: [Register; 4] },
     Parameter { to: Register, name: String },
     Load { space: Space, bytes: usize, to: Vec<Register>, address: Register, offset: u64 },
     Store { space: Space, bytes: usize, from: Vec<Register>, address: Register, offset: u64 },
@@ -245,11 +246,12 @@ impl Builder {
             Action::One(_) => 1,
             Action::Two(_) => 2,
             Action::Three(_) => 3,
+            Action::Four(_) => 4,
         };
         if from.len() != expected {
             return Err(format!("{expected} operands expected"));
         }
-        let mut places = [0; 3];
+        let mut places = [0; 4];
         for (place, operand) in places.iter_mut().zip(from) {
             *place = self.operand(operand)?;
         }

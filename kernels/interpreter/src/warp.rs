@@ -215,14 +215,15 @@ impl Warp {
         Ok(Next::Following)
     }
 
-    fn compute(&mut self, action: Action, to: Register, from: [Register; 3], going: u32) {
-        let [a, b, c] = from.map(|register| self.registers[register]);
+    fn compute(&mut self, action: Action, to: Register, from: [Register; 4], going: u32) {
+        let [a, b, c, e] = from.map(|register| self.registers[register]);
         let target = &mut self.registers[to];
         let mut each = |compute: &dyn Fn(usize) -> u64| lanes(going).for_each(|lane| target[lane] = compute(lane));
         match action {
             Action::One(f) => each(&|lane| f(a[lane])),
             Action::Two(f) => each(&|lane| f(a[lane], b[lane])),
             Action::Three(f) => each(&|lane| f(a[lane], b[lane], c[lane])),
+            Action::Four(f) => each(&|lane| f(a[lane], b[lane], c[lane], e[lane])),
         }
     }
 }
