@@ -4,6 +4,7 @@
 //! `cargo run --release --example judge_speed -- 124m 64 --gpu`
 //! (a model of 25m or 124m parameters or a config.json, then windows of 512 predicted tokens, then threads if you like)
 
+use std::io::Write;
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, bail};
@@ -29,6 +30,7 @@ fn llama(vocabulary: u32, hidden: u32, inner: u32, layers: u32) -> Vec<u8> {
 }
 
 fn main() -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let gpu = arguments.iter().position(|argument| argument == "--gpu").map(|at| arguments.remove(at)).is_some();
     let [model, windows, threads @ ..] = arguments.as_slice() else {
@@ -49,10 +51,10 @@ fn main() -> anyhow::Result<()> {
     let engine = if gpu { Engine::gpu(pool, 0)? } else { Engine::from(pool) };
     let watch = Stopwatch::start();
     self_test(engine.clone())?;
-    println!("{}: self-test passed in {:.3} s", engine.describe(), watch.elapsed().as_secs_f64());
+    writeln!(out, "{}: self-test passed in {:.3} s", engine.describe(), watch.elapsed().as_secs_f64())?;
 
     let start = Checkpoint::init(config.clone(), [1; 32]);
-    println!("{} parameters", start.weights.len());
+    writeln!(out, "{} parameters", start.weights.len())?;
     // A round without contributions measures one loss. Two of different sizes tell what the rest of it takes.
     let mut seconds = [0.0; 2];
     for (windows, seconds) in [windows, 5 * windows].into_iter().zip(&mut seconds) {
@@ -61,7 +63,7 @@ fn main() -> anyhow::Result<()> {
         let held_out = HeldOutBatch::new(&config, batch)?;
         let input = RoundInput {
             start: &start,
-            codec: &CodecParams { version: 1, tile: 64, k: 64 },
+            codec: &CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 },
             judge: &JudgeParams {
                 df32_version: 1,
                 min_gain_per_token: 1,
@@ -86,10 +88,10 @@ fn main() -> anyhow::Result<()> {
             let took = watch.elapsed().as_secs_f64();
             *seconds = seconds.min(took);
             let predicted = held_out.predicted_tokens();
-            println!("{predicted} tokens: loss {} / 2^32 nats, {took:.3} s", judged.loss_before.0);
+            writeln!(out, "{predicted} tokens: loss {} / 2^32 nats, {took:.3} s", judged.loss_before.0)?;
         }
     }
     let predicted = 4.0 * f64::from(windows) * f64::from(tokens - 1);
-    println!("{:.0} tokens/s, weights and batch in place", predicted / (seconds[1] - seconds[0]));
+    writeln!(out, "{:.0} tokens/s, weights and batch in place", predicted / (seconds[1] - seconds[0]))?;
     Ok(())
 }
