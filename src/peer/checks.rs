@@ -5,6 +5,7 @@ use super::stage::{Entry, Fee, Judged, Offer};
 use crate::ln::bolt11::{self, Network};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{RunView, Ticket};
+use crate::protocol::codec;
 use crate::protocol::hold::MIN_HOLD_BLOCKS;
 use crate::protocol::ids::{ContributionId, RoundNumber, RunId, UnixMs};
 use crate::protocol::l402::{ChallengeParams, Identifier, Macaroon};
@@ -16,7 +17,7 @@ use crate::protocol::verdict::{Outcome, VerdictRecord};
 
 /// The manifest and codec versions that this program speaks.
 const MANIFEST_VERSION: u32 = 1;
-const CODEC_VERSION: u32 = 1;
+const CODEC_VERSION: u32 = codec::VERSION as u32;
 
 /// What the peer's owner allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
