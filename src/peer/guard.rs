@@ -45,6 +45,8 @@ pub struct Holding {
     pub amount_msat: Msat,
     /// The node gives the first of them back at this height.
     pub first_expiry_height: Option<u32>,
+    /// And the last of them at this one: payers spread them, so that nobody on the way can tell how far they go.
+    pub last_expiry_height: Option<u32>,
 }
 
 impl Holding {
@@ -57,6 +59,7 @@ impl Holding {
         self.tranches += 1;
         self.amount_msat = self.amount_msat.checked_add(amount).unwrap_or(Msat::MAX_MONEY);
         self.first_expiry_height = self.first_expiry_height.into_iter().chain(expiry_height).min();
+        self.last_expiry_height = self.last_expiry_height.max(expiry_height);
     }
 }
 

@@ -47,7 +47,7 @@ fn the_help_of_every_command_is_as_it_was() {
 /// Arguments, exit code, error, fix.
 const MISTAKES: &[(&[&str], i32, &str, &str)] = &[
     (&[], 2, "no command was given", "Start with: l402t demo"),
-    (&["per"], 2, "unrecognized subcommand 'per'", "some similar subcommands exist: 'replay', 'peer'"),
+    (&["per"], 2, "unrecognized subcommand 'per'", "some similar subcommands exist: 'replay', 'export', 'peer'"),
     (&["replay"], 2, "the following required arguments were not provided: <ROUND>", "See l402t replay --help"),
     (
         &["peer", "--data", "p"],
