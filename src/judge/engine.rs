@@ -1,5 +1,6 @@
 //! What a judge computes on: the CPU's threads, or a GPU. Whoever asked for a GPU gets it or an error, never the CPU instead.
 
+#[cfg(any(feature = "cuda", test))]
 use std::sync::Arc;
 
 use l402t_kernels::Pool;
