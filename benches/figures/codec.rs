@@ -7,7 +7,7 @@ use l402t::protocol::manifest::CodecParams;
 use l402t::train::compress::Compressor;
 use l402t_kernels::outer::accumulate_sparse;
 
-use crate::memory::peak_bytes;
+use crate::memory::{peak_bytes, peak_bytes_of};
 use crate::report::{Measured, Report, fastest_in_turns};
 
 const PARAMS: CodecParams = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
@@ -19,6 +19,9 @@ const LATE_MODEL: &[u8] = include_bytes!("../../examples/models/tiny.json");
 const PUBLISHED_RATIO: f64 = 32.0 * 4096.0 / (64.0 * 14.0);
 const ROUNDS: usize = 15;
 const GB: f64 = 1e9;
+/// What a child is to measure.
+pub(crate) const ENCODE: &str = "codec.encode";
+pub(crate) const DECODE: &str = "codec.decode";
 
 /// 25 million values, about as many in 1-D tensors as a Llama has.
 fn shapes() -> Vec<TensorShape> {
@@ -100,21 +103,42 @@ fn speed(report: &mut Report) {
         );
         Some(Measured::alone(fp32_bytes / seconds / GB))
     });
-    // Beyond input and output: the pseudo-gradient, which becomes the error feedback, and the payload.
-    report.figure("codec.encode_memory", "% of fp32", || {
-        let copy = values.clone();
-        let mut payload = 0;
-        let peak = peak_bytes(|| payload = encode(copy).0.len())?;
-        Some(Measured::alone(100.0 * peak.saturating_sub(payload as u64) as f64 / fp32_bytes))
-    });
+    let percent = |peak: u64| Measured::alone(100.0 * peak as f64 / fp32_bytes);
+    report.figure("codec.encode_memory", "% of fp32", || Some(percent(peak_bytes_of(&[ENCODE])?)));
     report.figure("codec.decode_memory", "% of fp32", || {
-        let (mut sums, mut counts) = (vec![0.5; values.len()], vec![1_u32; values.len()]);
-        let peak = peak_bytes(|| {
-            let update = codec::decode(&PARAMS, &shapes, &bytes).expect("its own bytes");
-            accumulate(&shapes, &update, &mut sums, &mut counts);
-        })?;
-        Some(Measured::alone(100.0 * peak as f64 / fp32_bytes))
+        let file = std::env::temp_dir().join(format!("l402t-figures-{}.l4su", std::process::id()));
+        std::fs::write(&file, &bytes).ok()?;
+        let peak = file.to_str().and_then(|file| peak_bytes_of(&[DECODE, file]));
+        std::fs::remove_file(&file).ok()?;
+        Some(percent(peak?))
     });
+}
+
+/// What compressing and encoding take beyond input and output: the pseudo-gradient, which becomes the error feedback, and
+/// the payload.
+pub(crate) fn encode_peak() -> Option<u64> {
+    let shapes = shapes();
+    let values = noise(numel(&shapes));
+    let compressor = Compressor::new(PARAMS, Ppm::new(950_000)?, shapes.clone()).ok()?;
+    let mut payload = Vec::new();
+    let mut kept = None;
+    let peak = peak_bytes(|| {
+        let compressed = compressor.compress(values).expect("finite");
+        payload = codec::encode(&PARAMS, &shapes, &compressed.update).expect("its own update");
+        kept = Some(compressed.next);
+    })?;
+    Some(peak.saturating_sub(payload.len() as u64))
+}
+
+/// What decoding the payload in `file` and adding it to sums and counts take beyond these and the payload.
+pub(crate) fn decode_peak(file: &str) -> Option<u64> {
+    let shapes = shapes();
+    let bytes = std::fs::read(file).ok()?;
+    let (mut sums, mut counts) = (vec![0.5; numel(&shapes)], vec![1_u32; numel(&shapes)]);
+    peak_bytes(|| {
+        let update = codec::decode(&PARAMS, &shapes, &bytes).expect("its own bytes");
+        accumulate(&shapes, &update, &mut sums, &mut counts);
+    })
 }
 
 fn accumulate(shapes: &[TensorShape], update: &SparseUpdate, mut sums: &mut [f32], mut counts: &mut [u32]) {

@@ -99,7 +99,7 @@ fn forward(size: Size, threads: NonZeroUsize) -> Measured {
 /// Weights and all that scoring them takes, on two threads; the reference is the weights alone.
 fn memory(size: Size) -> Option<Measured> {
     let weights = size.config().layout().numel * size_of::<f32>();
-    let peak = peak_bytes_of(size.name)?;
+    let peak = peak_bytes_of(&[size.name])?;
     Some(Measured { value: peak as f64 / MIB, reference: Some(weights as f64 / MIB) })
 }
 

@@ -14,6 +14,8 @@ mod train;
 
 use std::io::Write as _;
 
+#[cfg(feature = "torch")]
+use l402t::train::inner::Activations;
 use report::Report;
 
 const GROUPS: &[fn(&mut Report)] = &[
@@ -25,8 +27,17 @@ const GROUPS: &[fn(&mut Report)] = &[
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [memory::CHILD, size] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        let peak = memory::peak_bytes(|| judge::score_once(size));
+    if let [memory::CHILD, work @ ..] = &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        let peak = match work {
+            [codec::ENCODE] => codec::encode_peak(),
+            [codec::DECODE, file] => codec::decode_peak(file),
+            #[cfg(feature = "torch")]
+            [train::KEEP] => train::peak(Activations::Keep),
+            #[cfg(feature = "torch")]
+            [train::RECOMPUTE] => train::peak(Activations::Recompute),
+            [size] => memory::peak_bytes(|| judge::score_once(size)),
+            _ => None,
+        };
         let said = peak.map_or(String::new(), |bytes| bytes.to_string());
         std::io::stdout().write_all(said.as_bytes()).expect("the parent reads it");
         return;

@@ -10,8 +10,8 @@ const CLEAR: &str = "/proc/self/clear_refs";
 
 /// The most bytes that `work` has resident beyond what was there before it, as [`peak_bytes`] measures it in another process.
 /// `None` where the system doesn't say (not Linux).
-pub(crate) fn peak_bytes_of(work: &str) -> Option<u64> {
-    let output = Command::new(std::env::current_exe().ok()?).args([CHILD, work]).output().ok()?;
+pub(crate) fn peak_bytes_of(work: &[&str]) -> Option<u64> {
+    let output = Command::new(std::env::current_exe().ok()?).arg(CHILD).args(work).output().ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 

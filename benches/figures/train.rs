@@ -17,14 +17,19 @@ use l402t::train::data::{Assignment, TrainingData};
 use l402t::train::inner::{Activations, Begin, InnerLoop, Observer, Precision, StepReport, Trainer, TrainerOptions};
 use l402t::train::state::OptimiserState;
 
-use crate::memory::peak_bytes;
+use crate::memory::{peak_bytes, peak_bytes_of};
 use crate::report::{Measured, Report};
 
 const MICRO_BATCH: u32 = 4;
+/// As many as it takes for the activations to be most of what a step needs.
+const MEMORY_MICRO_BATCH: u32 = 32;
 const SEQUENCE_TOKENS: u32 = 256;
 /// Steps that are measured, after one that warms up.
 const STEPS: u32 = 5;
 const THREADS: NonZeroI32 = NonZeroI32::new(2).expect("not zero");
+/// What a child is to measure.
+pub(crate) const KEEP: &str = "train.keep";
+pub(crate) const RECOMPUTE: &str = "train.recompute";
 const MIB: f64 = (1 << 20) as f64;
 
 pub(crate) fn measure(report: &mut Report) {
@@ -32,8 +37,8 @@ pub(crate) fn measure(report: &mut Report) {
     report.figure("train.step_bf16", "tokens/s", || Some(step(Precision::Bf16)));
     // The reference is the memory with all activations kept.
     report.figure("train.memory_gradient_checkpointing", "MiB", || {
-        let value = memory(Activations::Recompute)?;
-        Some(Measured { value, reference: memory(Activations::Keep) })
+        let mib = |work| peak_bytes_of(&[work]).map(|bytes| bytes as f64 / MIB);
+        Some(Measured { value: mib(RECOMPUTE)?, reference: mib(KEEP) })
     });
 }
 
@@ -55,11 +60,11 @@ fn config() -> LlamaConfig {
     LlamaConfig::from_json(json.to_string().as_bytes()).expect("a Llama")
 }
 
-fn params(steps: u32) -> TrainingParams {
+fn params(steps: u32, micro_batch: u32) -> TrainingParams {
     let ppm = |value| Ppm::new(value).expect("at most one");
     TrainingParams {
         inner_steps: steps,
-        micro_batch: MICRO_BATCH,
+        micro_batch,
         gradient_accumulation: 1,
         sequence_tokens: SEQUENCE_TOKENS,
         learning_rate_nano: 1_000_000,
@@ -72,14 +77,14 @@ fn params(steps: u32) -> TrainingParams {
     }
 }
 
-/// Trains `steps` steps.
-fn train(steps: u32, options: TrainerOptions, observer: &mut dyn Observer) {
+/// Trains `steps` steps of `micro_batch` sequences.
+fn train(steps: u32, micro_batch: u32, options: TrainerOptions, observer: &mut dyn Observer) {
     let start = Checkpoint::init(config(), [1; 32]);
     let vocabulary = u32::try_from(start.config.vocab_size).expect("small");
     let tokens = (0..100_000_u32).map(|place| place.wrapping_mul(2_654_435_761) % vocabulary).collect();
     let data = TrainingData::new(Tokens::new(tokens, vocabulary).expect("in range"), SEQUENCE_TOKENS).expect("enough");
     let (config, layout) = (start.config.clone(), start.layout.clone());
-    let mut trainer = Trainer::new(config, layout, params(steps), options).expect("a trainer");
+    let mut trainer = Trainer::new(config, layout, params(steps, micro_batch), options).expect("a trainer");
     let assignment =
         Assignment { run: RunId::from_bytes([1; 32]), round: RoundNumber(0), peer: PeerId::from_bytes([2; 32]) };
     let cancel = AtomicBool::new(false);
@@ -94,7 +99,7 @@ fn step(precision: Precision) -> Measured {
     let python = std::env::args().find_map(|argument| argument.strip_prefix("--pytorch=").map(PathBuf::from));
     let pytorch = python.map(|python| PyTorch::start(&python, precision));
     let mut turns = Turns { pytorch, watch: Stopwatch::start(), own_s: f64::INFINITY, pytorch_s: f64::INFINITY };
-    train(STEPS + 1, options, &mut turns);
+    train(STEPS + 1, MICRO_BATCH, options, &mut turns);
     let tokens = f64::from(MICRO_BATCH * SEQUENCE_TOKENS);
     Measured { value: tokens / turns.own_s, reference: turns.pytorch.is_some().then(|| tokens / turns.pytorch_s) }
 }
@@ -169,8 +174,8 @@ impl Drop for PyTorch {
     }
 }
 
-/// The most that a step has resident, in MiB; weights, moments and gradients are in it.
-fn memory(activations: Activations) -> Option<f64> {
+/// The most that a step has resident, in bytes; weights, moments and gradients are in it.
+pub(crate) fn peak(activations: Activations) -> Option<u64> {
     let options = TrainerOptions { activations, threads: Some(THREADS), ..TrainerOptions::default() };
-    Some(peak_bytes(|| train(1, options, &mut ()))? as f64 / MIB)
+    peak_bytes(|| train(1, MEMORY_MICRO_BATCH, options, &mut ()))
 }
