@@ -113,7 +113,7 @@ impl Rng {
 }
 
 /// Values at the edges of the arithmetic.
-pub(crate) const SPECIAL: [u32; 12] = [
+pub const SPECIAL: [u32; 12] = [
     0x7f80_0000, // ∞
     0xff80_0000, // −∞
     0x7fc0_01ff, // NaN

@@ -7,6 +7,7 @@ use l402t_kernels::attention::{AttentionScratch, AttentionShape, causal_attentio
 use l402t_kernels::cuda::ops::{self, AttentionLayer, Heads, Sparse};
 use l402t_kernels::cuda::{Kernel, MODULES, Machine, Values};
 use l402t_kernels::gemm::{GemmScratch, Matrix, MatrixMut, gemm};
+use l402t_kernels::known_answers::SPECIAL;
 use l402t_kernels::rope::{RopeScaling, RopeTable};
 use l402t_kernels::{Isa, Pool, outer, rows};
 
@@ -44,19 +45,6 @@ impl Rng {
         (0..len).map(|_| self.float() * f32::from_bits(0x1f00_0000 + (self.next() as u32 % 0x400_0000))).collect()
     }
 }
-
-const SPECIAL: [u32; 10] = [
-    0x7f80_0000, // ∞
-    0xff80_0000, // −∞
-    0x7fc0_01ff, // NaN
-    0x7fa0_0155, // signalling NaN
-    0x0000_0001, // subnormal
-    0x8040_0000, // −subnormal
-    0x8000_0000, // −0
-    0x7f7f_ffff, // largest
-    0xc2ae_0001, // just below −87
-    0x42b0_0001, // just above 88
-];
 
 /// Equal bits; any NaN equals any NaN.
 fn same<M: Machine>(found: &Values<M, f32>, machine: &M, expected: &[f32], what: &str) {
