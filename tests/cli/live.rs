@@ -59,17 +59,9 @@ impl Drop for Live {
 
 const MODEL: &str = include_str!("../small-model.json");
 
-const CONFIG: &str = r#"
-[run]
-model = "model.json"
-corpus = "corpus.txt"
-[run.held_out]
-rounds = 4
-block_windows = 2
-windows_per_round = 1
-window_tokens = 17
-[run.training]
-sequence_tokens = 16
+const RUN: &str = include_str!("../small-run.toml");
+
+const RULES: &str = r#"
 [run.judge]
 # One nat a token: no garbage gains that by chance.
 min_gain_per_token = 4294967295
@@ -82,7 +74,7 @@ close_at_contributions = 1
 pub(crate) fn prepare(home: &Path) {
     std::fs::write(home.join("model.json"), MODEL).expect("written");
     std::fs::write(home.join("corpus.txt"), "All happy families are alike. ".repeat(400)).expect("written");
-    std::fs::write(home.join("c.toml"), CONFIG).expect("written");
+    std::fs::write(home.join("c.toml"), format!("{RUN}{RULES}")).expect("written");
 }
 
 pub(crate) fn coordinator(home: &Path, listen: &str) -> Live {

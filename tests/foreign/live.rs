@@ -8,18 +8,10 @@ use serde_json::Value;
 
 const MODEL: &str = include_str!("../small-model.json");
 
+const RUN: &str = include_str!("../small-run.toml");
+
 /// A round stays open for the whole test.
-const RUN: &str = r#"
-[run]
-model = "model.json"
-corpus = "corpus.txt"
-[run.held_out]
-rounds = 4
-block_windows = 2
-windows_per_round = 1
-window_tokens = 17
-[run.training]
-sequence_tokens = 16
+const TIMING: &str = r#"
 [run.timing]
 commit_ms = 600000
 upload_ms = 700000
@@ -30,7 +22,7 @@ pub(crate) fn prepare(home: &Path, name: &str, corpus_bytes: usize, more: &str) 
     std::fs::write(home.join("model.json"), MODEL).expect("written");
     let text = "All happy families are alike. ";
     std::fs::write(home.join("corpus.txt"), text.repeat(corpus_bytes / text.len())).expect("written");
-    std::fs::write(home.join(name), format!("{RUN}\n{more}")).expect("written");
+    std::fs::write(home.join(name), format!("{RUN}{TIMING}\n{more}")).expect("written");
 }
 
 /// The program, in an environment of its own.

@@ -16,18 +16,7 @@ use crate::bench::until;
 use crate::lnd::{Side, settings, tools};
 use crate::lnd_refusals::bake;
 
-const RUN: &str = r#"
-[run]
-model = "model.json"
-corpus = "corpus.txt"
-[run.held_out]
-rounds = 4
-block_windows = 2
-windows_per_round = 1
-window_tokens = 17
-[run.training]
-sequence_tokens = 16
-"#;
+const RUN: &str = include_str!("../small-run.toml");
 
 /// Killed when dropped.
 struct Running(Child);
