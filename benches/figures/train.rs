@@ -1,9 +1,9 @@
-//! The inner loop: trained tokens a second, beside PyTorch on the same libtorch where `./x pytorch` has fetched it, and the
+//! The inner loop: trained tokens a second, beside PyTorch on the same libtorch where `./x transformers` has fetched it, and the
 //! memory that a step takes.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::num::NonZeroI32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
@@ -96,8 +96,8 @@ fn train(steps: u32, micro_batch: u32, options: TrainerOptions, observer: &mut d
 /// The fastest step of each, taken in turns.
 fn step(precision: Precision) -> Measured {
     let options = TrainerOptions { precision, threads: Some(THREADS), ..TrainerOptions::default() };
-    let python = std::env::args().find_map(|argument| argument.strip_prefix("--pytorch=").map(PathBuf::from));
-    let pytorch = python.map(|python| PyTorch::start(&python, precision));
+    let packages = std::env::args().find_map(|argument| argument.strip_prefix("--pytorch=").map(PathBuf::from));
+    let pytorch = packages.map(|packages| PyTorch::start(&packages, precision));
     let mut turns = Turns { pytorch, watch: Stopwatch::start(), own_s: f64::INFINITY, pytorch_s: f64::INFINITY };
     train(STEPS + 1, MICRO_BATCH, options, &mut turns);
     let tokens = f64::from(MICRO_BATCH * SEQUENCE_TOKENS);
@@ -134,7 +134,7 @@ struct PyTorch {
 }
 
 impl PyTorch {
-    fn start(python: &std::path::Path, precision: Precision) -> Self {
+    fn start(packages: &Path, precision: Precision) -> Self {
         let settings = serde_json::json!({
             "threads": THREADS,
             "precision": match precision {
@@ -146,9 +146,15 @@ impl PyTorch {
             "model": serde_json::from_str::<serde_json::Value>(&config().to_json()).expect("JSON"),
         });
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/figures/train.py");
-        let mut command = Command::new(python);
-        command.arg(script).arg(settings.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the Python that --pytorch names");
+        let mut command = Command::new("python3");
+        command
+            .env("PYTHONPATH", packages)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .arg(script)
+            .arg(settings.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python3 starts");
         let ask = child.stdin.take().expect("piped");
         let mut answers = BufReader::new(child.stdout.take().expect("piped"));
         // It has warmed up once it says which version it is.

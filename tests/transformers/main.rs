@@ -93,7 +93,7 @@ fn every_variant_has_transformers_logits_in_judge_and_trainer_and_after_it_was_w
 #[test]
 #[ignore = "needs transformers, PyTorch and a model: TRANSFORMERS_MODEL=FOLDER ./x transformers"]
 fn a_model_of_the_user_s_has_transformers_logits_in_judge_and_trainer() {
-    let Some(model) = std::env::var_os(MODEL).map(PathBuf::from) else { return };
+    let model = PathBuf::from(std::env::var_os(MODEL).expect("run TRANSFORMERS_MODEL=FOLDER ./x transformers"));
     let folder = tempfile::tempdir().expect("a folder");
     let (tokens, logits) = (folder.path().join("tokens.json"), folder.path().join("logits"));
     let some: Vec<u32> = (0..96).map(|place| 20 + place * place % 900).collect();

@@ -11,8 +11,8 @@ use crate::disk::{self, Need};
 use crate::fail::Failure;
 use crate::libtorch::{self, Source};
 use crate::protoc;
-use crate::pytorch;
 use crate::regtest;
+use crate::transformers;
 
 /// What the folder of a first build grows to with tests and lints.
 const BUILD_MB: u64 = 4500;
@@ -96,8 +96,8 @@ pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<(), Failure> {
     run.args(["bench", "--locked"]);
     if arguments.iter().any(|argument| argument == "--json") {
         run.args(["--quiet", "--bench", "figures", "--"]);
-        // What train.step is compared with, where somebody has asked for it.
-        run.args(pytorch::python().map(|python| format!("--pytorch={}", python.display())));
+        // What train.step is compared with, where `./x transformers` has fetched it.
+        run.args(transformers::fetched().map(|packages| format!("--pytorch={}", packages.display())));
     }
     must(run.args(arguments), "the benchmarks failed")
 }

@@ -11,7 +11,6 @@ mod go;
 mod known_answers;
 mod libtorch;
 mod protoc;
-mod pytorch;
 mod regtest;
 mod transformers;
 mod wheel;
@@ -41,7 +40,6 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         "test" => build::test(&root, rest),
         "simulate" => build::simulate(&root, rest),
         "bench" => build::bench(&root, rest),
-        "pytorch" => pytorch::fetch(),
         "foreign" => foreign::test(&root, rest),
         "cuda" => cuda::run(&root, rest),
         "known-answers" => known_answers::run(&root),
