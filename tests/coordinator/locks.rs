@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use l402t::clock::{Clock, ManualClock};
+use l402t::coordinator::Coordinator;
 use l402t::coordinator::handle::TicketAnswer;
 use l402t::ln::simulated::{Faults, Network};
 use l402t::ln::{InvoiceStatus, PayLimits, PaymentStatus, bolt11};
 use l402t::protocol::amount::Msat;
-use l402t::protocol::api::ContributionState;
+use l402t::protocol::api::{ContributionState, Ticket};
 use l402t::protocol::round::LOCK_PAUSES_MS;
+use l402t::protocol::sign::Signed;
+use l402t::protocol::statements::InvoiceSubmission;
 
 use crate::peer::{Manner, Peer};
 use crate::world::{COORDINATOR, World};
@@ -51,15 +54,23 @@ async fn a_fee_invoice_is_withdrawn_at_the_node_before_its_challenge_is_given_up
     assert_eq!(world.books().fees_received_msat, Msat::ZERO);
 }
 
-/// A world with long rounds, and a peer whose invoices are handed in while its node is down.
-async fn locking_while_down() -> (World, l402t::coordinator::Coordinator, Peer, l402t::protocol::api::Ticket) {
+/// A world with long rounds, and a peer that has bought a ticket and made its invoices.
+async fn with_invoices() -> (World, Coordinator, Peer, Ticket, Signed<InvoiceSubmission>) {
     let mut world = World::new();
     world.settings.timing.commit_ms = 300_000;
     world.settings.timing.upload_ms = 400_000;
-    let (mut coordinator, handle) = world.start().await;
+    let (coordinator, handle) = world.start().await;
     let mut peer = Peer::new(&world, "alice", b"good work", Manner::Honest);
     let ticket = peer.buy(&*handle).await.expect("sold");
     let submission = peer.invoices(&ticket).await;
+    drop(handle);
+    (world, coordinator, peer, ticket, submission)
+}
+
+/// The same, with the invoices handed in while the peer's node is down.
+async fn locking_while_down() -> (World, Coordinator, Peer, Ticket) {
+    let (world, mut coordinator, peer, ticket, submission) = with_invoices().await;
+    let handle = coordinator.handle();
     world.network.crash("alice");
     handle.submit_invoices(ticket.contribution, submission).await.expect("taken");
     coordinator.step().await.expect("a step");
@@ -115,13 +126,8 @@ async fn a_reward_whose_peer_stays_away_is_given_up_after_the_last_pause() {
 
 #[tokio::test]
 async fn a_reward_that_the_peer_refuses_is_given_up_at_once() {
-    let mut world = World::new();
-    world.settings.timing.commit_ms = 300_000;
-    world.settings.timing.upload_ms = 400_000;
-    let (mut coordinator, handle) = world.start().await;
-    let mut peer = Peer::new(&world, "alice", b"good work", Manner::Honest);
-    let ticket = peer.buy(&*handle).await.expect("sold");
-    let submission = peer.invoices(&ticket).await;
+    let (world, mut coordinator, peer, ticket, submission) = with_invoices().await;
+    let handle = coordinator.handle();
     for tranche in &ticket.terms.body.tranches {
         peer.ln.cancel(tranche.payment_hash).await.expect("withdrawn");
     }
