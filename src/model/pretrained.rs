@@ -1,12 +1,13 @@
 //! A Hugging Face folder as others publish it: config.json, and weights in one safetensors file or in shards.
 //!
 //! Everything is checked against config.json and against the files' real lengths before memory is asked for. Files are
-//! mapped, and only while they are read: what a run works with is the arena of f32, into which F32, BF16 and F16 widen
-//! exactly. Never follows a name out of the folder.
+//! read in pieces: what a run works with is the arena of f32, into which F32, BF16 and F16 widen exactly. Never follows a
+//! name out of the folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +16,6 @@ use serde::Deserialize;
 use super::checkpoint::check_finite;
 use super::safetensors::{Dtype, Header, LENGTH_BYTES, header_length};
 use super::{Checkpoint, Layout, LlamaConfig, ModelError, TensorSpec};
-use crate::sys::MappedFile;
 
 /// The model's description.
 pub(super) const CONFIG_FILE: &str = "config.json";
@@ -27,7 +27,7 @@ pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_INDEX_BYTES: u64 = 16 << 20;
 const MAX_SHARDS: usize = 256;
-/// Bytes that are copied out of a mapping at once.
+/// Bytes that are read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// A model as it was found in a folder.
@@ -84,10 +84,10 @@ fn read_small(path: &Path, most_bytes: u64) -> Result<Vec<u8>, ModelError> {
     Ok(bytes)
 }
 
-/// A mapped safetensors file.
+/// An open safetensors file.
 struct Shard {
     path: std::path::PathBuf,
-    file: MappedFile,
+    file: File,
     header: Header,
     /// Where the data begins.
     data: u64,
@@ -95,18 +95,26 @@ struct Shard {
 
 impl Shard {
     fn open(path: &Path) -> Result<Shard, ModelError> {
-        let failed = |error: io::Error| file_error(path, error);
-        let file = MappedFile::new(&open(path)?).map_err(failed)?;
+        let failed = |error: io::Error| unreadable(path, error);
+        let file = open(path)?;
+        let file_bytes = file.metadata().map_err(failed)?.len();
         let mut first = [0; LENGTH_BYTES as usize];
-        file.read_at(0, &mut first).map_err(failed)?;
+        file.read_exact_at(&mut first, 0).map_err(failed)?;
         let in_file = |error: ModelError| file_error(path, error);
-        let length = header_length(first, file.length()).map_err(in_file)?;
+        let length = header_length(first, file_bytes).map_err(in_file)?;
         let mut json = vec![0; length as usize];
-        file.read_at(LENGTH_BYTES, &mut json).map_err(failed)?;
+        file.read_exact_at(&mut json, LENGTH_BYTES).map_err(failed)?;
         let header = Header::parse(&json).map_err(in_file)?;
         let data = LENGTH_BYTES + length;
-        header.check_coverage(file.length() - data).map_err(in_file)?;
+        header.check_coverage(file_bytes - data).map_err(in_file)?;
         Ok(Shard { path: path.to_owned(), file, header, data })
+    }
+}
+
+fn unreadable(path: &Path, error: io::Error) -> ModelError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => file_error(path, "the file is shorter than it should be; copy it again"),
+        _ => file_error(path, error),
     }
 }
 
@@ -228,8 +236,8 @@ impl Place<'_> {
         for offset in (0..self.bytes).step_by(CHUNK_BYTES) {
             let bytes = CHUNK_BYTES.min(self.bytes - offset);
             let chunk = &mut chunk[..bytes];
-            let read = self.shard.file.read_at(self.start + offset as u64, chunk);
-            read.map_err(|error| file_error(&self.shard.path, error))?;
+            let read = self.shard.file.read_exact_at(chunk, self.start + offset as u64);
+            read.map_err(|error| unreadable(&self.shard.path, error))?;
             self.dtype.widen(chunk, weights);
         }
         check_finite(&weights[from..], &spec.name).map_err(|error| file_error(&self.shard.path, error))
