@@ -75,11 +75,11 @@ impl Engine {
     }
 
     /// Made ready for one round: its checkpoint and its held-out batch, which is of the checkpoint's model.
-    pub(super) fn bench<'a>(
+    pub(super) fn meter<'a>(
         &'a self,
         start: &'a Checkpoint,
         held_out: &'a HeldOutBatch,
-    ) -> Result<Box<dyn Bench + 'a>, JudgeError> {
+    ) -> Result<Box<dyn LossMeter + 'a>, JudgeError> {
         Ok(match &self.forward {
             Forward::Cpu => Box::new(OnCpu {
                 scorer: Scorer::new(&start.config, held_out.predicted_per_window(), self.pool),
@@ -96,7 +96,7 @@ impl Engine {
 }
 
 /// Where one round's losses are measured. The same bits, whatever is behind it.
-pub(super) trait Bench {
+pub(super) trait LossMeter {
     /// The loss of the round's checkpoint; `None` if it isn't finite.
     fn loss_before(&mut self) -> Result<Option<Score>, CudaError>;
 
@@ -135,7 +135,7 @@ impl OnCpu<'_> {
     }
 }
 
-impl Bench for OnCpu<'_> {
+impl LossMeter for OnCpu<'_> {
     fn loss_before(&mut self) -> Result<Option<Score>, CudaError> {
         Ok(self.scorer.loss(&self.start.weights, self.held_out))
     }

@@ -10,7 +10,7 @@ use l402t_kernels::cuda::{CudaError, Machine, Slice, Values};
 use l402t_kernels::rope::RopeTable;
 
 use super::HeldOutBatch;
-use super::engine::Bench;
+use super::engine::LossMeter;
 use super::outer::{ClippedUpdate, clipped_levels, rate};
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::amount::Ppm;
@@ -153,7 +153,7 @@ impl<'a, M: Machine> DeviceJudge<'a, M> {
     }
 }
 
-impl<M: Machine> Bench for DeviceJudge<'_, M> {
+impl<M: Machine> LossMeter for DeviceJudge<'_, M> {
     fn loss_before(&mut self) -> Result<Option<Score>, CudaError> {
         self.loss(Which::Start)
     }

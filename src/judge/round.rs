@@ -8,7 +8,7 @@
 use l402t_kernels::Pool;
 
 use super::clip::{clip_digest, clip_factors};
-use super::engine::{Bench, Engine};
+use super::engine::{Engine, LossMeter};
 use super::outer::ClippedUpdate;
 use super::overlap::IndexSet;
 use super::{DF32_VERSION, HeldOutBatch, JudgeError};
@@ -102,15 +102,15 @@ pub fn judge_round(
     let start = input.start;
     codec::check_params(input.codec, &start.layout.shapes())?;
     let engine = engine.into();
-    let mut bench = engine.bench(start, input.held_out)?;
-    let loss_before = bench.loss_before()?.ok_or(JudgeError::CheckpointNotFinite)?;
+    let mut meter = engine.meter(start, input.held_out)?;
+    let loss_before = meter.loss_before()?.ok_or(JudgeError::CheckpointNotFinite)?;
     progress(Progress::Baseline);
 
     let (standings, mut candidates) = admit(input);
     clip(&engine.pool(), &mut candidates);
-    score(input, bench.as_mut(), &mut candidates, progress)?;
+    score(input, meter.as_mut(), &mut candidates, progress)?;
     let outcomes = outcomes(input, loss_before, &candidates);
-    let (next, loss_after) = step(input, bench.as_mut(), loss_before, &candidates, &outcomes)?;
+    let (next, loss_after) = step(input, meter.as_mut(), loss_before, &candidates, &outcomes)?;
     progress(Progress::Stepped);
 
     let submitted = input.submissions.iter().zip(standings);
@@ -196,14 +196,14 @@ fn clip(pool: &Pool, candidates: &mut [Candidate]) {
 
 fn score(
     input: &RoundInput<'_>,
-    bench: &mut dyn Bench,
+    meter: &mut dyn LossMeter,
     candidates: &mut [Candidate],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), JudgeError> {
     let of = candidates.len();
     for (place, candidate) in candidates.iter_mut().enumerate() {
         let update = ClippedUpdate { update: &candidate.update, clip: &candidate.clip };
-        candidate.loss_after = bench.loss_after(input.judge.outer_lr_ppm, update)?;
+        candidate.loss_after = meter.loss_after(input.judge.outer_lr_ppm, update)?;
         progress(Progress::Scored { done: place + 1, of });
     }
     Ok(())
@@ -236,7 +236,7 @@ fn outcomes(input: &RoundInput<'_>, loss_before: Score, candidates: &[Candidate]
 /// The next checkpoint and its loss. A step whose loss isn't finite is not taken.
 fn step(
     input: &RoundInput<'_>,
-    bench: &mut dyn Bench,
+    meter: &mut dyn LossMeter,
     loss_before: Score,
     candidates: &[Candidate],
     outcomes: &[Outcome],
@@ -248,12 +248,12 @@ fn step(
         .map(|(candidate, _)| candidate)
         .collect();
     if accepted.is_empty() {
-        return Ok((bench.unchanged(), loss_before));
+        return Ok((meter.unchanged(), loss_before));
     }
     accepted.sort_by_key(|candidate| candidate.contribution);
     let updates: Vec<ClippedUpdate<'_>> =
         accepted.iter().map(|c| ClippedUpdate { update: &c.update, clip: &c.clip }).collect();
-    let (next, loss_after) = bench.step(input.judge.outer_lr_ppm, &updates)?;
+    let (next, loss_after) = meter.step(input.judge.outer_lr_ppm, &updates)?;
     Ok(match loss_after {
         Some(loss_after) => (next, loss_after),
         None => (input.start.clone(), loss_before),

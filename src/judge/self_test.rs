@@ -84,18 +84,18 @@ impl Results {
     fn compute(engine: &Engine) -> Result<Self, JudgeError> {
         let checkpoint = sample_checkpoint();
         let batch = sample_batch(&checkpoint.config, WINDOWS, WINDOW_TOKENS);
-        let mut bench = engine.bench(&checkpoint, &batch)?;
-        let hidden = digest(&bench.hidden_states()?).to_string();
-        let loss = bench.loss_before()?;
+        let mut meter = engine.meter(&checkpoint, &batch)?;
+        let hidden = digest(&meter.hidden_states()?).to_string();
+        let loss = meter.loss_before()?;
         let updates = [1, 2, 3].map(|seed| sample_update(&checkpoint.layout, seed));
         let updates: Vec<&SparseUpdate> = updates.iter().collect();
         let clips = super::clip::clip_factors(&engine.pool(), &updates);
         let updates: Vec<ClippedUpdate<'_>> =
             updates.iter().zip(&clips).map(|(update, clip)| ClippedUpdate { update, clip }).collect();
         let outer_lr = Ppm::new(700_000).unwrap_or(Ppm::ONE);
-        let next = bench.step(outer_lr, &updates)?.0.hash().to_string();
-        let (_, loss_of_step) = bench.step(outer_lr, &updates[..1])?;
-        let applied = loss_of_step.is_some() && bench.loss_after(outer_lr, updates[0])? == loss_of_step;
+        let next = meter.step(outer_lr, &updates)?.0.hash().to_string();
+        let (_, loss_of_step) = meter.step(outer_lr, &updates[..1])?;
+        let applied = loss_of_step.is_some() && meter.loss_after(outer_lr, updates[0])? == loss_of_step;
         Ok(Self { hidden, loss, next, applied })
     }
 
