@@ -172,7 +172,7 @@ fn main() -> anyhow::Result<()> {
         let (mut payloads, mut parts) = (Vec::new(), Parts::default());
         let (mut seconds, mut first, mut last) = (0.0, 0.0, 0.0);
         for peer in &mut peers {
-            let job = InnerLoop {
+            let inner_loop = InnerLoop {
                 assignment: Assignment { run: RunId::from_bytes([0; 32]), round: RoundNumber(round), peer: peer.id },
                 start: &checkpoint,
                 data: &data,
@@ -180,7 +180,7 @@ fn main() -> anyhow::Result<()> {
                 cancel: &AtomicBool::new(false),
             };
             let optimiser = std::mem::take(&mut peer.optimiser);
-            let trained = peer.trainer.train(&job, Begin::Fresh(optimiser), &mut ())?;
+            let trained = peer.trainer.train(&inner_loop, Begin::Fresh(optimiser), &mut ())?;
             seconds += trained.elapsed.as_secs_f64() / peers_f64(&settings)?;
             first += trained.loss_first_nats / peers_f64(&settings)?;
             last += trained.loss_last_nats / peers_f64(&settings)?;

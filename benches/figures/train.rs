@@ -88,9 +88,9 @@ fn train(steps: u32, micro_batch: u32, options: TrainerOptions, observer: &mut d
     let assignment =
         Assignment { run: RunId::from_bytes([1; 32]), round: RoundNumber(0), peer: PeerId::from_bytes([2; 32]) };
     let cancel = AtomicBool::new(false);
-    let job = InnerLoop { assignment, start: &start, data: &data, snapshot_every_steps: None, cancel: &cancel };
+    let inner_loop = InnerLoop { assignment, start: &start, data: &data, snapshot_every_steps: None, cancel: &cancel };
     let begin = Begin::Fresh(OptimiserState::new(start.layout.numel));
-    trainer.train(&job, begin, observer).expect("trained");
+    trainer.train(&inner_loop, begin, observer).expect("trained");
 }
 
 /// The fastest step of each, taken in turns.

@@ -1,4 +1,4 @@
-//! Threads. How work is split can't change a bit: a job's result depends on the job alone.
+//! Threads. How work is split can't change a bit: a part's result depends on the part alone.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,23 +34,23 @@ impl Pool {
         self.threads.get()
     }
 
-    /// Calls `work(scratch, job)` once for each job in `0..jobs`, in any order, on as many threads as there are entries in
+    /// Calls `work(scratch, part)` once for each part in `0..parts`, in any order, on as many threads as there are entries in
     /// `scratch` (at least one), with DF32's floating-point environment.
-    pub fn run<S: Send>(&self, scratch: &mut [S], jobs: usize, work: impl Fn(&mut S, usize) + Sync) {
+    pub fn run<S: Send>(&self, scratch: &mut [S], parts: usize, work: impl Fn(&mut S, usize) + Sync) {
         let next = AtomicUsize::new(0);
         let drain = |own: &mut S| {
             fp_env::pinned(|| {
                 loop {
-                    let job = next.fetch_add(1, Ordering::Relaxed);
-                    if job >= jobs {
+                    let part = next.fetch_add(1, Ordering::Relaxed);
+                    if part >= parts {
                         break;
                     }
-                    work(own, job);
+                    work(own, part);
                 }
             });
         };
         let drain = &drain;
-        let threads = self.threads().min(jobs);
+        let threads = self.threads().min(parts);
         let Some((first, others)) = scratch.split_first_mut() else { return };
         std::thread::scope(|scope| {
             for own in others.iter_mut().take(threads.saturating_sub(1)) {
@@ -75,10 +75,10 @@ mod tests {
         for threads in [1, 2, 3, 5] {
             let pool = Pool::new(Isa::PORTABLE, NonZeroUsize::new(threads).expect("not zero"));
             let mut scratch = vec![Vec::new(); threads];
-            pool.run(&mut scratch, 20, |own, job| own.push(job));
-            let mut jobs = scratch.concat();
-            jobs.sort_unstable();
-            assert_eq!(jobs, (0..20).collect::<Vec<_>>());
+            pool.run(&mut scratch, 20, |own, part| own.push(part));
+            let mut parts = scratch.concat();
+            parts.sort_unstable();
+            assert_eq!(parts, (0..20).collect::<Vec<_>>());
         }
     }
 }

@@ -167,9 +167,9 @@ impl Scorer {
         let a_pass =
             (ROWS_A_PASS / batch.predicted_per_window()).min(windows.len().div_ceil(self.pool.threads())).max(1);
         let pass = Pass { config: &self.config, places: &self.places, rope: &self.rope, pool: self.pool, weights };
-        self.pool.run(&mut self.scratch, windows.len().div_ceil(a_pass), |scratch, job| {
-            let end = windows.len().min((job + 1) * a_pass);
-            let windows = &windows[job * a_pass..end];
+        self.pool.run(&mut self.scratch, windows.len().div_ceil(a_pass), |scratch, part| {
+            let end = windows.len().min((part + 1) * a_pass);
+            let windows = &windows[part * a_pass..end];
             pass.hidden(scratch, windows);
             pass.add_loss(scratch, windows);
         });

@@ -90,7 +90,7 @@ impl LocalTrainer for Honest {
         let tokens_a_step = u64::from(work.manifest.training.micro_batch)
             * u64::from(work.manifest.training.gradient_accumulation)
             * u64::from(work.manifest.training.sequence_tokens);
-        let job = InnerLoop {
+        let inner_loop = InnerLoop {
             assignment,
             start: &start,
             data: &data,
@@ -98,7 +98,7 @@ impl LocalTrainer for Honest {
             cancel: &cancel,
         };
         let mut watch = Watch { onlooker, cancel: &cancel, partial, tokens_a_step };
-        let trained = match self.trainer(run, &start, work)?.train(&job, begin, &mut watch) {
+        let trained = match self.trainer(run, &start, work)?.train(&inner_loop, begin, &mut watch) {
             Ok(trained) => trained,
             Err(TrainError::Cancelled { .. }) => return Ok(None),
             Err(error) => return Err(failed(error)),

@@ -199,20 +199,20 @@ impl Trainer {
     /// Runs a round's inner steps. On an error the caller still has the state that it began with.
     pub fn train(
         &mut self,
-        job: &InnerLoop<'_>,
+        inner_loop: &InnerLoop<'_>,
         begin: Begin,
         observer: &mut dyn Observer,
     ) -> Result<Trained, TrainError> {
-        self.check_job(job)?;
-        let start_hash = job.start.hash();
+        self.check_job(inner_loop)?;
+        let start_hash = inner_loop.start.hash();
         let mut losses = None;
         let first_step = match begin {
             Begin::Fresh(optimiser) => {
-                self.load(&job.start.weights, &optimiser)?;
+                self.load(&inner_loop.start.weights, &optimiser)?;
                 0
             }
             Begin::Resume(snapshot) => {
-                self.check_snapshot(&snapshot, job, &start_hash)?;
+                self.check_snapshot(&snapshot, inner_loop, &start_hash)?;
                 self.load(&snapshot.weights, &snapshot.optimiser)?;
                 losses = Some((snapshot.loss_first_nats, snapshot.loss_last_nats));
                 snapshot.next_step
@@ -220,15 +220,15 @@ impl Trainer {
         };
         let stopwatch = Stopwatch::start();
         for step in first_step..self.params.inner_steps {
-            let due = job.snapshot_every_steps.is_some_and(|every| step > first_step && step % every == 0);
-            let cancelled = job.cancel.load(Ordering::Relaxed);
+            let due = inner_loop.snapshot_every_steps.is_some_and(|every| step > first_step && step % every == 0);
+            let cancelled = inner_loop.cancel.load(Ordering::Relaxed);
             if let Some(losses) = losses.filter(|_| due || cancelled) {
-                observer.snapshot(self.snapshot(job, start_hash, step, losses)?)?;
+                observer.snapshot(self.snapshot(inner_loop, start_hash, step, losses)?)?;
             }
             if cancelled {
                 return Err(TrainError::Cancelled { next_step: step });
             }
-            let (loss, gradient_norm) = self.step(job, step)?;
+            let (loss, gradient_norm) = self.step(inner_loop, step)?;
             losses = Some((losses.map_or(loss, |(first, _)| first), loss));
             let tokens = u64::from(step + 1 - first_step) * self.tokens_per_step();
             observer.step(&StepReport {
@@ -242,7 +242,7 @@ impl Trainer {
         let end: Vec<f32> = Vec::try_from(&self.arena)?;
         let (loss_first_nats, loss_last_nats) = losses.unwrap_or_default();
         Ok(Trained {
-            pseudo_gradient: job.start.weights.iter().zip(&end).map(|(start, end)| start - end).collect(),
+            pseudo_gradient: inner_loop.start.weights.iter().zip(&end).map(|(start, end)| start - end).collect(),
             optimiser: self.optimiser.save()?,
             loss_first_nats,
             loss_last_nats,
@@ -291,15 +291,15 @@ impl Trainer {
     }
 
     /// One optimiser step; returns the loss before it and the gradient's norm.
-    fn step(&mut self, job: &InnerLoop<'_>, step: u32) -> Result<(f64, f64), TrainError> {
+    fn step(&mut self, inner_loop: &InnerLoop<'_>, step: u32) -> Result<(f64, f64), TrainError> {
         let rows = self.params.micro_batch * self.params.gradient_accumulation;
         let mut gradients: Vec<Tensor> = Vec::new();
         let mut loss = 0.0;
         for first in (0..rows).step_by(self.micro_batch as usize) {
             let pass = first..rows.min(first.saturating_add(self.micro_batch));
             let weight = pass.len() as f64 / f64::from(rows);
-            let sequences = pass.map(|row| job.data.sequence(&job.assignment, step, row));
-            let batch = Batch::new(&self.sequences(sequences, job.data.sequence_tokens() + 1)?)?;
+            let sequences = pass.map(|row| inner_loop.data.sequence(&inner_loop.assignment, step, row));
+            let batch = Batch::new(&self.sequences(sequences, inner_loop.data.sequence_tokens() + 1)?)?;
             let (mean, of_pass) = backward::gradients(&self.model, &batch, &self.rope, weight, self.activations)?;
             if gradients.is_empty() {
                 gradients = of_pass;
@@ -348,15 +348,15 @@ impl Trainer {
 
     fn snapshot(
         &self,
-        job: &InnerLoop<'_>,
+        inner_loop: &InnerLoop<'_>,
         start: Blake3Hash,
         next_step: u32,
         (loss_first_nats, loss_last_nats): (f64, f64),
     ) -> Result<Snapshot, TrainError> {
         Ok(Snapshot {
-            run: job.assignment.run,
-            peer: job.assignment.peer,
-            round: job.assignment.round,
+            run: inner_loop.assignment.run,
+            peer: inner_loop.assignment.peer,
+            round: inner_loop.assignment.round,
             start,
             next_step,
             loss_first_nats,
@@ -366,29 +366,34 @@ impl Trainer {
         })
     }
 
-    fn check_job(&self, job: &InnerLoop<'_>) -> Result<(), TrainError> {
-        if job.start.layout != self.layout {
+    fn check_job(&self, inner_loop: &InnerLoop<'_>) -> Result<(), TrainError> {
+        if inner_loop.start.layout != self.layout {
             return Err(TrainError::Settings("the round's checkpoint is of another model".into()));
         }
-        if job.data.sequence_tokens() != self.params.sequence_tokens as usize {
+        if inner_loop.data.sequence_tokens() != self.params.sequence_tokens as usize {
             return Err(TrainError::Settings(format!(
                 "the data is cut for sequences of {} tokens, the run's are {}",
-                job.data.sequence_tokens(),
+                inner_loop.data.sequence_tokens(),
                 self.params.sequence_tokens
             )));
         }
-        if job.data.vocab_size() as usize > self.config.vocab_size {
+        if inner_loop.data.vocab_size() as usize > self.config.vocab_size {
             return Err(TrainError::Settings(format!(
                 "the data has {} different tokens, the model knows {}",
-                job.data.vocab_size(),
+                inner_loop.data.vocab_size(),
                 self.config.vocab_size
             )));
         }
         Ok(())
     }
 
-    fn check_snapshot(&self, snapshot: &Snapshot, job: &InnerLoop<'_>, start: &Blake3Hash) -> Result<(), TrainError> {
-        let Assignment { run, round, peer } = job.assignment;
+    fn check_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        inner_loop: &InnerLoop<'_>,
+        start: &Blake3Hash,
+    ) -> Result<(), TrainError> {
+        let Assignment { run, round, peer } = inner_loop.assignment;
         if (snapshot.run, snapshot.round, snapshot.peer) != (run, round, peer) || snapshot.start != *start {
             return Err(TrainError::StateMismatch(format!(
                 "the snapshot is of round {} of run {} from checkpoint {}, not of round {round} of run {run} from \

@@ -80,7 +80,7 @@ impl Setting {
         Trainer::new(config.clone(), layout.clone(), self.params, self.options).expect("a trainer")
     }
 
-    fn job(&self) -> InnerLoop<'_> {
+    fn inner_loop(&self) -> InnerLoop<'_> {
         InnerLoop {
             assignment: assignment(self.peer),
             start: &self.start,
@@ -95,7 +95,7 @@ impl Setting {
     }
 
     fn trained(&self) -> Trained {
-        self.trainer().train(&self.job(), self.fresh(), &mut ()).expect("trained")
+        self.trainer().train(&self.inner_loop(), self.fresh(), &mut ()).expect("trained")
     }
 }
 
@@ -246,8 +246,8 @@ fn the_same_inputs_give_the_same_bits_and_another_peer_others() {
 fn a_trainer_remembers_nothing_of_the_round_before() {
     let setting = Setting::new();
     let mut trainer = setting.trainer();
-    trainer.train(&setting.job(), setting.fresh(), &mut ()).expect("trained");
-    let second = trainer.train(&setting.job(), setting.fresh(), &mut ()).expect("trained");
+    trainer.train(&setting.inner_loop(), setting.fresh(), &mut ()).expect("trained");
+    let second = trainer.train(&setting.inner_loop(), setting.fresh(), &mut ()).expect("trained");
     assert_eq!(bits(&second.pseudo_gradient), bits(&setting.trained().pseudo_gradient));
 }
 
@@ -255,7 +255,7 @@ fn a_trainer_remembers_nothing_of_the_round_before() {
 fn the_optimiser_carries_on_from_round_to_round() {
     let setting = Setting::new();
     let first = setting.trained();
-    let next = setting.trainer().train(&setting.job(), Begin::Fresh(first.optimiser), &mut ()).expect("trained");
+    let next = setting.trainer().train(&setting.inner_loop(), Begin::Fresh(first.optimiser), &mut ()).expect("trained");
     assert_eq!(next.optimiser.steps, 24);
     assert_ne!(bits(&first.pseudo_gradient), bits(&next.pseudo_gradient));
 }
@@ -287,14 +287,15 @@ fn a_round_resumed_from_disk_ends_with_the_bits_of_one_that_was_never_interrupte
         let folder = tempfile::tempdir().expect("folder");
         let (file, _) = StateFile::open(folder.path(), "round").expect("opened");
         let mut interrupt = Interrupt { after_steps, cancel: &setting.cancel, file };
-        let stopped = setting.trainer().train(&setting.job(), setting.fresh(), &mut interrupt);
+        let stopped = setting.trainer().train(&setting.inner_loop(), setting.fresh(), &mut interrupt);
         assert!(matches!(stopped, Err(TrainError::Cancelled { next_step }) if next_step == after_steps));
         setting.cancel.store(false, Ordering::Relaxed);
 
         let (_, snapshot) = StateFile::<Snapshot>::open(folder.path(), "round").expect("opened");
         let snapshot = Box::new(snapshot.expect("a snapshot"));
         assert_eq!(snapshot.next_step, after_steps);
-        let resumed = setting.trainer().train(&setting.job(), Begin::Resume(snapshot), &mut ()).expect("trained");
+        let resumed =
+            setting.trainer().train(&setting.inner_loop(), Begin::Resume(snapshot), &mut ()).expect("trained");
         assert_eq!(bits(&resumed.pseudo_gradient), bits(&uninterrupted.pseudo_gradient));
         assert_eq!(resumed.optimiser, uninterrupted.optimiser);
         assert_eq!(resumed.loss_first_nats.to_bits(), uninterrupted.loss_first_nats.to_bits());
@@ -313,10 +314,10 @@ fn a_killed_peer_goes_on_from_the_last_regular_snapshot() {
     }
     let setting = Setting::new();
     let mut keep = Keep(None);
-    let uninterrupted = setting.trainer().train(&setting.job(), setting.fresh(), &mut keep).expect("trained");
+    let uninterrupted = setting.trainer().train(&setting.inner_loop(), setting.fresh(), &mut keep).expect("trained");
     let snapshot = Box::new(keep.0.expect("a snapshot every 5 of 12 steps"));
     assert_eq!(snapshot.next_step, 10);
-    let resumed = setting.trainer().train(&setting.job(), Begin::Resume(snapshot), &mut ()).expect("trained");
+    let resumed = setting.trainer().train(&setting.inner_loop(), Begin::Resume(snapshot), &mut ()).expect("trained");
     assert_eq!(bits(&resumed.pseudo_gradient), bits(&uninterrupted.pseudo_gradient));
 }
 
@@ -336,7 +337,7 @@ fn a_snapshot_of_another_round_checkpoint_or_model_is_refused() {
     };
     let mut trainer = setting.trainer();
     let mut resume = |snapshot: Snapshot| {
-        let outcome = trainer.train(&setting.job(), Begin::Resume(Box::new(snapshot)), &mut ());
+        let outcome = trainer.train(&setting.inner_loop(), Begin::Resume(Box::new(snapshot)), &mut ());
         outcome.map(|trained| trained.optimiser.steps)
     };
     assert!(resume(snapshot.clone()).is_ok());
@@ -369,7 +370,7 @@ fn bf16_trains_and_stays_close_to_fp32() {
 fn weights_that_overflow_are_a_clear_error() {
     let mut setting = Setting::new();
     setting.start.weights.fill(1e30);
-    let error = setting.trainer().train(&setting.job(), setting.fresh(), &mut ()).expect_err("not finite");
+    let error = setting.trainer().train(&setting.inner_loop(), setting.fresh(), &mut ()).expect_err("not finite");
     assert!(matches!(error, TrainError::NonFinite { step: 0, .. }), "{error}");
 }
 
@@ -389,8 +390,8 @@ fn settings_that_cannot_be_trained_are_refused_by_name() {
     assert!(refusal(|p| p.sequence_tokens = 17).contains("max_position_embeddings"));
     assert!(refusal(|p| p.beta1_ppm = Ppm::ONE).contains("β"));
     let foreign = TrainingData::new(Tokens::new(vec![0; 100], 41).expect("valid"), 12).expect("enough");
-    let job = InnerLoop { data: &foreign, ..good.job() };
-    assert!(matches!(good.trainer().train(&job, good.fresh(), &mut ()), Err(TrainError::Settings(_))));
+    let inner_loop = InnerLoop { data: &foreign, ..good.inner_loop() };
+    assert!(matches!(good.trainer().train(&inner_loop, good.fresh(), &mut ()), Err(TrainError::Settings(_))));
 }
 
 #[test]
@@ -415,7 +416,7 @@ fn an_observer_that_cannot_save_ends_the_loop_with_its_error() {
         }
     }
     let setting = Setting::new();
-    let outcome = setting.trainer().train(&setting.job(), setting.fresh(), &mut FullDisk);
+    let outcome = setting.trainer().train(&setting.inner_loop(), setting.fresh(), &mut FullDisk);
     assert!(matches!(outcome, Err(TrainError::State { .. })));
 }
 
