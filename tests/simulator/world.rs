@@ -42,6 +42,8 @@ const CAPACITY_SAT: u64 = 1_000_000;
 const FEE_INVOICE_MS: u64 = 125_000;
 /// Longer than the coordinator is ever down.
 const IDLE_MS: u64 = 400_000;
+/// Longer than a coordinator that serves takes to book what came in last, also after a full disk.
+const AFTERMATH_MS: u64 = 15_000;
 /// How long an owner takes to look at a full disk.
 const OWNER_MS: u64 = 30_000;
 /// A simulation that takes longer is stuck.
@@ -159,8 +161,8 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     });
     let mut peers: Vec<oneshot::Receiver<()>> = peers.collect();
     let mut steps = 0;
-    let mut idle_since_ms = None;
-    while !peers.is_empty() || !world.is_over(&mut idle_since_ms) {
+    let mut over_since_ms = None;
+    while !peers.is_empty() || !world.is_over(&mut over_since_ms) {
         steps += 1;
         if !executor.step() || sim.elapsed_ms() > MAX_MS || steps > MAX_STEPS {
             sim.violated(format_args!("no end after {} ms and {steps} steps", sim.elapsed_ms()));
@@ -222,13 +224,17 @@ impl World {
         self.root.join(name)
     }
 
-    /// Is the run over, or would nothing more happen without peers? The coordinator gets the time to see it, too.
-    fn is_over(&self, idle_since_ms: &mut Option<u64>) -> bool {
+    /// Is the run over, or would nothing more happen without peers? The coordinator gets the time to see it, too, and room
+    /// to write it down.
+    fn is_over(&self, over_since_ms: &mut Option<u64>) -> bool {
         let locked = || self.network.payments(COORDINATOR).iter().any(|(_, _, s)| *s == PaymentStatus::InFlight);
+        let finished = self.finished.load(Ordering::Relaxed);
         let idle = self.idle.load(Ordering::Relaxed) && !locked();
+        let books_kept = !finished || self.slot.is_taken() && !self.sim.disk_is_full(COORDINATOR);
         let now_ms = self.sim.elapsed_ms();
-        *idle_since_ms = idle.then(|| idle_since_ms.unwrap_or(now_ms));
-        self.finished.load(Ordering::Relaxed) || idle_since_ms.is_some_and(|since_ms| now_ms - since_ms > IDLE_MS)
+        *over_since_ms = ((finished || idle) && books_kept).then(|| over_since_ms.unwrap_or(now_ms));
+        let enough_ms = if finished { AFTERMATH_MS } else { IDLE_MS };
+        over_since_ms.is_some_and(|since_ms| now_ms - since_ms > enough_ms)
     }
 
     fn clock(&self, process: &ProcessPlan) -> Arc<SimClock> {
