@@ -2,6 +2,7 @@
 //! kind of bad input, and a crash at every commit and every call.
 
 mod crash;
+mod export;
 mod fold;
 mod fuse;
 mod hostile;

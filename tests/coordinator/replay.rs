@@ -91,7 +91,7 @@ fn replay_round(data: &Path, round: u32) -> Replay {
 }
 
 #[tokio::test]
-async fn every_closed_round_replays_to_the_same_bits_from_the_data_folder() {
+async fn every_closed_round_replays_to_the_same_bits_from_the_data_folder_and_its_model_can_be_exported() {
     let mut world = World::new();
     world.judge = Arc::new(Df32Judge::new(Pool::all_cores()));
     world.max_rounds = 2;
@@ -124,4 +124,5 @@ async fn every_closed_round_replays_to_the_same_bits_from_the_data_folder() {
         let found = replay_round(&world.data(), round);
         assert!(matches!(found, Replay::Identical(_)), "round {round}: {found:?}");
     }
+    crate::export::check(&world);
 }
