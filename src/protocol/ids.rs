@@ -92,6 +92,14 @@ public_bytes32!(
     ContributionId
 );
 public_bytes32!(
+    /// A bounty: the digest of its posting.
+    BountyId
+);
+public_bytes32!(
+    /// A submission to a bounty: the digest of its commitment.
+    SubmissionId
+);
+public_bytes32!(
     /// A peer or a coordinator: a BIP 340 x-only public key.
     PeerId
 );

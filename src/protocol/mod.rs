@@ -4,6 +4,7 @@
 
 pub mod amount;
 pub mod api;
+pub mod bounty;
 pub mod codec;
 pub mod held_out;
 pub mod hold;

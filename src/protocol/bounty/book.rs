@@ -1,0 +1,198 @@
+//! A bounty's book: which submissions were taken, in which order, what each was offered and what it got.
+//!
+//! A function of its history: feeding a new book the same commitments and findings gives the same verdicts, which is how a
+//! closed bounty is replayed. It decides in the order of commitments, whatever the order in which evaluations end.
+
+use super::pay::Scale;
+use super::score::Score;
+use super::statements::{Commitment, Rules, RulesError};
+use super::verdict::{Outcome, Rejection};
+use crate::protocol::amount::Msat;
+use crate::protocol::ids::{Blake3Hash, SubmissionId, UnixMs};
+
+/// Why a submission is not taken: nothing was paid, and it doesn't count.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Too late.
+    #[error("the bounty takes no submission since {0:?} ms")]
+    Closed(UnixMs),
+    /// The cap is reached.
+    #[error("the bounty has taken all of its {0} submissions")]
+    CapReached(u32),
+    /// The same commitment, or one to the same diff, was taken already.
+    #[error("this was committed already, as {0}")]
+    Duplicate(SubmissionId),
+    /// Not better than the best so far by a step.
+    #[error("a claim must be at least {least} units", least = .0.units())]
+    ClaimTooSmall(Score),
+    /// The target is reached: there is nothing left.
+    #[error("the whole budget is paid")]
+    NothingLeft,
+}
+
+/// A finding that fits no open submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutOfOrder {
+    /// Never taken.
+    #[error("submission {0} was never taken")]
+    Unknown(SubmissionId),
+    /// Has its verdict.
+    #[error("submission {0} has its verdict")]
+    Decided(SubmissionId),
+    /// An earlier one has to be decided first.
+    #[error("submission {0} has to be decided first")]
+    Waits(SubmissionId),
+}
+
+/// What an evaluation found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It ran, twice, and scored.
+    Scored {
+        /// What it scored, with the same answers both times.
+        score: Score,
+        /// Digest of the changed tree.
+        tree: Blake3Hash,
+    },
+    /// It came to no score.
+    Failed(Rejection),
+}
+
+/// A submission that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id.
+    pub submission: SubmissionId,
+    /// The diff that it committed to.
+    pub diff: Blake3Hash,
+    /// What it claims.
+    pub claim: Score,
+    /// The most that it can be paid: this is locked.
+    pub offer: Msat,
+    /// The tree that it came to, where it did.
+    pub tree: Option<Blake3Hash>,
+    /// `None` while it is open.
+    pub outcome: Option<Outcome>,
+}
+
+/// The book of one bounty.
+#[derive(Clone, Debug)]
+pub struct Book {
+    rules: Rules,
+    scale: Scale,
+    baseline_tree: Blake3Hash,
+    best: Score,
+    paid: Msat,
+    entries: Vec<Entry>,
+}
+
+impl Book {
+    /// An empty book.
+    pub fn open(rules: Rules, baseline_tree: Blake3Hash) -> Result<Self, RulesError> {
+        let scale = rules.scale()?;
+        Ok(Self { rules, scale, baseline_tree, best: rules.baseline, paid: Msat::ZERO, entries: Vec::new() })
+    }
+
+    /// The best claim that was reached so far; the baseline at first. Never a verified score: those stay sealed.
+    pub fn best(&self) -> Score {
+        self.best
+    }
+
+    /// What was earned so far.
+    pub fn paid(&self) -> Msat {
+        self.paid
+    }
+
+    /// Every submission, in the order of commitments.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// What must be claimed at least; `None` where nothing is left.
+    pub fn least_claim(&self) -> Option<Score> {
+        let left = self.scale.payout(self.rules.budget_msat, self.rules.target, self.best);
+        let least = self.rules.direction.better_by(self.best, self.rules.step())?;
+        (left > Msat::ZERO).then_some(least)
+    }
+
+    /// Takes a submission, and returns the most that it can be paid. Its place in the order is its place in [`Book::entries`].
+    pub fn take(&mut self, commitment: &Commitment, now: UnixMs) -> Result<Msat, Refusal> {
+        if now > self.rules.deadline_ms {
+            return Err(Refusal::Closed(self.rules.deadline_ms));
+        }
+        let submission = commitment.submission_id();
+        let same = |entry: &&Entry| entry.submission == submission || entry.diff == commitment.diff;
+        if let Some(entry) = self.entries.iter().find(same) {
+            return Err(Refusal::Duplicate(entry.submission));
+        }
+        // Each submission answers one bit about the held-out part, whoever sends it and whatever becomes of it.
+        if self.entries.len() >= self.rules.submission_cap as usize {
+            return Err(Refusal::CapReached(self.rules.submission_cap));
+        }
+        let least = self.least_claim().ok_or(Refusal::NothingLeft)?;
+        if !self.is_a_step(commitment.claim) {
+            return Err(Refusal::ClaimTooSmall(least));
+        }
+        let claim = commitment.claim;
+        let offer = self.scale.payout(self.rules.budget_msat, claim, self.best);
+        self.entries.push(Entry { submission, diff: commitment.diff, claim, offer, tree: None, outcome: None });
+        Ok(offer)
+    }
+
+    /// The submission that has to be decided next.
+    pub fn next(&self) -> Option<SubmissionId> {
+        self.entries.iter().find(|entry| entry.outcome.is_none()).map(|entry| entry.submission)
+    }
+
+    /// Decides the next submission.
+    pub fn decide(&mut self, submission: SubmissionId, finding: Finding) -> Result<Outcome, OutOfOrder> {
+        let place = self.entries.iter().position(|entry| entry.submission == submission);
+        let place = place.ok_or(OutOfOrder::Unknown(submission))?;
+        if self.entries[place].outcome.is_some() {
+            return Err(OutOfOrder::Decided(submission));
+        }
+        match self.next() {
+            Some(next) if next != submission => return Err(OutOfOrder::Waits(next)),
+            Some(_) | None => {}
+        }
+        let outcome = match finding {
+            Finding::Failed(reason) => Outcome::Rejected { reason },
+            Finding::Scored { score, tree } => self.judge(place, score, tree),
+        };
+        if let Outcome::Reached { reward_msat } = outcome {
+            self.best = self.entries[place].claim;
+            // The rewards telescope to at most the budget, so the sum exists.
+            self.paid = self.paid.checked_add(reward_msat).unwrap_or(self.rules.budget_msat);
+        }
+        let entry = &mut self.entries[place];
+        entry.outcome = Some(outcome);
+        entry.tree = match finding {
+            Finding::Scored { tree, .. } => Some(tree),
+            Finding::Failed(_) => None,
+        };
+        Ok(outcome)
+    }
+
+    fn judge(&self, place: usize, score: Score, tree: Blake3Hash) -> Outcome {
+        let claim = self.entries[place].claim;
+        let rejected = |reason| Outcome::Rejected { reason };
+        let copy = tree == self.baseline_tree || self.entries[..place].iter().any(|entry| entry.tree == Some(tree));
+        // What is public is asked first: so `no_improvement` says nothing about the held-out part.
+        if copy || !self.is_a_step(claim) {
+            return rejected(Rejection::NoImprovement);
+        }
+        if self.rules.direction.improvement(claim, score) < 0 {
+            return rejected(Rejection::BelowClaim);
+        }
+        let reward_msat = self.scale.payout(self.rules.budget_msat, claim, self.best);
+        if reward_msat == Msat::ZERO { rejected(Rejection::NoImprovement) } else { Outcome::Reached { reward_msat } }
+    }
+
+    fn is_a_step(&self, claim: Score) -> bool {
+        let improvement = self.rules.direction.improvement(self.best, claim);
+        u64::try_from(improvement).is_ok_and(|improvement| improvement >= self.rules.step())
+    }
+}
+
+#[cfg(test)]
+mod tests;
