@@ -1,6 +1,8 @@
 //! The few operating system calls that need `unsafe`. Nothing else in this crate may use it.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::process::Command;
 
 /// Loads libtorch's CUDA half, so that ATen finds its CUDA kernels. Must run before the first ATen call. Does nothing
@@ -98,6 +100,97 @@ pub fn die_with_parent_by(command: &mut Command, signal: StopSignal) {
             } else {
                 Err(io::Error::from_raw_os_error(libc::ESRCH))
             }
+        });
+    }
+}
+
+/// What a child that will become a box starts with.
+#[derive(Debug)]
+pub struct BoxChild {
+    /// Files that it keeps, by number, beside its three standard ones. Everything else is closed.
+    pub keep: Vec<RawFd>,
+    /// Files into which it writes "0", to join a control group.
+    pub join: Vec<File>,
+    /// Its most of each resource, never more than this process's own.
+    pub limits: Vec<(Resource, u64)>,
+}
+
+/// A resource of a child and of each process below it, except where noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Address space, in bytes.
+    AddressSpace,
+    /// Size of a core dump, in bytes.
+    Core,
+    /// Time on processors, in seconds.
+    Cpu,
+    /// Size of a file that is written, in bytes.
+    FileSize,
+    /// Memory that is locked, in bytes.
+    LockedMemory,
+    /// Bytes in POSIX message queues, of the user.
+    MessageQueues,
+    /// Open files.
+    OpenFiles,
+    /// Processes and threads, of the user.
+    Processes,
+    /// Stack, in bytes.
+    Stack,
+}
+
+impl Resource {
+    const fn number(self) -> libc::__rlimit_resource_t {
+        match self {
+            Resource::AddressSpace => libc::RLIMIT_AS,
+            Resource::Core => libc::RLIMIT_CORE,
+            Resource::Cpu => libc::RLIMIT_CPU,
+            Resource::FileSize => libc::RLIMIT_FSIZE,
+            Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
+            Resource::MessageQueues => libc::RLIMIT_MSGQUEUE,
+            Resource::OpenFiles => libc::RLIMIT_NOFILE,
+            Resource::Processes => libc::RLIMIT_NPROC,
+            Resource::Stack => libc::RLIMIT_STACK,
+        }
+    }
+}
+
+/// Has a child start as [`BoxChild`] says; its start fails if any of it does. The user that [`CommandExt::uid`] sets is
+/// in force by then.
+///
+/// [`CommandExt::uid`]: std::os::unix::process::CommandExt::uid
+pub fn start_as_box(command: &mut Command, child: BoxChild) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: the closure runs in the forked child before exec, where only async-signal-safe calls are allowed: write,
+    // getrlimit, setrlimit, close_range and fcntl are plain system calls on what the closure owns, and nothing is
+    // allocated on the way to success.
+    unsafe {
+        command.pre_exec(move || {
+            for door in &child.join {
+                if libc::write(door.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            for (resource, most) in &child.limits {
+                let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                if libc::getrlimit(resource.number(), &raw mut limit) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                limit.rlim_max = limit.rlim_max.min(*most);
+                limit.rlim_cur = limit.rlim_max;
+                if libc::setrlimit(resource.number(), &raw const limit) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            // Closed by exec, not here: the pipe that tells the parent of a failure is among them.
+            if libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            for kept in &child.keep {
+                if libc::fcntl(*kept, libc::F_SETFD, 0) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
         });
     }
 }

@@ -1,0 +1,3 @@
+//! Bounties: a sponsor pays for a better score. This room owns running what strangers wrote; it never trusts any of it.
+
+pub mod sandbox;
