@@ -1,0 +1,366 @@
+//! bounty.toml: what a sponsor writes. Reads and checks it; never looks at the disk.
+//!
+//! Everything wrong is reported at once, each with its line and what to do, so that a sponsor mends a file in one go.
+
+mod reader;
+mod values;
+
+use std::fmt;
+
+use serde::Serialize;
+use toml::de::DeTable;
+
+use crate::protocol::amount::Msat;
+use crate::protocol::bounty::pay::Direction;
+use crate::protocol::bounty::score::{Decimals, Score};
+use crate::protocol::bounty::statements::MOST_SUBMISSIONS;
+use crate::protocol::ids::UnixMs;
+use reader::{Findings, Section};
+
+/// The file's name in a bounty's folder.
+pub const FILE: &str = "bounty.toml";
+
+/// A larger one is refused unread.
+pub const MOST_BYTES: u64 = 64 << 10;
+
+/// Something wrong with a bounty.toml.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// From 1.
+    pub line: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// Everything wrong with a bounty.toml, by line. Not empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, Problem { line, message, .. }) in self.0.iter().enumerate() {
+            let separator = if place == 0 { "" } else { "; " };
+            write!(f, "{separator}line {line}: {message}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A bounty as its sponsor describes it. Paths are relative to its folder, and stay inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// For people, one line.
+    pub title: String,
+    /// For people.
+    pub description: String,
+    /// Only to be tried out: its held-out part is no secret.
+    pub demo_only: DemoOnly,
+    /// The folder that agents start from.
+    pub workspace: String,
+    /// The files in it that a diff may change or create.
+    pub targets: Vec<String>,
+    /// Makes something of the changed files, once.
+    pub build: Option<Vec<String>>,
+    /// Reads one item a line, answers one line an item.
+    pub run: Vec<String>,
+    /// Reads those answers in another box, and must give the items back.
+    pub restore: Option<Vec<String>>,
+    /// What it is run on.
+    pub data: Data,
+    /// The folder with the scorer.
+    pub scorer: String,
+    /// Prints the score.
+    pub score: Vec<String>,
+    /// What the score means.
+    pub metric: Metric,
+    /// All that is paid.
+    pub budget: Msat,
+    /// What a submission costs.
+    pub fee: Msat,
+    /// Submissions altogether.
+    pub submission_cap: u32,
+    /// No commitment is taken after this.
+    pub deadline: UnixMs,
+    /// Largest diff.
+    pub max_diff_bytes: u64,
+    /// What each box may use.
+    pub limits: BoxLimits,
+    /// How strong the boxes must be at least.
+    pub tier: Tier,
+}
+
+/// Is a bounty only to be tried out?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DemoOnly {
+    /// It may be posted for money.
+    No,
+    /// It may not.
+    Yes,
+}
+
+/// What candidates are run on: folders with `inputs`, and `labels` where there are any, one item a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// In how many parts it comes.
+    pub parts: Parts,
+    /// All labels that there can be; without them there are no canaries.
+    pub classes: Vec<String>,
+}
+
+/// In how many parts the data comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// One folder: a salted fifth of it is held out.
+    Whole(String),
+    /// Two.
+    Split {
+        /// What everybody gets.
+        public: String,
+        /// What is scored.
+        held_out: String,
+    },
+}
+
+/// What a score means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// For people: `accuracy`, `bytes`.
+    pub name: String,
+    /// Which way is better.
+    pub direction: Direction,
+    /// Of every score.
+    pub decimals: Decimals,
+    /// What the workspace scores; `None`: whatever it is measured to.
+    pub baseline: Option<Score>,
+    /// Pays all.
+    pub target: Score,
+    /// Smallest paid improvement, in units.
+    pub min_improvement: u64,
+    /// How much of an improvement may be chance.
+    pub noise: Noise,
+}
+
+/// How much of an improvement may be chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noise {
+    /// The score is the part of the items that are right: 1/√items.
+    Rate,
+    /// So many units.
+    Units(u64),
+}
+
+/// What each box may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoxLimits {
+    /// Time on processors, in milliseconds.
+    pub cpu_ms: u64,
+    /// Time on the wall, in milliseconds.
+    pub wall_ms: u64,
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// stdout, in bytes.
+    pub output_bytes: u64,
+    /// Processes and threads.
+    pub processes: u32,
+}
+
+/// How strong the boxes must be at least, as receipts name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Resource limits and a watchdog.
+    Rlimits,
+    /// Control groups, version 1 or 2.
+    Cgroup,
+    /// Control groups, version 2.
+    CgroupV2,
+}
+
+impl Manifest {
+    /// Reads and checks a bounty.toml.
+    pub fn parse(text: &str) -> Result<Self, Problems> {
+        let mut findings = Findings::new(text);
+        let document = match DeTable::parse(text) {
+            Ok(document) => document,
+            Err(error) => {
+                let at = error.span().map_or(0, |span| span.start);
+                findings.add(
+                    at,
+                    error.message().replace('\n', ", "),
+                    "Mend it: this line is not TOML (https://toml.io)",
+                );
+                return findings.into_result(None);
+            }
+        };
+        let mut root = Section::root(document.get_ref());
+        let manifest = read(&mut root, &mut findings);
+        root.finish(&mut findings);
+        if let Some(manifest) = &manifest {
+            manifest.check(&document, &mut findings);
+        }
+        findings.into_result(manifest)
+    }
+
+    /// What no single key shows.
+    fn check<'i>(&self, document: &toml::Spanned<DeTable<'i>>, findings: &mut Findings<'i>) {
+        let at = |section: &str, key: &str| {
+            let table = document.get_ref();
+            let (_, section) = table.iter().find(|(name, _)| name.get_ref().as_ref() == section)?;
+            let (_, value) = section.get_ref().as_table()?.iter().find(|(name, _)| name.get_ref().as_ref() == key)?;
+            Some(value.span().start)
+        };
+        let metric = &self.metric;
+        if let Some(baseline) = metric.baseline {
+            let span = metric.direction.improvement(baseline, metric.target);
+            if span <= 0 {
+                let better = match metric.direction {
+                    Direction::Higher => "above",
+                    Direction::Lower => "below",
+                };
+                let message =
+                    format!("metric.target is not {better} metric.baseline, though metric.direction asks for that");
+                findings.add(at("metric", "target").unwrap_or(0), message, "Mend target, baseline or direction");
+            } else if metric.min_improvement > span.unsigned_abs() {
+                let message = "metric.min_improvement is more than there is from baseline to target";
+                findings.add(at("metric", "min_improvement").unwrap_or(0), message, "Lower it");
+            }
+        }
+        if metric.noise == Noise::Rate && metric.decimals.get() < 2 {
+            let message = "metric.noise = \"rate\" needs scores with at least 2 decimals";
+            findings.add(at("metric", "noise").unwrap_or(0), message, "Raise metric.decimals, for example to 4");
+        }
+        if self.limits.wall_ms < self.limits.cpu_ms && self.limits.processes == 1 {
+            let message = "limits.wall_s is less than limits.cpu_s: a single process never reaches that";
+            findings.add(at("limits", "wall_s").unwrap_or(0), message, "Raise wall_s");
+        }
+    }
+}
+
+fn read<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option<Manifest> {
+    let title = root.need("title", "\"Compress these logs\"", findings, values::line(120));
+    let description = root.may("description", "\"…\"", findings, values::text(4_000));
+    let demo_only = root.may("demo_only", "true", findings, values::boolean);
+    let workspace = root.need("workspace", "\"workspace\"", findings, values::path);
+    let targets = root.need("targets", "[\"codec.py\"]", findings, values::targets);
+    let mut build = root.optional_section("build", findings);
+    let build_command = match build.is_there() {
+        true => build.need("command", "[\"make\"]", findings, values::command),
+        false => None,
+    };
+    build.finish(findings);
+    let mut run = root.section("run", findings);
+    let command = run.need("command", "[\"python3\", \"/task/codec.py\"]", findings, values::command);
+    let restore = run.may("restore", "[\"python3\", \"/task/codec.py\", \"-d\"]", findings, values::command);
+    run.finish(findings);
+    let data = data(root, findings);
+    let mut scorer = root.section("scorer", findings);
+    let folder = scorer.need("folder", "\"scorer\"", findings, values::path);
+    let score = scorer.need("command", "[\"python3\", \"/scorer/score.py\"]", findings, values::command);
+    scorer.finish(findings);
+    let metric = metric(root, findings);
+    let mut reward = root.section("reward", findings);
+    let budget = reward.need("budget_sat", "100_000", findings, values::sat(1..=2_100_000_000));
+    let fee = reward.may("fee_sat", "10", findings, values::sat(0..=1_000_000));
+    reward.finish(findings);
+    let mut submissions = root.section("submissions", findings);
+    let cap = submissions.need("cap", "100", findings, values::integer(1..=u64::from(MOST_SUBMISSIONS)));
+    let deadline = submissions.need("deadline", "2030-01-31T12:00:00Z", findings, values::moment);
+    let diff = submissions.may("max_diff_kb", "64", findings, values::integer(1..=4_096));
+    submissions.finish(findings);
+    let limits = limits(root, findings);
+    let mut sandbox = root.optional_section("sandbox", findings);
+    let tier = sandbox.may("tier", "\"rlimits\"", findings, values::tier);
+    sandbox.finish(findings);
+    Some(Manifest {
+        title: title?.value,
+        description: description.map(|found| found.value).unwrap_or_default(),
+        demo_only: if demo_only.is_some_and(|found| found.value) { DemoOnly::Yes } else { DemoOnly::No },
+        workspace: workspace?.value,
+        targets: targets?.value,
+        build: build_command.map(|found| found.value),
+        run: command?.value,
+        restore: restore.map(|found| found.value),
+        data: data?,
+        scorer: folder?.value,
+        score: score?.value,
+        metric: metric?,
+        budget: budget?.value,
+        fee: fee.map_or(Msat::ZERO, |found| found.value),
+        // At most MOST_SUBMISSIONS, which fits.
+        submission_cap: cap?.value as u32,
+        deadline: deadline?.value,
+        max_diff_bytes: diff.map_or(64, |found| found.value) << 10,
+        limits,
+        tier: tier.map_or(Tier::Rlimits, |found| found.value),
+    })
+}
+
+fn data<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option<Data> {
+    let mut data = root.section("data", findings);
+    let whole = data.may("all", "\"data\"", findings, values::path);
+    let public = data.may("public", "\"public\"", findings, values::path);
+    let held_out = data.may("held_out", "\"held-out\"", findings, values::path);
+    let classes = data.may("classes", "[\"yes\", \"no\"]", findings, values::classes);
+    let at = data.at();
+    let there = data.is_there();
+    data.finish(findings);
+    let parts = match (whole, public, held_out) {
+        (Some(whole), None, None) => Parts::Whole(whole.value),
+        (None, Some(public), Some(held_out)) => Parts::Split { public: public.value, held_out: held_out.value },
+        (whole, public, held_out) => {
+            let at = [&whole, &public, &held_out].into_iter().flatten().map(|found| found.at).max().unwrap_or(at);
+            if there {
+                let message = "[data] names neither one folder nor two";
+                let fix = "Give all, to have a fifth of it held out by chance, or both public and held_out";
+                findings.add(at, message, fix);
+            }
+            return None;
+        }
+    };
+    Some(Data { parts, classes: classes.map(|found| found.value).unwrap_or_default() })
+}
+
+fn metric<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option<Metric> {
+    let mut metric = root.section("metric", findings);
+    let name = metric.need("name", "\"accuracy\"", findings, values::line(40));
+    let direction = metric.need("direction", "\"higher\"", findings, values::direction);
+    let decimals = metric.may("decimals", "4", findings, values::integer(0..=u64::from(Decimals::MAX.get())));
+    let decimals = decimals.and_then(|found| Decimals::new(found.value as u8)).unwrap_or_default();
+    let baseline = metric.may("baseline", "0.872", findings, values::score(decimals));
+    let target = metric.need("target", "0.986", findings, values::score(decimals));
+    let min_improvement = metric.need("min_improvement", "0.01", findings, values::units(decimals));
+    let noise = metric.need("noise", "\"rate\"", findings, values::noise(decimals));
+    metric.finish(findings);
+    Some(Metric {
+        name: name?.value,
+        direction: direction?.value,
+        decimals,
+        baseline: baseline.map(|found| found.value),
+        target: target?.value,
+        min_improvement: min_improvement?.value,
+        noise: noise?.value,
+    })
+}
+
+fn limits<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> BoxLimits {
+    let mut limits = root.optional_section("limits", findings);
+    let mut value = |key, example: &str, range, default| {
+        limits.may(key, example, findings, values::integer(range)).map_or(default, |found| found.value)
+    };
+    let read = BoxLimits {
+        cpu_ms: value("cpu_s", "10", 1..=3_600, 10) * 1_000,
+        wall_ms: value("wall_s", "30", 1..=3_600, 30) * 1_000,
+        memory_bytes: value("memory_mb", "512", 32..=65_536, 512) << 20,
+        output_bytes: value("output_kb", "1_024", 1..=262_144, 1_024) << 10,
+        // At most 1,000.
+        processes: value("processes", "32", 1..=1_000, 32) as u32,
+    };
+    limits.finish(findings);
+    read
+}
+
+#[cfg(test)]
+mod tests;
