@@ -110,7 +110,8 @@ impl Plan {
         match (lost, self.dawdle) {
             (true, _) => u64::MAX,
             (false, 0) => 20_000,
-            (false, 1..) => 60_000,
+            // Three times it did not get on before the next block.
+            (false, 1..) => 3 * self.block_ms.max(20_000),
         }
     }
 

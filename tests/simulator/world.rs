@@ -19,6 +19,7 @@ use l402t::peer::session::{PeerParts, Session, patiently};
 use l402t::peer::settings::PeerSettings;
 use l402t::peer::trainer::{LocalTrainer, LocalUpdate, Onlooker, RoundWork, TrainerSlot};
 use l402t::protocol::amount::{Msat, Ppm};
+use l402t::protocol::api::Phase;
 use l402t::protocol::hold::GIVE_BACK_MARGIN_BLOCKS;
 use l402t::protocol::ids::Blake3Hash;
 use l402t::protocol::manifest::{RewardParams, TimingParams, TrainingParams};
@@ -40,10 +41,8 @@ pub(crate) const PUSH: Msat = Msat::new(100_000_000);
 const CAPACITY_SAT: u64 = 1_000_000;
 /// Longer than a fee invoice can be paid.
 const FEE_INVOICE_MS: u64 = 125_000;
-/// Longer than the coordinator is ever down.
+/// Longer than the coordinator is ever down, and than it takes to book what came in last.
 const IDLE_MS: u64 = 400_000;
-/// Longer than a coordinator that serves takes to book what came in last, also after a full disk.
-const AFTERMATH_MS: u64 = 15_000;
 /// How long an owner takes to look at a full disk.
 const OWNER_MS: u64 = 30_000;
 /// A simulation that takes longer is stuck.
@@ -233,8 +232,7 @@ impl World {
         let books_kept = !finished || self.slot.is_taken() && !self.sim.disk_is_full(COORDINATOR);
         let now_ms = self.sim.elapsed_ms();
         *over_since_ms = ((finished || idle) && books_kept).then(|| over_since_ms.unwrap_or(now_ms));
-        let enough_ms = if finished { AFTERMATH_MS } else { IDLE_MS };
-        over_since_ms.is_some_and(|since_ms| now_ms - since_ms > enough_ms)
+        over_since_ms.is_some_and(|since_ms| now_ms - since_ms > IDLE_MS)
     }
 
     fn clock(&self, process: &ProcessPlan) -> Arc<SimClock> {
@@ -376,6 +374,10 @@ impl World {
         let mut coordinator =
             Coordinator::open_in(&self.data(COORDINATOR), &self.settings, options, surroundings).await?;
         coordinator.reconcile().await?;
+        // What it did last may have gone untold.
+        let last = coordinator.handle().round(None).await;
+        let waits = last.is_ok_and(|round| round.phase == Phase::Closed && round.tickets == 0);
+        self.idle.store(waits, Ordering::Relaxed);
         let mut events = coordinator.events();
         let world = Arc::clone(&self);
         self.sim.spawn(&life, async move {
