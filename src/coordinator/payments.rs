@@ -218,16 +218,14 @@ impl Core {
             }
             *count += 1;
             let PaymentRow { round, contribution, tranche, .. } = payment;
+            let found = self.rounds.get(&round).and_then(|round| round.find(&contribution));
+            let promised = found.and_then(|(_, found)| found.tranches.get(tranche as usize));
+            let amount = promised.ok_or(StoreError::Corrupt { what: "list of payments" })?.amount_msat;
             self.apply_event(round, &Event::PaymentStarted { contribution, tranche, height: Some(height) })?;
-            let amount = self.amount(payment.tranche);
             let (state, progress) = (TrancheState::Sending, Progress::Locking);
             started.push(Tracked { payment, state, progress, amount, attempt: Attempt::First });
         }
         Ok(started)
-    }
-
-    fn amount(&self, tranche: u32) -> Msat {
-        self.run.rules.tranche_amounts.get(tranche as usize).copied().unwrap_or(Msat::ZERO)
     }
 
     /// Every tranche whose money may be locked, but for those that wait for their next attempt.
@@ -249,7 +247,7 @@ impl Core {
                     0 => Attempt::First,
                     1.. => Attempt::Later,
                 };
-                all.push(Tracked { payment, state, progress, amount: self.amount(tranche), attempt });
+                all.push(Tracked { payment, state, progress, amount: entry.amount_msat, attempt });
             }
         }
         Ok(all)

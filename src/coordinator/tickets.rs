@@ -14,7 +14,8 @@ use crate::protocol::amount::Msat;
 use crate::protocol::api::Ticket;
 use crate::protocol::ids::{ContributionId, RoundNumber};
 use crate::protocol::l402::{Credentials, Expectation, TokenError, verify};
-use crate::protocol::round::{Account, Event};
+use crate::protocol::reward;
+use crate::protocol::round::{self, Account, Event};
 use crate::protocol::sign::Signed;
 use crate::protocol::statements::{Commitment, RewardTerms, Tranche};
 use crate::store::coordinator::{self as tables, ChallengeRow, ChallengeState};
@@ -175,7 +176,7 @@ impl Core {
             let message = format!("peer {} has not registered its Lightning node", body.peer);
             return Err(refusal(409, "not_registered", message, "POST /v1/peers first").into());
         }
-        let sold = Event::TicketSold { contribution, peer: body.peer, payload_bytes: body.payload_bytes };
+        let sold = self.ticket_sold(body);
         self.preview(open, &sold)?;
         let now = self.clock.now();
         let known = tables::challenge_for(self.db.read(), &contribution)?;
@@ -199,6 +200,16 @@ impl Core {
         Ok(())
     }
 
+    /// What selling the ticket means.
+    fn ticket_sold(&self, commitment: &Commitment) -> Event {
+        Event::TicketSold {
+            contribution: commitment.contribution_id(),
+            peer: commitment.peer,
+            payload_bytes: commitment.payload_bytes,
+            tranches: reward::tranche_amounts(&self.run.manifest.body.reward),
+        }
+    }
+
     /// Sells the ticket: the event, the commitment and the terms in one transaction.
     fn sell(&mut self, commitment: &Signed<Commitment>) -> Result<Ticket, CoordinatorError> {
         let body = &commitment.body;
@@ -206,20 +217,20 @@ impl Core {
         if let Some(row) = tables::contribution(self.db.read(), &contribution)? {
             return Ok(Ticket { contribution, terms: row.terms });
         }
-        let event = Event::TicketSold { contribution, peer: body.peer, payload_bytes: body.payload_bytes };
+        let event = self.ticket_sold(body);
         self.promised = None;
         let run = std::sync::Arc::clone(&self.run);
         let mut terms = None;
         self.apply(body.round, &event, |t, after| {
             let (sequence, sold) = after.find(&contribution).ok_or(StoreError::Corrupt { what: "round" })?;
-            let offer = |(tranche, amount): (usize, &Msat)| Tranche {
+            let offer = |(tranche, promised): (usize, &round::Tranche)| Tranche {
                 payment_hash: run.secret.preimage(&run.id, body.round, &contribution, tranche as u32).payment_hash(),
-                amount_msat: *amount,
+                amount_msat: promised.amount_msat,
             };
             let signed = run.key.sign(RewardTerms {
                 contribution,
                 sequence: sequence as u32,
-                tranches: run.rules.tranche_amounts.iter().enumerate().map(offer).collect(),
+                tranches: sold.tranches.iter().enumerate().map(offer).collect(),
                 hold_blocks: run.manifest.body.reward.hold_blocks,
                 invoices_deadline_ms: sold.invoices_deadline_ms,
             });

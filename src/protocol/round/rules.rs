@@ -21,8 +21,8 @@ pub fn transition(
 ) -> Result<(Round, Vec<Effect>), Illegal> {
     let mut step = Step { round: state.clone(), effects: Vec::new(), now, rules };
     match event {
-        Event::TicketSold { contribution, peer, payload_bytes } => {
-            step.sell_ticket(*contribution, *peer, *payload_bytes)?;
+        Event::TicketSold { contribution, peer, payload_bytes, tranches } => {
+            step.sell_ticket(*contribution, *peer, *payload_bytes, tranches)?;
         }
         Event::InvoicesAccepted { contribution } => step.accept_invoices(contribution)?,
         Event::PaymentStarted { contribution, tranche, height } => {
@@ -65,7 +65,13 @@ impl Step<'_> {
         }
     }
 
-    fn sell_ticket(&mut self, id: ContributionId, peer: PeerId, payload_bytes: u64) -> Result<(), Illegal> {
+    fn sell_ticket(
+        &mut self,
+        id: ContributionId,
+        peer: PeerId,
+        payload_bytes: u64,
+        tranches: &[Msat],
+    ) -> Result<(), Illegal> {
         let (round, deadline) = (self.round.number, self.round.commit_deadline_ms);
         if self.round.phase != Phase::Committing || self.now > deadline {
             return Err(Illegal::CommitLate { round, deadline });
@@ -87,7 +93,7 @@ impl Step<'_> {
             uploaded_ms: None,
             expiry_height: None,
             tranches_paid: 0,
-            tranches: vec![Tranche::offered(); self.rules.tranche_amounts.len()],
+            tranches: tranches.iter().copied().map(Tranche::offered).collect(),
         });
         Ok(())
     }
@@ -131,11 +137,12 @@ impl Step<'_> {
             return Err(Illegal::WrongTrancheState { contribution: *id, tranche, state });
         }
         let contribution = &mut self.round.contributions[place];
-        contribution.tranches[tranche as usize].state = TrancheState::Sending;
+        let entry = &mut contribution.tranches[tranche as usize];
+        entry.state = TrancheState::Sending;
+        let amount = entry.amount_msat;
         let expiry = height.map(|height| hold::expiry_height(height, self.rules.hold_blocks));
         contribution.expiry_height = contribution.expiry_height.into_iter().chain(expiry).min();
         self.effects.push(Effect::Dequeue { contribution: *id, tranche });
-        let amount = self.amount(tranche);
         self.post(Account::Wallet, Account::Locked, amount);
         Ok(())
     }
@@ -165,7 +172,7 @@ impl Step<'_> {
         let entry = &mut self.round.contributions[place].tranches[tranche as usize];
         *entry = Tranche { state: end, ended_ms: Some(self.now), again_ms: None, ..*entry };
         let to = if end == TrancheState::Settled { Account::Settled } else { Account::Wallet };
-        let amount = self.amount(tranche);
+        let amount = entry.amount_msat;
         self.post(Account::Locked, to, amount);
         match self.round.contributions[place].progress {
             // Without the whole reward locked there will be no upload. (A tranche that is claimed before the verdict
@@ -231,10 +238,6 @@ impl Step<'_> {
                 | Progress::Finished => {}
             }
         }
-    }
-
-    fn amount(&self, tranche: u32) -> Msat {
-        self.rules.tranche_amounts.get(tranche as usize).copied().unwrap_or(Msat::ZERO)
     }
 
     fn lapse(&mut self, place: usize, why: Lapse) {

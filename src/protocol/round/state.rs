@@ -6,13 +6,10 @@ use super::super::amount::Msat;
 use super::super::api::{ContributionState, Phase};
 use super::super::ids::{ContributionId, PeerId, RoundNumber, UnixMs};
 use super::super::manifest::RunManifest;
-use super::super::reward;
 
 /// What the machine needs to know of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoundRules {
-    /// Each contribution's tranches, smallest first.
-    pub tranche_amounts: Vec<Msat>,
     /// Close early once this many payloads are in and nobody is on the way; 0: never.
     pub close_at_contributions: u32,
     /// Most tickets.
@@ -31,7 +28,6 @@ impl RoundRules {
     /// The rules of a run.
     pub fn of(manifest: &RunManifest) -> Self {
         Self {
-            tranche_amounts: reward::tranche_amounts(&manifest.reward),
             close_at_contributions: manifest.timing.close_at_contributions,
             max_contributions: manifest.timing.max_contributions,
             invoices_ms: INVOICES_MS,
@@ -93,6 +89,8 @@ pub struct Contribution {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tranche {
+    /// How much it is.
+    pub amount_msat: Msat,
     /// Where its money is.
     pub state: TrancheState,
     /// When it ended.
@@ -107,8 +105,8 @@ pub struct Tranche {
 
 impl Tranche {
     /// A tranche that is promised.
-    pub fn offered() -> Self {
-        Self { state: TrancheState::Offered, ended_ms: None, attempts_in_vain: 0, again_ms: None }
+    pub fn offered(amount_msat: Msat) -> Self {
+        Self { amount_msat, state: TrancheState::Offered, ended_ms: None, attempts_in_vain: 0, again_ms: None }
     }
 }
 
@@ -268,6 +266,8 @@ pub enum Event {
         peer: PeerId,
         /// The committed length.
         payload_bytes: u64,
+        /// What is promised: one amount a tranche, in the order of the terms.
+        tranches: Vec<Msat>,
     },
     /// The hold invoices are here, and each was found to be in order.
     InvoicesAccepted {

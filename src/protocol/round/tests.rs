@@ -7,15 +7,10 @@ use crate::protocol::ids::{ContributionId, PeerId, RoundNumber, UnixMs};
 
 const COMMIT: UnixMs = UnixMs(1_000);
 const UPLOAD: UnixMs = UnixMs(2_000);
+const TRANCHES: [Msat; 2] = [Msat::new(10), Msat::new(20)];
 
 fn rules() -> RoundRules {
-    RoundRules {
-        tranche_amounts: vec![Msat::new(10), Msat::new(20)],
-        close_at_contributions: 2,
-        max_contributions: 3,
-        invoices_ms: 300,
-        hold_blocks: 144,
-    }
+    RoundRules { close_at_contributions: 2, max_contributions: 3, invoices_ms: 300, hold_blocks: 144 }
 }
 
 fn id(n: u8) -> ContributionId {
@@ -43,7 +38,7 @@ fn refused(round: &Round, now: u64, event: &Event) -> Illegal {
 }
 
 fn ticket(n: u8) -> Event {
-    Event::TicketSold { contribution: id(n), peer: peer(n), payload_bytes: 5 }
+    Event::TicketSold { contribution: id(n), peer: peer(n), payload_bytes: 5, tranches: TRANCHES.to_vec() }
 }
 
 fn invoices(n: u8) -> Event {
@@ -208,7 +203,7 @@ fn a_round_that_nobody_bought_a_ticket_in_closes_with_the_commit_deadline() {
 #[test]
 fn a_peer_has_one_contribution_a_round_and_a_round_so_many_tickets() {
     let round = after(open(), 1, &[ticket(1)]);
-    let again = Event::TicketSold { contribution: id(9), peer: peer(1), payload_bytes: 1 };
+    let again = Event::TicketSold { contribution: id(9), peer: peer(1), payload_bytes: 1, tranches: TRANCHES.to_vec() };
     assert_eq!(refused(&round, 1, &again), Illegal::AlreadyCommitted(id(1)));
     let round = after(round, 1, &[ticket(2), ticket(3)]);
     assert!(matches!(refused(&round, 1, &ticket(4)), Illegal::Full { tickets: 3, .. }));
@@ -315,8 +310,8 @@ proptest! {
             // The ledger and the tranches agree on where every msat is.
             let total = |wanted: &dyn Fn(TrancheState) -> bool| -> i64 {
                 let of = |c: &Contribution| -> i64 {
-                    let pairs = c.tranches.iter().zip(&rules.tranche_amounts);
-                    pairs.filter(|(t, _)| wanted(t.state)).map(|(_, a)| a.msat() as i64).sum()
+                    let counted = c.tranches.iter().filter(|tranche| wanted(tranche.state));
+                    counted.map(|tranche| tranche.amount_msat.msat() as i64).sum()
                 };
                 round.contributions.iter().map(of).sum()
             };
