@@ -53,10 +53,12 @@ pub enum BoxError {
         source: std::io::Error,
     },
     /// bubblewrap's end came without the command's.
-    #[error("a box was lost: bubblewrap ended ({status}) without saying how the command did")]
+    #[error("a box was lost: bubblewrap ended ({status}) without saying how the command did: {message}")]
     Lost {
         /// Its own exit status.
         status: String,
+        /// What is on stderr.
+        message: String,
     },
 }
 

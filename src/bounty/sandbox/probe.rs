@@ -1,6 +1,7 @@
 //! Tries to break out of a box, with the real recipe: what should not be possible here is found before money depends on it.
 
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -70,7 +71,10 @@ struct Decoy(String);
 
 impl Decoy {
     fn new() -> Result<Self, SandboxUnavailable> {
-        let path = std::env::temp_dir().join(format!("l402t-decoy-{}", std::process::id()));
+        // One for each sandbox: another's end must not hide a leak here.
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("l402t-decoy-{}-{number}", std::process::id()));
         let path = path.display().to_string();
         fs::write(&path, "a decoy").map_err(|error| {
             SandboxUnavailable::new(format!("{path} can't be written: {error}"), "Make room there, or set TMPDIR")

@@ -16,7 +16,7 @@ pub(super) struct Handed {
     pub(super) filters: Vec<RawFd>,
     /// Where it tells how the box does.
     pub(super) status: RawFd,
-    /// What it reads a byte from, and closes, when the box is ready.
+    /// Where it waits for a byte once the box is ready, and what it then closes.
     pub(super) ready: RawFd,
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
 use super::cgroup::{Group, OWN_PROCESSES};
 use super::outcome::{BoxOutcome, Ending, STDERR_BYTES, Tier, Usage};
@@ -64,13 +64,13 @@ struct Watch<'a> {
     child: Child,
     /// bubblewrap itself.
     monitor: OwnedFd,
-    /// The first process in the box: with it ends everything there.
-    init: Option<(u32, OwnedFd)>,
+    /// The first process in the box: with it ends everything there. The command waits until it is known.
+    init: Option<Init>,
     stdin: Option<(std::process::ChildStdin, usize)>,
     stdout: Stream<std::process::ChildStdout>,
     stderr: Stream<std::process::ChildStderr>,
     status: Stream<io::PipeReader>,
-    /// This end of what bubblewrap closes when the box is ready.
+    /// This end of a pipe from which bubblewrap reads a byte, and which it closes, when the box is ready.
     ready: Option<OwnedFd>,
     since_start: Stopwatch,
     since_ready: Option<Stopwatch>,
@@ -80,7 +80,15 @@ struct Watch<'a> {
     cpu_ms: u64,
     /// Why it was stopped, and when.
     stopped: Option<(Ending, Stopwatch)>,
-    ended: bool,
+    /// Since bubblewrap has ended.
+    ended: Option<Stopwatch>,
+}
+
+/// The first process in a box, as it is known outside.
+struct Init {
+    pid: u32,
+    held: OwnedFd,
+    gone: bool,
 }
 
 /// One of its pipes, and what has come so far.
@@ -99,7 +107,6 @@ impl<'a> Watch<'a> {
         let files = files.map_err(failed)?;
         let (status, status_out) = io::pipe().map_err(failed)?;
         let (ready_in, ready) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-        rustix::io::write(&ready, b"!").map_err(|error| failed(error.into()))?;
         let handed = Handed {
             filters: files.iter().map(|file| file.as_raw_fd()).collect(),
             status: status_out.as_raw_fd(),
@@ -148,7 +155,7 @@ impl<'a> Watch<'a> {
             peak_memory_bytes: 0,
             cpu_ms: 0,
             stopped: None,
-            ended: false,
+            ended: None,
         };
         if let Some((pipe, _)) = &watch.stdin {
             rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
@@ -168,7 +175,12 @@ impl<'a> Watch<'a> {
     }
 
     fn is_over(&self) -> bool {
-        self.ended && self.status.pipe.is_none() && self.stdout.pipe.is_none() && self.stderr.pipe.is_none()
+        let gone = self.init.as_ref().is_none_or(|init| init.gone);
+        self.ended.is_some()
+            && gone
+            && self.status.pipe.is_none()
+            && self.stdout.pipe.is_none()
+            && self.stderr.pipe.is_none()
     }
 
     /// Waits for something to happen, at most until the next look.
@@ -179,7 +191,12 @@ impl<'a> Watch<'a> {
         };
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::try_from(look_ms * 1_000_000).unwrap_or(i64::MAX) };
         let mut fds: Vec<PollFd<'_>> = Vec::new();
-        let at_monitor = wait_for(&mut fds, (!self.ended).then(|| self.monitor.as_fd()), PollFlags::IN);
+        let at_monitor = wait_for(&mut fds, self.ended.is_none().then(|| self.monitor.as_fd()), PollFlags::IN);
+        let at_init = wait_for(
+            &mut fds,
+            self.init.as_ref().filter(|init| !init.gone).map(|init| init.held.as_fd()),
+            PollFlags::IN,
+        );
         let at_ready = wait_for(&mut fds, self.ready.as_ref().map(|fd| fd.as_fd()), PollFlags::empty());
         let at_stdin = wait_for(&mut fds, self.stdin.as_ref().map(|(pipe, _)| pipe.as_fd()), PollFlags::OUT);
         let at_stdout = wait_for(&mut fds, self.stdout.pipe.as_ref().map(|pipe| pipe.as_fd()), PollFlags::IN);
@@ -190,13 +207,14 @@ impl<'a> Watch<'a> {
             Err(error) => return Err(error.into()),
         }
         let happened = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
-        let [monitor, ready, stdin, stdout, stderr, status] =
-            [at_monitor, at_ready, at_stdin, at_stdout, at_stderr, at_status].map(happened);
+        let [monitor, init, ready, stdin, stdout, stderr, status] =
+            [at_monitor, at_init, at_ready, at_stdin, at_stdout, at_stderr, at_status].map(happened);
         drop(fds);
 
-        if ready {
-            self.ready = None;
-            self.since_ready = Some(Stopwatch::start());
+        if ready && let Some(ready) = self.ready.take() {
+            // Closed with the byte still in it, it was closed by bubblewrap's end.
+            let taken = self.init.is_some() && rustix::io::ioctl_fionread(&ready)? == 0;
+            self.since_ready = taken.then(Stopwatch::start);
         }
         if status {
             self.status.read()?;
@@ -211,10 +229,13 @@ impl<'a> Watch<'a> {
         if stdin {
             self.feed();
         }
+        if init && let Some(init) = &mut self.init {
+            init.gone = true;
+        }
         if monitor {
-            self.ended = true;
+            self.ended = Some(Stopwatch::start());
             self.wall_ms = self.since_ready.map_or(0, |since| since.elapsed_ms());
-            // Should something have ended bubblewrap alone.
+            // What the command left behind.
             self.kill();
         }
         Ok(())
@@ -233,17 +254,17 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Takes hold of the first process in the box once bubblewrap has told which it is.
+    /// Takes hold of the first process in the box once bubblewrap has told which it is, and lets the command start.
     fn meet_init(&mut self) {
-        if self.init.is_some() {
-            return;
-        }
+        let (None, Some(ready)) = (&self.init, &self.ready) else { return };
         let Some(pid) = self.told("child-pid").and_then(|pid| u32::try_from(pid).ok()) else { return };
         // Its number belongs to it only as long as it is bubblewrap's child: held first, looked at then.
         if let Ok(held) = process(pid)
             && tree::parent(pid) == Some(self.child.id())
         {
-            self.init = Some((pid, held));
+            self.init = Some(Init { pid, held, gone: false });
+            // A pipe takes one byte at once. If bubblewrap has gone meanwhile, that is seen elsewhere.
+            let _ = rustix::io::write(ready, b"!");
         }
     }
 
@@ -256,13 +277,11 @@ impl<'a> Watch<'a> {
 
     /// Stops what has passed a limit.
     fn hold(&mut self) -> Result<(), BoxError> {
-        if let Some((_, since)) = &self.stopped {
+        let dying = self.stopped.as_ref().map(|(_, since)| since).or(self.ended.as_ref());
+        if let Some(since) = dying {
             if since.elapsed_ms() > DEATH_LIMIT_MS {
                 return Err(BoxError::NotStarted { message: "a box that was killed did not end".to_owned() });
             }
-            return Ok(());
-        }
-        if self.ended {
             return Ok(());
         }
         if self.stdout.over {
@@ -290,8 +309,8 @@ impl<'a> Watch<'a> {
         let out_of_memory = if let Some(group) = self.launch.group {
             self.cpu_ms = group.cpu_ms().map_err(BoxError::os("read a control group"))?;
             group.is_out_of_memory().map_err(BoxError::os("read a control group"))?
-        } else if let Some((init, _)) = &self.init {
-            let usage = tree::usage(*init);
+        } else if let Some(init) = &self.init {
+            let usage = tree::usage(init.pid);
             self.cpu_ms = self.cpu_ms.max(usage.cpu_ms);
             self.peak_memory_bytes = self.peak_memory_bytes.max(usage.memory_bytes);
             usage.memory_bytes > memory_bytes
@@ -317,13 +336,18 @@ impl<'a> Watch<'a> {
     fn kill(&mut self) {
         // Both may have ended already, which is all that can be wrong.
         let _ = match &self.init {
-            Some((_, init)) => pidfd_send_signal(init, Signal::KILL),
+            Some(init) => pidfd_send_signal(&init.held, Signal::KILL),
             None => pidfd_send_signal(&self.monitor, Signal::KILL),
         };
     }
 
     fn outcome(mut self) -> Result<BoxOutcome, BoxError> {
         let status = self.child.wait().map_err(BoxError::os("wait for bubblewrap"))?;
+        if let Some(init) = &self.init {
+            // bubblewrap doesn't wait for it. Whoever inherits it does; where that is this process (the first one in a
+            // container), nobody else would. Otherwise there is nothing to wait for.
+            let _ = waitid(WaitId::PidFd(init.held.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
         let Limits { cpu_ms, wall_ms, .. } = self.launch.spec.limits;
         let group = self.launch.group;
         let out_of_memory =
@@ -342,12 +366,14 @@ impl<'a> Watch<'a> {
             Ending::TimeLimit
         } else if let Some(code) = told {
             // bubblewrap tells 128 + the signal, as shells do.
-            let code = u8::try_from(code).map_err(|_| BoxError::Lost { status: status.to_string() })?;
+            let code =
+                u8::try_from(code).map_err(|_| BoxError::Lost { status: status.to_string(), message: stderr() })?;
             if code > 128 { Ending::Signalled { signal: code - 128 } } else { Ending::Exited { code } }
-        } else if status.signal().is_some() {
-            return Err(BoxError::Lost { status: status.to_string() });
-        } else {
+        } else if status.signal().is_none() && self.stderr.bytes.starts_with(b"bwrap: execvp ") {
+            // Nothing else has run, so nothing else has written.
             Ending::NotExecuted
+        } else {
+            return Err(BoxError::Lost { status: status.to_string(), message: stderr() });
         };
         let usage = Usage {
             cpu_ms: self.cpu_ms,
@@ -408,11 +434,9 @@ fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
 /// What the kernel holds each process to, in any tier.
 fn resources(launch: &Launch<'_>) -> Vec<(Resource, u64)> {
     let limits = &launch.spec.limits;
-    let others = match launch.uid {
-        Some(_) => 0,
-        // The kernel counts by user.
-        None => tree::tasks_of(rustix::process::getuid().as_raw()),
-    };
+    // The kernel counts by user: this process's own, or what earlier boxes left to be waited for by the machine's init.
+    let uid = launch.uid.unwrap_or_else(|| rustix::process::getuid().as_raw());
+    let others = tree::tasks_of(uid);
     let mut resources = vec![
         (Resource::Core, 0),
         (Resource::Cpu, limits.cpu_ms / 1_000 + 2),

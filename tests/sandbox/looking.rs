@@ -1,0 +1,91 @@
+//! Attackers who look for what they must not know: the labels, other boxes, this machine's files and open files.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+
+use l402t::bounty::sandbox::Ending;
+
+use super::{answer, python, run, sandbox, shell, text};
+
+/// Something that is looked for, in a file that every process of this machine may read.
+fn labels() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Not as one word in this program, which may be among the places that are searched.
+    let label = format!("held-out-{}", std::process::id());
+    fs::write(folder.path().join("labels"), &label).expect("written");
+    let open = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+    fs::set_permissions(folder.path(), open).expect("set");
+    (folder, label)
+}
+
+#[test]
+fn labels_are_not_found_anywhere_on_disk() {
+    let (folder, label) = labels();
+    let path = folder.path().join("labels").display().to_string();
+    let hunt = format!(
+        "cat {path}; cat /proc/1/root{path}; cat /proc/*/cwd/labels; find / -xdev -name labels -not -path '/usr/*' -exec cat {{}} +; \
+         ls /root /home /var /run /opt /srv /media /mnt /etc/passwd; \
+         grep -rsl {label} /work /tmp /dev/shm /etc /proc/self/environ /proc/*/cmdline /proc/*/environ; true"
+    );
+    // The last search meets its own command line.
+    let outcome = run(&shell(&format!("({}) | grep -v '^/proc/[0-9a-z-]*/cmdline$'; true", hunt)));
+    assert_eq!(outcome.ending, Ending::Exited { code: 0 });
+    assert_eq!(text(&outcome), "");
+    // It would have been found.
+    assert_eq!(answer(&shell("cat /in/labels").reading(folder.path(), "/in")), label);
+}
+
+#[test]
+fn labels_can_not_be_included_at_build_time() {
+    let (folder, _) = labels();
+    let source = format!("#include \"{}\"\nint main(void) {{}}\n", folder.path().join("labels").display());
+    let outcome = run(&shell("gcc -xc -o it -").stdin(source));
+    assert_eq!(outcome.ending, Ending::Exited { code: 1 });
+    assert!(String::from_utf8_lossy(&outcome.stderr).contains("No such file"), "{outcome:?}");
+}
+
+#[test]
+fn another_box_at_the_same_time_is_not_to_be_seen() {
+    let (_, label) = labels();
+    std::thread::scope(|scope| {
+        let scorer = scope.spawn(|| {
+            let keeps = "import sys, time; open('/work/labels', 'w').write(sys.argv[1]); open('/dev/shm/labels', 'w').write(sys.argv[1]); time.sleep(1.5)";
+            let mut spec = python(keeps).variable("LABEL", &*label);
+            spec.argv.push(label.clone());
+            run(&spec)
+        });
+        let hunt = "import glob, os, time\n\
+            end = time.time() + 1\n\
+            while time.time() < end:\n\
+            \x20   for path in glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/root/work/*') + glob.glob('/tmp/*') + glob.glob('/dev/shm/*'):\n\
+            \x20       try:\n\
+            \x20           if b'held-' + b'out' in open(path, 'rb').read(): print(path)\n\
+            \x20       except OSError: pass\n\
+            print(sorted({int(pid) for pid in os.listdir('/proc') if pid.isdigit()}))\n";
+        let found = answer(&python(hunt));
+        assert_eq!(found, "[1, 2]\n", "it sees bubblewrap's first process and itself");
+        assert_eq!(scorer.join().expect("no panic").ending, Ending::Exited { code: 0 });
+    });
+}
+
+#[test]
+fn open_files_of_this_process_are_not_inherited() {
+    let (folder, _) = labels();
+    let file = File::open(folder.path().join("labels")).expect("opened");
+    // As a library might leave it.
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).expect("set");
+    let outcome = answer(&python(
+        "import os\nfor fd in sorted(os.listdir('/proc/self/fd'), key=int):\n  try: print(fd, os.readlink(f'/proc/self/fd/{fd}').split(':')[0])\n  except OSError: pass",
+    ));
+    let fds: Vec<&str> = outcome.lines().collect();
+    assert_eq!(fds, ["0 pipe", "1 pipe", "2 pipe"], "{} is open here", file.as_raw_fd());
+}
+
+#[test]
+fn nothing_of_what_ran_before_is_left() {
+    let leave = shell("echo left >/tmp/left; echo left >/work/left; echo left >/dev/shm/left");
+    for _ in 0..sandbox().slots().get() {
+        assert_eq!(run(&leave).ending, Ending::Exited { code: 0 });
+    }
+    assert_eq!(answer(&shell("ls -A /tmp /work /dev/shm")), "/dev/shm:\n\n/tmp:\n\n/work:\n");
+}
