@@ -1,6 +1,11 @@
 //! Bounties: a sponsor pays for a better score. This room owns running what strangers wrote; it never trusts any of it.
 
+pub mod data;
 pub mod diff;
+pub mod evaluate;
+pub mod lint;
+pub mod load;
 pub mod manifest;
 pub mod sandbox;
+pub mod scratch;
 pub mod tree;

@@ -6,6 +6,7 @@
 pub mod book;
 pub mod canary;
 pub mod held_out;
+pub mod order;
 pub mod pay;
 pub mod score;
 pub mod split;
