@@ -120,6 +120,11 @@ impl Findings {
             self.error("items_leak", message, "Take them out of one of the two");
         }
         if let Some(labels) = &exam.part.labels {
+            let classes = &bounty.manifest.data.classes;
+            if let Some(unknown) = labels.iter().find(|label| !classes.is_empty() && !classes.contains(label)) {
+                let message = format!("a held-out label is {unknown:?}, which data.classes doesn't name");
+                self.error("unknown_label", message, "Name every label there, each just as it is in the file");
+            }
             let text = super::data::to_lines(labels);
             let leaks = |tree: &Tree| {
                 let holds = |content: &[u8]| {

@@ -10,6 +10,7 @@ mod peer_view;
 mod run_source;
 mod stop;
 
+pub mod bounty;
 pub mod coordinate;
 pub mod demo;
 pub mod doctor;
@@ -129,6 +130,7 @@ async fn run(command: Command, context: Context) -> Result<ExitCode, Failure> {
         #[cfg(not(feature = "embedded"))]
         Command::Wallet(_) => Err(node::missing()),
         Command::Fetch(args) => fetch::run(args, context).await,
+        Command::Bounty(args) => bounty::run(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,
         #[cfg(feature = "lnd")]
         Command::Regtest(args) => regtest::run(args, context).await,

@@ -362,4 +362,26 @@ mod tests {
         assert!(read.verify(&key(7).id()).is_ok());
         assert!(read.verify(&key(1).id()).is_err());
     }
+
+    #[test]
+    fn the_bytes_of_statements_stay_what_they_were() {
+        let posting = Posting {
+            sponsor: key(3).id(),
+            title: "t".into(),
+            rules: rules(),
+            manifest: Blake3Hash::of(b"m"),
+            baseline_tree: Blake3Hash::of(b"b"),
+            public: Blake3Hash::of(b"p"),
+            held_out: [4; 32],
+        };
+        let json = String::from_utf8(crate::protocol::sign::canonical_json(&posting.rules)).expect("text");
+        assert_eq!(
+            json,
+            r#"{"decimals":4,"direction":"higher","baseline":8720,"target":9860,"budget_msat":100000000,"min_improvement":50,"noise_bound":224,"submission_cap":100,"fee_msat":1000,"deadline_ms":1000}"#
+        );
+        let pinned = |digest: Blake3Hash| digest.to_string()[..16].to_owned();
+        let digests =
+            [posting.digest(), commitment(&key(1), b"diff").digest(), diff_commitment(&key(1).id(), &[9; 32], b"diff")];
+        assert_eq!(digests.map(pinned), ["b6284b5b186c9173", "21eb0fb6d5cf4a60", "607ff0c1da49d59a"]);
+    }
 }

@@ -1,0 +1,125 @@
+//! `l402t bounty try`: a change of a workspace, scored on the public part in the same boxes that decide later.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::super::{Context, ExitCode, Failure};
+use super::{load, not_evaluated, sandbox};
+use crate::bounty::data::Exam;
+use crate::bounty::diff;
+use crate::bounty::evaluate::{Evaluation, Evaluator};
+use crate::bounty::lint::rules;
+use crate::bounty::load::{Bounty, Extent};
+use crate::bounty::sandbox::Tier;
+use crate::bounty::tree::{Tree, TreeLimits};
+use crate::cli::BountyTryArgs;
+use crate::protocol::amount::Msat;
+use crate::protocol::bounty::score::Score;
+use crate::protocol::bounty::verdict::Rejection;
+
+/// What `--json` prints. Scores are decimal numbers in strings, so that no reader rounds them.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    /// Would it be an improvement worth submitting?
+    improves: bool,
+    /// Why there is no score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Rejection>,
+    detail: String,
+    score: Option<String>,
+    baseline: Option<String>,
+    least_improvement: Option<String>,
+    /// For this score as a claim, if it is the first.
+    would_pay_msat: Msat,
+    diff_bytes: usize,
+    items: usize,
+    tier: Option<Tier>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &BountyTryArgs, context: &Context) -> Result<ExitCode, Failure> {
+    context.log_to_stderr()?;
+    let bounty = load(&args.folder, Extent::Public)?;
+    let changed = match &args.workspace {
+        Some(workspace) => match change(&bounty, workspace)? {
+            Ok(changed) => Some(changed),
+            Err(rejection) => return Ok(report(context, &rejected_static(&rejection))),
+        },
+        None => None,
+    };
+    let boxes = sandbox(&bounty.manifest)?;
+    let scratch = std::env::temp_dir();
+    let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch: &scratch };
+    let exam = bounty.public_exam();
+    let baseline = evaluator.evaluate(&bounty.workspace, &exam).map_err(not_evaluated)?;
+    let evaluation = match &changed {
+        Some(changed) => evaluator.evaluate(&changed.tree, &exam).map_err(not_evaluated)?,
+        None => baseline.clone(),
+    };
+    let found = compare(&bounty, &exam, &baseline, evaluation);
+    let diff_bytes = changed.map_or(0, |changed| changed.diff_bytes);
+    Ok(report(context, &Report { tier: Some(boxes.tier()), diff_bytes, ..found }))
+}
+
+/// A workspace's change, as the coordinator would have it after its diff.
+struct Change {
+    tree: Tree,
+    diff_bytes: usize,
+}
+
+fn change(bounty: &Bounty, workspace: &Path) -> Result<Result<Change, diff::StaticRejection>, Failure> {
+    let targets = &bounty.manifest.targets;
+    let found = Tree::read_files(workspace, targets, TreeLimits::default())
+        .map_err(|error| Failure::usage("workspace", error, "Name a changed copy of the bounty's workspace"))?;
+    let applied = diff::make(&bounty.workspace, &found, targets).and_then(|text| {
+        let tree = diff::apply(&bounty.workspace, text.as_bytes(), targets, bounty.manifest.max_diff_bytes)?;
+        Ok(Change { tree, diff_bytes: text.len() })
+    });
+    Ok(applied)
+}
+
+fn rejected_static(rejection: &diff::StaticRejection) -> Report {
+    Report { reason: Some(Rejection::RejectedStatic), detail: rejection.to_string(), ..Report::default() }
+}
+
+fn compare(bounty: &Bounty, exam: &Exam, baseline: &Evaluation, evaluation: Evaluation) -> Report {
+    let metric = &bounty.manifest.metric;
+    let shown = |score: Score| score.shown(metric.decimals).to_string();
+    let items = exam.part.inputs.len();
+    let (reason, score) = match evaluation.score {
+        Ok(score) => (None, Some(score)),
+        Err(reason) => (Some(reason), None),
+    };
+    let mut report = Report { reason, detail: evaluation.detail, score: score.map(shown), items, ..Report::default() };
+    let Ok(baseline) = baseline.score else { return report };
+    report.baseline = Some(shown(baseline));
+    let rules = rules(&bounty.manifest, baseline, items);
+    report.least_improvement = Score::from_units(i64::try_from(rules.step()).unwrap_or(i64::MAX)).map(shown);
+    if let (Some(score), Ok(scale)) = (score, rules.scale()) {
+        let improvement = rules.direction.improvement(baseline, score);
+        report.improves = u64::try_from(improvement).is_ok_and(|improvement| improvement >= rules.step());
+        if report.improves {
+            report.would_pay_msat = scale.payout(rules.budget_msat, score, baseline);
+        }
+    }
+    report
+}
+
+fn report(context: &Context, report: &Report) -> ExitCode {
+    match report.reason {
+        Some(reason) => context.ui.line(format!("rejected: {reason}: {}", report.detail)),
+        None => {
+            let or_none = |score: &Option<String>| score.clone().unwrap_or_else(|| "none".to_owned());
+            context.ui.line(format!("score     {} on {} public items", or_none(&report.score), report.items));
+            context.ui.line(format!("baseline  {}", or_none(&report.baseline)));
+            context.ui.line(if report.improves {
+                format!("improves: worth {} if the held-out items score alike", report.would_pay_msat)
+            } else {
+                format!("no improvement: at least {} is needed", or_none(&report.least_improvement))
+            });
+        }
+    }
+    context.ui.json(report);
+    if report.improves { ExitCode::Ok } else { ExitCode::Negative }
+}

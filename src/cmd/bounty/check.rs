@@ -1,0 +1,86 @@
+//! `l402t bounty check`: everything that must be true of a bounty before it can be posted.
+
+use serde::Serialize;
+
+use super::super::{Context, ExitCode, Failure};
+use super::{load, not_evaluated, sandbox};
+use crate::bounty::evaluate::Evaluator;
+use crate::bounty::lint::{Finding, Level, lint};
+use crate::bounty::load::Extent;
+use crate::bounty::manifest::DemoOnly;
+use crate::bounty::sandbox::Tier;
+use crate::cli::BountyCheckArgs;
+use crate::clock::{Clock, SystemClock};
+use crate::protocol::amount::Msat;
+use crate::protocol::bounty::score::Score;
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    postable: bool,
+    title: &'a str,
+    metric: &'a str,
+    demo_only: DemoOnly,
+    findings: &'a [Finding],
+    /// Scores are decimal numbers in strings, so that no reader rounds them.
+    baseline: Option<String>,
+    target: String,
+    /// The smallest improvement that is paid.
+    least_improvement: Option<String>,
+    scored_items: usize,
+    canaries: usize,
+    budget_msat: Msat,
+    tier: Tier,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &BountyCheckArgs, context: &Context) -> Result<ExitCode, Failure> {
+    context.log_to_stderr()?;
+    let bounty = load(&args.folder, Extent::Whole)?;
+    let boxes = sandbox(&bounty.manifest)?;
+    let exam = bounty.held_out_exam().ok_or_else(|| Failure::bug("a whole bounty has no held-out part"))?;
+    context.ui.say("running the baseline twice, and answers that nobody worked for");
+    let scratch = std::env::temp_dir();
+    let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch: &scratch };
+    let found = lint(&bounty, &exam, &evaluator, SystemClock.now()).map_err(not_evaluated)?;
+    let metric = &bounty.manifest.metric;
+    let shown = |score: Score| score.shown(metric.decimals).to_string();
+    let baseline = found.rules.map(|rules| shown(rules.baseline));
+    let step = found.rules.and_then(|rules| Score::from_units(i64::try_from(rules.step()).ok()?)).map(shown);
+    for Finding { level, message, fix, .. } in &found.findings {
+        let level = match level {
+            Level::Error => "error",
+            Level::Warning => "warning",
+        };
+        context.ui.line(format!("{level}: {message}\n  fix: {fix}"));
+    }
+    if let (Some(baseline), Some(step)) = (&baseline, &step) {
+        context.ui.line(format!(
+            "{:<9} {}, {} items and {} canaries",
+            "held out",
+            args.folder.display(),
+            found.scored_items,
+            found.canaries
+        ));
+        context.ui.line(format!("{:<9} {baseline} {}, twice", "baseline", metric.name));
+        context.ui.line(format!("{:<9} {}, in steps of at least {step}", "target", shown(metric.target)));
+        context.ui.line(format!("{:<9} {} in all, boxes: {}", "pays", bounty.manifest.budget, boxes.tier()));
+    }
+    let postable = found.is_postable();
+    context.ui.line(if postable { "this bounty can be posted" } else { "this bounty can't be posted yet" });
+    context.ui.json(&Report {
+        postable,
+        title: &bounty.manifest.title,
+        metric: &metric.name,
+        demo_only: bounty.manifest.demo_only,
+        findings: &found.findings,
+        baseline,
+        target: shown(metric.target),
+        least_improvement: step,
+        scored_items: found.scored_items,
+        canaries: found.canaries,
+        budget_msat: bounty.manifest.budget,
+        tier: boxes.tier(),
+    });
+    Ok(if postable { ExitCode::Ok } else { ExitCode::Negative })
+}

@@ -1,0 +1,80 @@
+//! `l402t bounty`: what sponsors and agents do about a bounty.
+
+mod attempt;
+mod check;
+
+use std::path::Path;
+
+use super::{Context, ExitCode, Failure};
+use crate::bounty::evaluate::EvaluateError;
+use crate::bounty::load::{Bounty, Extent, LoadError};
+use crate::bounty::manifest::{Manifest, Problems, Tier};
+use crate::bounty::sandbox::{Sandbox, SandboxSettings, SandboxUnavailable, Tier as BoxTier, TierChoice};
+use crate::cli::{BountyArgs, BountyCommand};
+
+/// Runs the command.
+pub async fn run(args: BountyArgs, context: Context) -> Result<ExitCode, Failure> {
+    let worker = context.clone();
+    match args.command {
+        BountyCommand::Check(args) => context.blocking(move || check::run(&args, &worker)).await,
+        BountyCommand::Try(args) => context.blocking(move || attempt::run(&args, &worker)).await,
+    }
+}
+
+/// Splits data and draws canaries the same way everywhere, for trying things out: a posted bounty has a random salt.
+const TRIAL_SALT: [u8; 32] = *b"l402t: known to all, for trials.";
+
+fn load(folder: &Path, extent: Extent) -> Result<Bounty, Failure> {
+    Bounty::load(folder, TRIAL_SALT, extent).map_err(|error| {
+        let fix = match &error {
+            LoadError::Manifest { problems, .. } => advice(problems),
+            LoadError::Unreadable { .. } => "Name the folder that has the bounty.toml".to_owned(),
+            LoadError::NotText(_)
+            | LoadError::Tree { .. }
+            | LoadError::Data { .. }
+            | LoadError::NoTarget(_)
+            | LoadError::TooFewItems(_) => "Mend the file, or the key of bounty.toml that names it".to_owned(),
+        };
+        let code = match &error {
+            LoadError::Manifest { .. } | LoadError::NotText(_) => "bounty_toml",
+            LoadError::Unreadable { .. } => "no_bounty",
+            LoadError::Tree { .. } | LoadError::NoTarget(_) => "bounty_files",
+            LoadError::Data { .. } | LoadError::TooFewItems(_) => "bounty_data",
+        };
+        Failure::usage(code, error, fix)
+    })
+}
+
+/// What to do about each problem.
+fn advice(Problems(problems): &Problems) -> String {
+    match problems.as_slice() {
+        [only] => only.fix.clone(),
+        several => {
+            let lines = several.iter().map(|problem| format!("line {}: {}", problem.line, problem.fix));
+            lines.collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+/// Boxes as strong as a bounty asks for, or none.
+fn sandbox(manifest: &Manifest) -> Result<Sandbox, Failure> {
+    let least = match manifest.tier {
+        Tier::Rlimits => BoxTier::Rlimits,
+        Tier::Cgroup => BoxTier::CgroupV1,
+        Tier::CgroupV2 => BoxTier::CgroupV2,
+    };
+    let settings = SandboxSettings { tier: TierChoice::AtLeast(least), ..SandboxSettings::default() };
+    Sandbox::detect(settings).map_err(|SandboxUnavailable { cause, fix }| {
+        Failure::new(ExitCode::Sandbox, SandboxUnavailable::CODE, format_args!("no sandbox: {cause}"), fix)
+    })
+}
+
+/// An evaluation that this machine failed.
+fn not_evaluated(error: EvaluateError) -> Failure {
+    match error {
+        EvaluateError::Box(error) => {
+            Failure::new(ExitCode::Sandbox, "box_failed", error, "Start it again; if it stays so, mend this machine")
+        }
+        EvaluateError::Io(error) => Failure::io("write to", &std::env::temp_dir(), &error),
+    }
+}

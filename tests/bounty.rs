@@ -1,0 +1,153 @@
+//! The example bounties as their users meet them: the program itself, in real boxes. Where there is no sandbox, every one of
+//! these fails with the cause.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bounties").join(name)
+}
+
+/// Runs `l402t bounty … --json`: the exit code and what it printed.
+fn bounty(arguments: &[&str]) -> (Option<i32>, Value) {
+    let program = env!("CARGO_BIN_EXE_l402t");
+    let output = Command::new(program).arg("bounty").args(arguments).arg("--json").output().expect("started");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
+    (output.status.code(), value)
+}
+
+/// Tries an example with one file of its workspace changed.
+fn attempt(name: &str, file: &str, content: &str) -> (Option<i32>, Value) {
+    let place = tempfile::tempdir().expect("a folder");
+    fs::write(place.path().join(file), content).expect("written");
+    let (folder, workspace) = (example(name), place.path().to_str().expect("a name").to_owned());
+    bounty(&["try", folder.to_str().expect("a name"), "--workspace", &workspace])
+}
+
+fn check(folder: &Path) -> (Option<i32>, Value) {
+    bounty(&["check", folder.to_str().expect("a name")])
+}
+
+fn codes(report: &Value) -> Vec<&str> {
+    report["findings"].as_array().expect("a list").iter().map(|found| found["code"].as_str().expect("a code")).collect()
+}
+
+/// A copy of an example that a test may spoil.
+fn copy(name: &str) -> tempfile::TempDir {
+    fn copy_into(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("made");
+        for entry in fs::read_dir(from).expect("read") {
+            let entry = entry.expect("read");
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy_into(&entry.path(), &to);
+            } else {
+                fs::copy(entry.path(), to).expect("copied");
+            }
+        }
+    }
+    let place = tempfile::tempdir().expect("a folder");
+    copy_into(&example(name), place.path());
+    place
+}
+
+const DICTIONARY: &str = include_str!("bounty/codec_with_dictionary.py");
+const NEIGHBOURS: &str = include_str!("bounty/nearest_neighbours.py");
+
+#[test]
+fn the_log_bounty_can_be_posted_and_a_dictionary_improves_it() {
+    let (code, report) = check(&example("logs"));
+    assert_eq!((code, &report["postable"]), (Some(0), &Value::Bool(true)), "{report}");
+    let (code, report) = attempt("logs", "codec.py", DICTIONARY);
+    assert_eq!((code, &report["improves"]), (Some(0), &Value::Bool(true)), "{report}");
+    assert!(report["would_pay_msat"].as_u64().expect("msat") > 50_000_000, "{report}");
+}
+
+#[test]
+fn the_digit_bounty_can_be_posted_and_neighbours_improve_it() {
+    let (code, report) = check(&example("digits"));
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!((&report["canaries"], &report["scored_items"]), (&32.into(), &568.into()));
+    assert_eq!(report["least_improvement"], "0.0420");
+    assert_eq!(codes(&report), ["few_items"]);
+    let (code, report) = attempt("digits", "classify.py", NEIGHBOURS);
+    assert_eq!(code, Some(0), "{report}");
+}
+
+#[test]
+fn cheats_and_mistakes_get_the_verdict_of_their_own() {
+    let answer = |line: &str| format!("import sys\nfor number, item in enumerate(sys.stdin):\n    {line}\n");
+    for (content, reason) in [
+        ("print('{\"score\": 1.0}')\n".to_owned(), "malformed_output"),
+        ("import nowhere\n".to_owned(), "crashed"),
+        (answer("print(number % 10)"), "nondeterministic"),
+        (answer("print(open('/in/labels').read())"), "crashed"),
+        (answer("print('x' * 10_000_000)"), "output_limit"),
+        (answer("import socket; socket.create_connection(('1.1.1.1', 80))"), "crashed"),
+        ("x = bytearray(10**9)\n".to_owned(), "memory_limit"),
+    ] {
+        let (code, report) = attempt("digits", "classify.py", &content);
+        assert_eq!((code, report["reason"].as_str()), (Some(1), Some(reason)), "{content}: {report}");
+    }
+    // Answers from the workspace's own file of labels are no secret, but no improvement either.
+    let (code, report) = attempt("digits", "classify.py", &answer("print(7)"));
+    assert_eq!(
+        (code, report["reason"].as_str(), &report["improves"]),
+        (Some(1), None, &Value::Bool(false)),
+        "{report}"
+    );
+}
+
+#[test]
+fn an_unchanged_or_binary_workspace_is_rejected_before_any_box() {
+    let unchanged = fs::read_to_string(example("logs").join("workspace/codec.py")).expect("read");
+    let (code, report) = attempt("logs", "codec.py", &unchanged);
+    assert_eq!((code, report["reason"].as_str()), (Some(1), Some("rejected_static")), "{report}");
+    let (_, report) = attempt("logs", "other.py", "x = 1\n");
+    assert_eq!(report["detail"], "codec.py is deleted: target files have to stay");
+}
+
+#[test]
+fn mistakes_of_a_sponsor_are_named() {
+    let place = copy("digits");
+    let path = place.path().join("bounty.toml");
+    let text = fs::read_to_string(&path).expect("read");
+
+    fs::write(&path, text.replace("direction =", "directoin =")).expect("written");
+    let (code, report) = check(place.path());
+    assert_eq!((code, report["error"]["code"].as_str()), (Some(2), Some("bounty_toml")), "{report}");
+    assert!(report["error"]["fix"].as_str().expect("a fix").contains("Did you mean direction?"), "{report}");
+
+    fs::write(&path, text.replace("target = 0.98", "target = 0.98\nbaseline = 0.5")).expect("written");
+    assert_eq!(codes(&check(place.path()).1), ["baseline_differs", "few_items"]);
+
+    fs::write(&path, text.replace("\"8\", \"9\"", "\"8\"")).expect("written");
+    assert_eq!(codes(&check(place.path()).1)[0], "unknown_label");
+
+    fs::write(&path, text.replace("2099", "2001")).expect("written");
+    assert_eq!(codes(&check(place.path()).1), ["deadline_past", "few_items"]);
+
+    fs::write(&path, &text).expect("written");
+    fs::write(place.path().join("scorer/score.py"), "print('0.99')\n").expect("written");
+    assert!(codes(&check(place.path()).1).contains(&"rules"), "a target that is reached already");
+
+    // Less than the baseline would be right: it pays for answers that nobody worked for.
+    let wrong = fs::read_to_string(example("digits").join("scorer/score.py")).expect("read").replace("==", "!=");
+    fs::write(place.path().join("scorer/score.py"), wrong).expect("written");
+    let (code, report) = check(place.path());
+    assert_eq!(code, Some(1));
+    assert_eq!(codes(&report), ["null_candidate_wins", "null_candidate_wins", "few_items"], "{report}");
+
+    fs::copy(place.path().join("held-out/labels"), place.path().join("workspace/notes")).expect("copied");
+    assert!(codes(&check(place.path()).1).contains(&"labels_leak"));
+
+    fs::remove_file(place.path().join("workspace/classify.py")).expect("removed");
+    let (code, report) = check(place.path());
+    assert_eq!((code, report["error"]["code"].as_str()), (Some(2), Some("bounty_files")));
+    let (code, report) = check(Path::new("/nowhere"));
+    assert_eq!((code, report["error"]["code"].as_str()), (Some(2), Some("no_bounty")), "{report}");
+}
