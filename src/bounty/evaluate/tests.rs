@@ -259,7 +259,7 @@ fn what_this_machine_is_to_blame_for_is_no_verdict() {
     struct Broken;
     impl Boxes for Broken {
         fn run(&self, _: &BoxSpec) -> Result<BoxOutcome, BoxError> {
-            Err(BoxError::Lost { status: "killed".into() })
+            Err(BoxError::Lost { status: "killed".into(), message: String::new() })
         }
     }
     let manifest = Manifest::parse(MANIFEST).expect("good");
