@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::bounty::sandbox::SandboxUnavailable;
+
 /// The exit codes, the same for every command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
@@ -92,6 +94,12 @@ impl Failure {
             _ => "Check the path and the disk, then start again",
         };
         Self::usage("io", format_args!("could not {doing} {}: {error}", path.display()), fix)
+    }
+}
+
+impl From<SandboxUnavailable> for Failure {
+    fn from(SandboxUnavailable { cause, fix }: SandboxUnavailable) -> Self {
+        Self::new(ExitCode::Sandbox, SandboxUnavailable::CODE, cause, fix)
     }
 }
 

@@ -176,6 +176,10 @@ fn the_doctor_names_what_is_in_the_way_and_changes_nothing() {
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
     let report: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("one object");
     assert_eq!(report["ready"], true);
+    let checks = report["checks"].as_array().expect("a list");
+    let sandbox = checks.iter().find(|check| check["name"] == "sandbox").expect("it was tried");
+    let said = sandbox["message"].as_str().expect("words");
+    assert!(said.contains("from inside nobody could open core_pattern for writing, see a file outside"), "{said}");
     std::fs::write(home.path().join("lnd.toml"), "[lightning]\nnode = \"lnd\"\n").expect("written");
     let output = run(home.path(), &["doctor", "--config", "lnd.toml"]);
     assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));

@@ -4,6 +4,7 @@
 mod embedded;
 mod lightning;
 mod machine;
+mod sandbox;
 
 use serde::Serialize;
 
@@ -72,6 +73,7 @@ struct Report {
 pub async fn run(args: DoctorArgs, context: Context) -> Result<ExitCode, Failure> {
     context.log_to_stderr()?;
     let mut checks = machine::check(args.role, &context).await?;
+    checks.push(sandbox::check(&context).await?);
     let run = match args.role {
         DoctorRole::Peer => coordinator(&context, &mut checks).await,
         DoctorRole::Coordinate => None,
