@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use l402t::bounty::sandbox::{BoxError, BoxSpec, Ending, Limits, SandboxSettings, Tier};
 
-use super::{answer, python, run, run_in_each_tier, sandbox, shell, text};
+use super::{answer, is_root, python, run, run_in_each_tier, sandbox, shell, text};
 
 #[test]
 fn a_command_reads_stdin_and_answers_on_stdout() {
@@ -37,8 +37,7 @@ fn a_command_that_does_not_want_its_input_ends_well() {
 #[test]
 fn the_environment_is_the_same_on_every_machine() {
     let spec = shell("env | sort; pwd; hostname").variable("SEED", "7").variable("EMPTY", "");
-    let expected =
-        "EMPTY=\nHOME=/work\nLANG=C.UTF-8\nPATH=/usr/bin\nPWD=/work\nPYTHONHASHSEED=0\nSEED=7\nTZ=UTC\n/work\nbox\n";
+    let expected = "EMPTY=\nHOME=/work\nLANG=C.UTF-8\nPATH=/usr/bin:/usr/local/bin\nPWD=/work\nPYTHONHASHSEED=0\nSEED=7\nTZ=UTC\n/work\nbox\n";
     assert_eq!(answer(&spec), expected);
 }
 
@@ -75,10 +74,6 @@ fn a_link_is_not_followed_out_of_what_a_box_may_read() {
     }
 }
 
-fn is_root() -> bool {
-    fs::metadata("/proc/self").expect("there").uid() == 0
-}
-
 #[test]
 fn what_is_not_the_commands_fault_is_never_an_ending() {
     let missing = shell("true").reading("/nonexistent/labels", "/in");
@@ -112,7 +107,7 @@ fn boxes_run_side_by_side_up_to_a_limit_and_under_ids_of_their_own() {
         let processes = fs::read_dir("/proc").expect("there").flatten();
         let boxes = processes.filter(|entry| {
             fs::read_to_string(entry.path().join("cmdline"))
-                .is_ok_and(|line| line.starts_with("/usr/bin/python3") && line.contains(&marker))
+                .is_ok_and(|line| line.starts_with("python3") && line.contains(&marker))
         });
         boxes.filter_map(|entry| Some(entry.metadata().ok()?.uid())).collect()
     };

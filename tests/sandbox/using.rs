@@ -32,7 +32,7 @@ fn a_daemon_that_left_its_parent_is_gone_with_the_box() {
          \x20   os.setsid()\n\
          \x20   if os.fork() == 0:\n\
          \x20       for fd in (0, 1, 2): os.close(fd)\n\
-         \x20       os.execv('/usr/bin/python3', ['python3', '-c', 'import time; time.sleep(60)', '{marker}'])\n\
+         \x20       os.execvp('python3', ['python3', '-c', 'import time; time.sleep(60)', '{marker}'])\n\
          \x20   os._exit(0)\n\
          os.wait()\n\
          while not any(b'{marker}' in open(f'/proc/{{pid}}/cmdline', 'rb').read() for pid in os.listdir('/proc') if pid.isdigit() and int(pid) not in (1, os.getpid())): pass\n\
@@ -155,6 +155,7 @@ fn time_on_processors_is_counted_over_all_processes() {
         \x20   os.wait()\n";
     for outcome in run_in_each_tier(&python(relay).limits(Limits { cpu_ms: 600, ..Limits::default() })) {
         assert_eq!(outcome.ending, Ending::TimeLimit, "{}", outcome.tier);
-        assert!(outcome.usage.cpu_ms > 600, "{:?}", outcome.usage);
+        // The limit on the wall is far more.
+        assert!((601..6_000).contains(&outcome.usage.cpu_ms), "{:?}", outcome.usage);
     }
 }

@@ -49,7 +49,7 @@ impl Machine {
 
     /// Everything but Rust.
     fn with_all_but_rust(self) -> Self {
-        ["cc", "c++", "python3"].iter().fold(self, |machine, program| machine.with(program, A_COMPILER))
+        ["cc", "c++", "python3", "bwrap"].iter().fold(self, |machine, program| machine.with(program, A_COMPILER))
     }
 
     fn run(&self, arguments: &[&str]) -> Answer {

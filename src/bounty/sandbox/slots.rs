@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use super::{BoxError, SandboxUnavailable};
 
+/// Less is root's and the system's own.
+const LEAST_ID: u32 = 1_000;
+
 /// How often to look whether another process has let a slot go.
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -45,6 +48,12 @@ impl Slots {
     /// For root, ids from `first` on, with locks and copies in `folder`; for anybody else, their own.
     pub(super) fn new(count: NonZero<u32>, first: u32, folder: &Path) -> Result<Self, SandboxUnavailable> {
         let ids = if rustix::process::geteuid().is_root() {
+            if first < LEAST_ID || first.checked_add(count.get()).is_none() {
+                return Err(SandboxUnavailable::new(
+                    format!("boxes can't run under {count} ids from {first} on"),
+                    format!("Choose ids from {LEAST_ID} on that nobody has"),
+                ));
+            }
             own_folder(folder).map_err(|why| {
                 SandboxUnavailable::new(
                     format!("boxes can't be prepared in {}: {why}", folder.display()),

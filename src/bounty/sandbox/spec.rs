@@ -22,7 +22,7 @@ const OWN: [&str; 10] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/pr
 /// [`WORK`] and /tmp; there is no network. The command has no privilege and sees no other box.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoxSpec {
-    /// The program (absolute, or found in /usr/bin) and its arguments. It starts in [`WORK`].
+    /// The program (absolute, or found in /usr/bin or /usr/local/bin) and its arguments. It starts in [`WORK`].
     pub argv: Vec<String>,
     /// What it reads on stdin.
     pub stdin: Vec<u8>,
@@ -187,7 +187,8 @@ impl Limits {
 
 /// The variables of every box: the same on every machine.
 pub fn fixed_environment() -> impl Iterator<Item = (&'static str, &'static str)> {
-    [("PATH", "/usr/bin"), ("HOME", WORK), ("LANG", "C.UTF-8"), ("TZ", "UTC"), ("PYTHONHASHSEED", "0")].into_iter()
+    [("PATH", "/usr/bin:/usr/local/bin"), ("HOME", WORK), ("LANG", "C.UTF-8"), ("TZ", "UTC"), ("PYTHONHASHSEED", "0")]
+        .into_iter()
 }
 
 #[cfg(test)]
