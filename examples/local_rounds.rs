@@ -14,6 +14,7 @@ use l402t::clock::Stopwatch;
 use l402t::judge::{HeldOutBatch, Isa, Pool, RoundInput, Submission, judge_round};
 use l402t::model::tokens::{Tokens, split_held_out};
 use l402t::model::{Checkpoint, LlamaConfig};
+use l402t::protocol::aggregate::Aggregate;
 use l402t::protocol::amount::{Msat, Ppm};
 use l402t::protocol::codec::{self, SparseUpdate, TensorShape};
 use l402t::protocol::ids::{Blake3Hash, ContributionId, PeerId, RoundNumber, RunId};
@@ -164,7 +165,7 @@ fn main() -> anyhow::Result<()> {
     writeln!(out, "{} values", checkpoint.layout.numel)?;
     writeln!(
         out,
-        "round  loss before → after  inner first → last   peer gains (nats a token)      ratio  s a peer  judge s  bits: places/limit  codes/limit  1-D bytes"
+        "round  loss before → after  inner first → last   peer gains (nats a token)      ratio  s a peer  judge s  bits: places/limit  codes/limit  1-D bytes  aggregate: bytes, of the payloads, checkpoint ÷ it"
     )?;
 
     for (round, windows) in (0..rounds).zip(split.held_out.chunks(windows as usize)) {
@@ -227,9 +228,14 @@ fn main() -> anyhow::Result<()> {
             .collect();
         let bytes: usize = payloads.iter().map(Vec::len).sum();
         let ratio = (4 * checkpoint.layout.numel * payloads.len()) as f64 / bytes as f64;
+        let aggregate = Aggregate { from: checkpoint.hash(), to: judged.next.hash(), updates: judged.updates };
+        let aggregate_bytes = aggregate.to_bytes(&codec_params, &shapes)?.len();
+        let of_payloads = 100.0 * aggregate_bytes as f64 / bytes as f64;
+        let of_dense = (4 * checkpoint.layout.numel) as f64 / aggregate_bytes as f64;
         writeln!(
             out,
-            "{round:>5}  {:.4} → {:.4}      {first:.4} → {last:.4}    {:<30} {ratio:>5.1}× {seconds:>8.2} {judge_seconds:>7.2}  {parts}",
+            "{round:>5}  {:.4} → {:.4}      {first:.4} → {last:.4}    {:<30} {ratio:>5.1}× {seconds:>8.2} {judge_seconds:>7.2}  {parts}  \
+             {aggregate_bytes:>9} {of_payloads:>5.1} % {of_dense:>6.1}×",
             per_token(judged.loss_before),
             per_token(judged.loss_after),
             gains.join(" "),

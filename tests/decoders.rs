@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use l402t::protocol::aggregate::{Aggregate, AggregatedUpdate, BadAggregate, NOT_CLIPPED};
 use l402t::protocol::codec::{SparseTensor, SparseUpdate, TensorShape, decode, encode, levels};
+use l402t::protocol::ids::Blake3Hash;
 use l402t::protocol::manifest::CodecParams;
 use serde::Deserialize;
 
@@ -122,6 +124,85 @@ fn mutated_sparse_updates_never_panic_and_stay_canonical() {
         }
     };
     for entry in fs::read_dir(tests_dir().join("corpus/codec")).expect("the corpus") {
+        let mut bytes = fs::read(entry.expect("an entry").path()).expect("a file");
+        for at in 0..bytes.len() {
+            canonical(&bytes[..at]);
+            for change in [1, 0x80, 0xff] {
+                bytes[at] ^= change;
+                canonical(&bytes);
+                bytes[at] ^= change;
+            }
+        }
+    }
+}
+
+/// The most updates of the corpus' rounds.
+const CORPUS_UPDATES: u32 = 8;
+
+fn decode_aggregate(bytes: &[u8]) -> Result<Aggregate, BadAggregate> {
+    Aggregate::from_bytes(&CORPUS_PARAMS, &CORPUS_SHAPES, CORPUS_UPDATES, bytes)
+}
+
+/// The saved updates of tests/corpus/codec, each with one tensor clipped.
+fn three_updates() -> Aggregate {
+    let update = |(name, clipped): (&str, u32)| {
+        let bytes = fs::read(tests_dir().join(format!("corpus/codec/ok.{name}.bin"))).expect("a file");
+        let factor = |tensor| if tensor == clipped { 0x3f00_0000 + 99 * clipped } else { NOT_CLIPPED };
+        let update = decode(&CORPUS_PARAMS, &CORPUS_SHAPES, &bytes).expect("a valid update");
+        AggregatedUpdate { clip: (0..3).map(factor).collect(), update }
+    };
+    let updates = ["noise", "constant", "zeros"].into_iter().zip(0..).map(update).collect();
+    Aggregate { from: Blake3Hash::of(b"from"), to: Blake3Hash::of(b"to"), updates }
+}
+
+#[test]
+fn aggregates_keep_their_bytes() {
+    let three = three_updates();
+    for (name, aggregate) in [("no-updates", Aggregate { updates: vec![], ..three.clone() }), ("three-updates", three)]
+    {
+        let saved = fs::read(tests_dir().join(format!("corpus/aggregate/ok.{name}.bin"))).expect("a file");
+        let bytes = aggregate.to_bytes(&CORPUS_PARAMS, &CORPUS_SHAPES).expect("a valid aggregate");
+        assert_eq!(hex::encode(bytes), hex::encode(&saved), "{name}");
+        assert_eq!(decode_aggregate(&saved), Ok(aggregate), "{name}");
+    }
+}
+
+/// File names are `<what decoding says>.<anything>.bin`; `update_…` is about the updates in it.
+#[test]
+fn saved_aggregates_are_judged_as_their_names_say() {
+    let mut seen = Vec::new();
+    for entry in fs::read_dir(tests_dir().join("corpus/aggregate")).expect("the corpus") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
+        let found = match decode_aggregate(&fs::read(&path).expect("a file")) {
+            Ok(_) => "ok".to_owned(),
+            Err(BadAggregate::Magic) => "bad_magic".to_owned(),
+            Err(BadAggregate::Version(_)) => "unknown_version".to_owned(),
+            Err(BadAggregate::Truncated) => "truncated".to_owned(),
+            Err(BadAggregate::Trailing) => "trailing_bytes".to_owned(),
+            Err(BadAggregate::Updates { .. }) => "too_many_updates".to_owned(),
+            Err(BadAggregate::NoSuchTensor) => "no_such_tensor".to_owned(),
+            Err(BadAggregate::Factor(_)) => "bad_factor".to_owned(),
+            Err(BadAggregate::Update(error)) => format!("update_{}", error.code()),
+        };
+        assert_eq!(name.split('.').next(), Some(found.as_str()), "{name}");
+        seen.push(found);
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert!(seen.len() >= 12, "the corpus shows {seen:?} only");
+}
+
+/// Every prefix and every one-byte change of every saved aggregate: an error, or another canonical aggregate.
+#[test]
+fn mutated_aggregates_never_panic_and_stay_canonical() {
+    let canonical = |bytes: &[u8]| {
+        if let Ok(aggregate) = decode_aggregate(bytes) {
+            let again = aggregate.to_bytes(&CORPUS_PARAMS, &CORPUS_SHAPES);
+            assert_eq!(again.as_deref(), Ok(bytes));
+        }
+    };
+    for entry in fs::read_dir(tests_dir().join("corpus/aggregate")).expect("the corpus") {
         let mut bytes = fs::read(entry.expect("an entry").path()).expect("a file");
         for at in 0..bytes.len() {
             canonical(&bytes[..at]);

@@ -63,6 +63,15 @@ fn line(event: &PeerEvent) -> Option<String> {
         PeerEvent::RoundStarted { round, commit_in_ms, .. } => {
             format!("round {round}: {} s left to commit", commit_in_ms / 1_000)
         }
+        PeerEvent::CaughtUp { round, from_round, aggregate_bytes, checkpoint_bytes, .. } => format!(
+            "round {round}: model brought up to date from round {from_round} by {aggregate_bytes} bytes instead of \
+             {checkpoint_bytes}"
+        ),
+        PeerEvent::NotCaughtUp { round, reason } => {
+            format!(
+                "round {round}: downloading the whole model, an earlier one could not be brought up to date: {reason}"
+            )
+        }
         PeerEvent::Trained { round, train_ms, payload_bytes, dense_bytes } => format!(
             "round {round}: trained in {:.1} s; {payload_bytes} bytes, {} times smaller than fp32",
             *train_ms as f64 / 1e3,

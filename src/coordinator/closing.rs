@@ -58,7 +58,7 @@ impl Core {
         counted.eq(request.submissions.iter().map(|(id, payload)| (*id, payload.is_some())))
     }
 
-    /// Makes the verdicts final: receipts with the earned preimages, transcript, next checkpoint. Blobs and transcript
+    /// Makes the verdicts final: receipts with the earned preimages, transcript, next checkpoint. Blobs, transcript and aggregate
     /// are on disk before the transaction that refers to them, and the receipts can't be seen before it. False if a payload
     /// that was judged doesn't count any more: nothing is changed.
     pub(super) fn close(
@@ -117,6 +117,8 @@ impl Core {
         });
         let path = self.transcript_path(number);
         write_synced(&path, &path.with_extension("part"), &transcript.to_bytes())?;
+        self.aggregates.put(number, &judgement.aggregate)?;
+        self.aggregates.tidy(judgement.next_checkpoint.len() as u64)?;
 
         self.apply(number, &Event::Judged { tranches_paid }, |t, _| {
             let body = &transcript.body;

@@ -20,6 +20,7 @@ use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, PeerId, Roun
 use crate::protocol::round::{self, Effect, Event, Round};
 use crate::protocol::sign::{Signed, Statement as _};
 use crate::protocol::statements::RoundOpening;
+use crate::store::aggregates::Aggregates;
 use crate::store::blobs::Blobs;
 use crate::store::coordinator as tables;
 use crate::store::database::{Connection, Database, Transaction};
@@ -84,6 +85,7 @@ pub(super) struct Core {
     pub(super) fees: FeeWatch,
     /// Where what has been stored is told. Here, so that nothing stored goes untold when an engine's step is dropped.
     pub(super) events: broadcast::Sender<RunEvent>,
+    pub(super) aggregates: Aggregates,
     folder: PathBuf,
 }
 
@@ -105,6 +107,7 @@ impl Core {
             path: transcripts,
             source,
         })?;
+        let aggregates = Aggregates::open(folder.join("aggregates"))?;
         let events = broadcast::channel(EVENT_BACKLOG).0;
         Ok(Self {
             db,
@@ -119,6 +122,7 @@ impl Core {
             promised: None,
             fees: FeeWatch::default(),
             events,
+            aggregates,
             folder: folder.to_owned(),
         })
     }

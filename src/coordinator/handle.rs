@@ -31,6 +31,15 @@ pub struct Challenge {
     pub refused: Option<TokenError>,
 }
 
+/// A round's aggregate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AggregateFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it leads to. Of one run and round there is one aggregate, so this names its bytes.
+    pub next_checkpoint: Blake3Hash,
+}
+
 /// The answer to a ticket request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TicketAnswer {
@@ -51,6 +60,9 @@ pub trait CoordinatorHandle: Send + Sync + std::fmt::Debug {
 
     /// The bytes of a closed round's signed transcript.
     async fn transcript(&self, round: RoundNumber) -> Result<Vec<u8>, Refusal>;
+
+    /// The file of a closed round's aggregate, if the round is not too long ago.
+    async fn aggregate(&self, round: RoundNumber) -> Result<AggregateFile, Refusal>;
 
     /// The file of a published blob: config, training data, checkpoints, and payloads of closed rounds only.
     async fn blob(&self, hash: Blake3Hash) -> Result<PathBuf, Refusal>;

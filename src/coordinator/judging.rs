@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::judge::{Engine, HeldOutBatch, RoundInput, Submission, judge_round};
 use crate::model::{Checkpoint, LlamaConfig};
-use crate::protocol::ids::ContributionId;
+use crate::protocol::aggregate::Aggregate;
+use crate::protocol::ids::{Blake3Hash, ContributionId};
 use crate::protocol::manifest::RunManifest;
 use crate::protocol::reward;
 use crate::protocol::verdict::{Outcome, Rejection, Score, VerdictRecord};
@@ -36,6 +37,8 @@ pub struct Judgement {
     pub verdicts: Vec<VerdictRecord>,
     /// Safetensors.
     pub next_checkpoint: Vec<u8>,
+    /// The round's aggregate, encoded.
+    pub aggregate: Vec<u8>,
 }
 
 /// Judges rounds. Must be deterministic: after a crash a round is judged again.
@@ -118,11 +121,15 @@ impl Judge for Df32Judge {
         };
         let judged = judge_round(&input, self.engine.clone(), &mut |progress| tracing::info!(?progress, "judging"));
         let judged = judged.map_err(|e| text(&e))?;
+        let next_checkpoint = judged.next.to_safetensors();
+        let [from, to] = [&request.start, &next_checkpoint].map(|bytes| Blake3Hash::of(bytes));
+        let aggregate = Aggregate { from, to, updates: judged.updates };
         Ok(Judgement {
             loss_before: judged.loss_before,
             loss_after: judged.loss_after,
             verdicts: judged.verdicts,
-            next_checkpoint: judged.next.to_safetensors(),
+            aggregate: aggregate.to_bytes(&manifest.codec, &start.layout.shapes()).map_err(|e| text(&e))?,
+            next_checkpoint,
         })
     }
 }

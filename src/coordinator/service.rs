@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::core::{Core, Record};
 use super::engine::Shared;
 use super::error::{CoordinatorError, refusal};
-use super::handle::{CoordinatorHandle, Refusal, TicketAnswer};
+use super::handle::{AggregateFile, CoordinatorHandle, Refusal, TicketAnswer};
 use super::settings::OpenChannels;
 use crate::ln::bolt11::Network;
 use crate::ln::{ChannelRequest, ChannelState};
@@ -63,6 +63,21 @@ impl CoordinatorHandle for Shared {
             std::fs::read(&path).map_err(|source| StoreError::Io { action: "read", path, source }.into())
         };
         Ok(self.with(read).await?)
+    }
+
+    async fn aggregate(&self, round: RoundNumber) -> Result<AggregateFile, Refusal> {
+        let find = move |core: &Core| {
+            // The file is written before its round is closed, and counts from then on.
+            let next_checkpoint = core.round_row(round)?.and_then(|row| row.next_checkpoint);
+            let found = next_checkpoint.and_then(|next_checkpoint| {
+                core.aggregates.find(round).map(|path| AggregateFile { path, next_checkpoint })
+            });
+            let fix = "Download the checkpoint instead";
+            let missing =
+                || refusal(404, "no_aggregate", format!("there is no aggregate of round {round}, or no more"), fix);
+            found.ok_or_else(|| missing().into())
+        };
+        Ok(self.read(find).await?)
     }
 
     async fn blob(&self, hash: Blake3Hash) -> Result<PathBuf, Refusal> {

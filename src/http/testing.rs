@@ -11,7 +11,7 @@ use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
 use secp256k1::{SECP256K1, SecretKey};
 use tempfile::TempDir;
 
-use crate::coordinator::handle::{Challenge, CoordinatorHandle, Refusal, TicketAnswer};
+use crate::coordinator::handle::{AggregateFile, Challenge, CoordinatorHandle, Refusal, TicketAnswer};
 use crate::coordinator::status::{ContributionStatus, RoundStatus, Status};
 use crate::protocol::amount::{Msat, Ppm};
 use crate::protocol::api::{
@@ -247,7 +247,7 @@ pub(crate) fn transcript() -> Signed<Transcript> {
         held_out: vec![window],
         loss_before: Score(10),
         loss_after: Score(9),
-        next_checkpoint: Blake3Hash::of(b"next"),
+        next_checkpoint: next_checkpoint(),
     })
 }
 
@@ -305,6 +305,11 @@ pub(crate) fn fee_invoice() -> String {
     invoice.build_signed(|hash| SECP256K1.sign_ecdsa_recoverable(hash, &key)).expect("a whole invoice").to_string()
 }
 
+/// What the round ends with.
+pub(crate) fn next_checkpoint() -> Blake3Hash {
+    Blake3Hash::of(b"next")
+}
+
 /// The fake. Knows one round, one contribution and the blobs that a test puts there.
 #[derive(Debug)]
 pub(crate) struct FakeCoordinator {
@@ -342,6 +347,11 @@ impl FakeCoordinator {
     /// Publishes bytes under a hash that may not be theirs.
     pub(crate) fn publish_as(&self, hash: Blake3Hash, bytes: &[u8]) {
         std::fs::write(self.blob_path(hash), bytes).expect("written");
+    }
+
+    /// Keeps an aggregate of the round.
+    pub(crate) fn keep_aggregate(&self, bytes: &[u8]) {
+        std::fs::write(self.blobs.path().join("aggregate"), bytes).expect("written");
     }
 
     pub(crate) fn uploaded(&self) -> Option<Vec<u8>> {
@@ -383,6 +393,15 @@ impl CoordinatorHandle for FakeCoordinator {
 
     async fn transcript(&self, round: RoundNumber) -> Result<Vec<u8>, Refusal> {
         if round == ROUND { Ok(transcript().to_bytes()) } else { Err(refuse(404, "not_closed")) }
+    }
+
+    async fn aggregate(&self, round: RoundNumber) -> Result<AggregateFile, Refusal> {
+        let path = self.blobs.path().join("aggregate");
+        if round == ROUND && path.exists() {
+            Ok(AggregateFile { path, next_checkpoint: next_checkpoint() })
+        } else {
+            Err(refuse(404, "no_aggregate"))
+        }
     }
 
     async fn blob(&self, hash: Blake3Hash) -> Result<PathBuf, Refusal> {

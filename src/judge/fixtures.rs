@@ -6,8 +6,10 @@ use super::{HeldOutBatch, RoundInput, RoundJudgement, Submission, judge_round};
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::amount::{Msat, Ppm};
 use crate::protocol::codec::{SparseTensor, SparseUpdate, encode, kept, levels, tiles};
-use crate::protocol::ids::ContributionId;
-use crate::protocol::manifest::{CodecParams, JudgeParams, RewardParams};
+use crate::protocol::ids::{Blake3Hash, ContributionId, PeerId, UnixMs};
+use crate::protocol::manifest::{
+    CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, TimingParams, TrainingParams,
+};
 
 /// Everything of a round but its contributions.
 pub(super) struct Fixture {
@@ -129,6 +131,48 @@ impl Fixture {
 
     pub(super) fn encode(&self, update: &SparseUpdate) -> Vec<u8> {
         encode(&self.codec, &self.start.layout.shapes(), update).expect("well-formed")
+    }
+
+    /// The manifest of a run with these rules; nobody's, and without a held-out pool.
+    pub(super) fn manifest(&self) -> RunManifest {
+        RunManifest {
+            version: 1,
+            name: "test".into(),
+            coordinator: PeerId::from_bytes([0; 32]),
+            created_ms: UnixMs(0),
+            model_config: Blake3Hash::of(config().to_json().as_bytes()),
+            initial_checkpoint: self.start.hash(),
+            training_data: Blake3Hash::of(b"data"),
+            held_out: HeldOutParams {
+                root: Blake3Hash::of(b"none"),
+                windows: 0,
+                block_windows: 0,
+                windows_per_round: 0,
+                window_tokens: 0,
+            },
+            training: TrainingParams {
+                inner_steps: 1,
+                micro_batch: 1,
+                gradient_accumulation: 1,
+                sequence_tokens: 20,
+                learning_rate_nano: 1,
+                warmup_steps: 0,
+                beta1_ppm: Ppm::ZERO,
+                beta2_ppm: Ppm::ZERO,
+                weight_decay_ppm: Ppm::ZERO,
+                clip_norm_micro: 0,
+                error_feedback_decay_ppm: Ppm::ZERO,
+            },
+            codec: self.codec,
+            judge: self.judge,
+            reward: self.reward,
+            timing: TimingParams {
+                commit_ms: 1_000,
+                upload_ms: 2_000,
+                close_at_contributions: 0,
+                max_contributions: 8,
+            },
+        }
     }
 
     pub(super) fn input<'a>(&'a self, submissions: &'a [Submission<'a>]) -> RoundInput<'a> {

@@ -3,6 +3,7 @@
 //! Everything here is a function of its arguments: the same bytes in, the same verdicts and the same next checkpoint out, on
 //! every machine. No libtorch, no libm and no BLAS call may be made from here, and nothing is read or written.
 
+mod aggregate;
 mod clip;
 mod engine;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub mod replay;
 mod round;
 mod self_test;
 
+pub use aggregate::{CatchUp, CatchUpError};
 pub use clip::clip_digest;
 pub use engine::Engine;
 pub use forward::Scorer;

@@ -13,6 +13,7 @@ use super::outer::ClippedUpdate;
 use super::overlap::IndexSet;
 use super::{DF32_VERSION, HeldOutBatch, JudgeError};
 use crate::model::Checkpoint;
+use crate::protocol::aggregate::AggregatedUpdate;
 use crate::protocol::codec::{self, SparseUpdate, TensorShape};
 use crate::protocol::ids::{Blake3Hash, ContributionId};
 use crate::protocol::manifest::{CodecParams, JudgeParams, RewardParams};
@@ -72,6 +73,8 @@ pub struct RoundJudgement {
     pub verdicts: Vec<VerdictRecord>,
     /// The next round's checkpoint: the round's own if nothing was accepted.
     pub next: Checkpoint,
+    /// What made it, in the order of the outer step's sums: for the round's aggregate.
+    pub updates: Vec<AggregatedUpdate>,
 }
 
 /// Where a contribution stands while the rules are applied.
@@ -110,7 +113,7 @@ pub fn judge_round(
     clip(&engine.pool(), &mut candidates);
     score(input, meter.as_mut(), &mut candidates, progress)?;
     let outcomes = outcomes(input, loss_before, &candidates);
-    let (next, loss_after) = step(input, meter.as_mut(), loss_before, &candidates, &outcomes)?;
+    let (next, loss_after, stepped) = step(input, meter.as_mut(), loss_before, &candidates, &outcomes)?;
     progress(Progress::Stepped);
 
     let submitted = input.submissions.iter().zip(standings);
@@ -132,7 +135,8 @@ pub fn judge_round(
             },
         })
         .collect();
-    Ok(RoundJudgement { loss_before, loss_after, verdicts, next })
+    let updates = stepped.into_iter().map(|place| aggregated(&mut candidates[place])).collect();
+    Ok(RoundJudgement { loss_before, loss_after, verdicts, next, updates })
 }
 
 /// Neither loss is negative, so the difference fits.
@@ -233,31 +237,33 @@ fn outcomes(input: &RoundInput<'_>, loss_before: Score, candidates: &[Candidate]
         .collect()
 }
 
-/// The next checkpoint and its loss. A step whose loss isn't finite is not taken.
+/// The next checkpoint, its loss, and the places of the candidates that made it. A step whose loss isn't finite is not taken.
 fn step(
     input: &RoundInput<'_>,
     meter: &mut dyn LossMeter,
     loss_before: Score,
     candidates: &[Candidate],
     outcomes: &[Outcome],
-) -> Result<(Checkpoint, Score), JudgeError> {
-    let mut accepted: Vec<&Candidate> = candidates
-        .iter()
-        .zip(outcomes)
-        .filter(|(_, outcome)| matches!(outcome, Outcome::Accepted { .. }))
-        .map(|(candidate, _)| candidate)
-        .collect();
+) -> Result<(Checkpoint, Score, Vec<usize>), JudgeError> {
+    let accepted = |place: &usize| matches!(outcomes[*place], Outcome::Accepted { .. });
+    let mut accepted: Vec<usize> = (0..candidates.len()).filter(accepted).collect();
     if accepted.is_empty() {
-        return Ok((meter.unchanged(), loss_before));
+        return Ok((meter.unchanged(), loss_before, accepted));
     }
-    accepted.sort_by_key(|candidate| candidate.contribution);
-    let updates: Vec<ClippedUpdate<'_>> =
-        accepted.iter().map(|c| ClippedUpdate { update: &c.update, clip: &c.clip }).collect();
+    accepted.sort_by_key(|place| candidates[*place].contribution);
+    let clipped = |place: &usize| ClippedUpdate { update: &candidates[*place].update, clip: &candidates[*place].clip };
+    let updates: Vec<ClippedUpdate<'_>> = accepted.iter().map(clipped).collect();
     let (next, loss_after) = meter.step(input.judge.outer_lr_ppm, &updates)?;
     Ok(match loss_after {
-        Some(loss_after) => (next, loss_after),
-        None => (input.start.clone(), loss_before),
+        Some(loss_after) => (next, loss_after, accepted),
+        None => (input.start.clone(), loss_before, Vec::new()),
     })
+}
+
+/// Takes a candidate's update: nothing else needs it once the round is judged.
+fn aggregated(candidate: &mut Candidate) -> AggregatedUpdate {
+    let clip = candidate.clip.iter().map(|factor| factor.to_bits()).collect();
+    AggregatedUpdate { clip, update: std::mem::take(&mut candidate.update) }
 }
 
 #[cfg(test)]

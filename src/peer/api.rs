@@ -50,6 +50,17 @@ pub enum TicketOffer {
     PaymentRequired(ChallengeParams),
 }
 
+/// An aggregate to download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedAggregate {
+    /// Of which round.
+    pub round: RoundNumber,
+    /// What it is to make: the next round's checkpoint.
+    pub next_checkpoint: Blake3Hash,
+    /// The most that it may have.
+    pub max_bytes: u64,
+}
+
 /// Told how a download goes: bytes so far, bytes in all.
 pub type DownloadProgress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
@@ -80,6 +91,15 @@ pub trait CoordinatorApi: Send + Sync + std::fmt::Debug {
 
     /// A contribution.
     async fn contribution(&self, contribution: ContributionId) -> Result<ContributionView, ApiFailure>;
+
+    /// Downloads a closed round's aggregate of at most `max_bytes` to `path`, going on where an earlier attempt stopped. Its
+    /// bytes are not verified.
+    async fn aggregate(
+        &self,
+        wanted: &WantedAggregate,
+        path: &Path,
+        progress: DownloadProgress<'_>,
+    ) -> Result<(), ApiFailure>;
 
     /// Downloads a blob to `path` unless it is there, going on where an earlier attempt stopped. The file is there only
     /// once its digest is right.

@@ -50,6 +50,26 @@ pub enum PeerEvent {
         /// Time left to commit.
         commit_in_ms: u64,
     },
+    /// The round's checkpoint was made out of an earlier one instead of being downloaded.
+    CaughtUp {
+        /// Which round.
+        round: RoundNumber,
+        /// The round whose checkpoint was still here.
+        from_round: RoundNumber,
+        /// Aggregates that lead from there to here.
+        aggregates: usize,
+        /// Their length, all together.
+        aggregate_bytes: u64,
+        /// A checkpoint's length.
+        checkpoint_bytes: u64,
+    },
+    /// An earlier checkpoint was here, but didn't lead to the round's: that is downloaded whole.
+    NotCaughtUp {
+        /// Which round.
+        round: RoundNumber,
+        /// Why.
+        reason: String,
+    },
     /// An inner step is done.
     Step {
         /// Of which round.

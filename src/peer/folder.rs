@@ -91,6 +91,17 @@ impl DataFolder {
         Ok(())
     }
 
+    /// A downloaded aggregate, by the checkpoint that it makes. Not kept for longer than it takes to make that.
+    pub fn aggregate(&self, next_checkpoint: &Blake3Hash) -> PathBuf {
+        self.root.join("blobs").join(format!("aggregate-{next_checkpoint}"))
+    }
+
+    /// Is any blob here but these? Downloads under way aren't.
+    pub fn has_other_blobs(&self, known: &[Blake3Hash]) -> Result<bool, PeerError> {
+        let is_other = |name: &str| name.parse().is_ok_and(|hash: Blake3Hash| !known.contains(&hash));
+        Ok(list(&self.root.join("blobs"))?.iter().any(|(name, _)| is_other(name)))
+    }
+
     /// Removes the blobs that are not needed any more; downloads under way are kept with what they become.
     pub fn keep_blobs(&self, needed: &[Blake3Hash]) -> Result<(), PeerError> {
         let needed: Vec<String> = needed.iter().map(Blake3Hash::to_string).collect();

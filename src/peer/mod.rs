@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod behaviour;
+mod catch_up;
 pub mod cheats;
 mod checks;
 mod contribution;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
-use super::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer};
-use crate::http::client::{ClientError, CoordinatorClient, TicketReply};
+use super::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer, WantedAggregate};
+use crate::http::client::{ClientError, CoordinatorClient, Progress, TicketReply};
 use crate::protocol::api::{ContributionView, RegistrationView, RoundView, RunView};
 use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
 use crate::protocol::l402::Credentials;
@@ -76,6 +76,18 @@ impl CoordinatorApi for CoordinatorClient {
 
     async fn contribution(&self, contribution: ContributionId) -> Result<ContributionView, ApiFailure> {
         Ok(CoordinatorClient::contribution(self, contribution).await?)
+    }
+
+    async fn aggregate(
+        &self,
+        wanted: &WantedAggregate,
+        path: &Path,
+        progress: DownloadProgress<'_>,
+    ) -> Result<(), ApiFailure> {
+        let WantedAggregate { round, next_checkpoint, max_bytes } = *wanted;
+        let told = |done: Progress| progress(done.done_bytes, done.total_bytes);
+        self.fetch_aggregate(round, next_checkpoint, max_bytes, path, told).await?;
+        Ok(())
     }
 
     async fn download(&self, blob: Blake3Hash, path: &Path, progress: DownloadProgress<'_>) -> Result<(), ApiFailure> {

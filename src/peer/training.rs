@@ -64,16 +64,18 @@ impl Session {
         Ok(Some(entry))
     }
 
-    /// Downloads what the round needs, unless it is here already.
-    async fn prepare(&self, opening: &RoundOpening) -> Result<RoundWork, PeerError> {
+    /// Downloads what the round needs, unless it is here already or can be made from what is.
+    pub(super) async fn prepare(&self, opening: &RoundOpening) -> Result<RoundWork, PeerError> {
         let folder = &self.parts.folder;
         let (run, round) = (&self.run, opening.round);
         self.tidy(round)?;
+        let model_config = self.blob("download the model's configuration", self.manifest.model_config).await?;
+        self.catch_up(opening, &model_config).await?;
         let work = RoundWork {
             manifest: self.manifest.clone(),
             round,
             peer: self.parts.key.id(),
-            model_config: self.blob("download the model's configuration", self.manifest.model_config).await?,
+            model_config,
             training_data: self.blob("download the training data", self.manifest.training_data).await?,
             checkpoint: self.blob("download the checkpoint", opening.checkpoint).await?,
             state_folder: folder.states(),

@@ -6,6 +6,7 @@
 //! | GET /v1/rounds/current | [`RoundView`] |
 //! | GET /v1/rounds/{round} | [`RoundView`] |
 //! | GET /v1/rounds/{round}/transcript | the signed transcript's bytes |
+//! | GET /v1/rounds/{round}/aggregate | the aggregate's bytes |
 //! | GET /v1/blobs/{blake3} | the blob (Range) |
 //! | POST /v1/peers, `Signed<PeerRegistration>` | [`RegistrationView`] |
 //! | POST /v1/rounds/{round}/tickets, `Signed<Commitment>` | 402 with an L402 challenge; paid: [`Ticket`] |

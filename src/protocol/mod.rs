@@ -2,6 +2,7 @@
 //!
 //! Pure: no IO, no clock, no randomness, no floats. Everything here is a function of its arguments.
 
+pub mod aggregate;
 pub mod amount;
 pub mod api;
 pub mod bounty;

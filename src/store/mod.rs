@@ -3,6 +3,7 @@
 //! Nothing here decides: the state machine does. What is stored together is stored in one transaction, and what must be
 //! on disk before something else happens is synced before the call returns.
 
+pub mod aggregates;
 pub mod blobs;
 pub mod coordinator;
 pub mod database;

@@ -1,5 +1,6 @@
 //! What a user sees: help, errors and their remedies, `--json`, exit codes.
 
+mod catch_up;
 mod disk;
 mod guard;
 mod kill;

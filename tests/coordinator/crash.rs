@@ -84,6 +84,10 @@ async fn survive(fuse: std::sync::Arc<Fuse>) -> u64 {
     let owned = world.network.balance(COORDINATOR);
     assert_eq!(owned, Msat::new(10_000_000_000 - pushed + 2 * FEE - REWARD), "paid twice, or not at all");
     assert_eq!(world.transcript(0).body.contributions.len(), 2);
+    let aggregates =
+        std::fs::read_dir(world.data().join("aggregates")).expect("there").map(|file| file.expect("read").path());
+    let aggregates: Vec<_> = aggregates.map(|path| std::fs::read(path).expect("read")).collect();
+    assert_eq!(aggregates, [b"aggregate"], "half of one, or something left behind");
     fuse.moments()
 }
 

@@ -30,7 +30,13 @@ impl Judge for FakeJudge {
         let verdicts = request.submissions.iter().map(verdict).collect();
         let windows: u32 = request.held_out.iter().flatten().sum();
         next_checkpoint.extend_from_slice(&windows.to_le_bytes());
-        Ok(Judgement { loss_before: Score(10), loss_after: Score(9), verdicts, next_checkpoint })
+        Ok(Judgement {
+            loss_before: Score(10),
+            loss_after: Score(9),
+            verdicts,
+            next_checkpoint,
+            aggregate: b"aggregate".to_vec(),
+        })
     }
 }
 

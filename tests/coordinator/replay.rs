@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use l402t::coordinator::judging::Df32Judge;
 use l402t::judge::replay::{Blobs, Replay, ReplayInput, replay};
-use l402t::judge::{ClippedUpdate, HeldOutBatch, Pool, Scorer, outer_step};
+use l402t::judge::{CatchUp, ClippedUpdate, HeldOutBatch, Pool, Scorer, outer_step};
 use l402t::model::Checkpoint;
 use l402t::protocol::amount::Ppm;
 use l402t::protocol::codec::{SparseTensor, SparseUpdate, encode, kept, tiles};
@@ -120,9 +120,16 @@ async fn every_closed_round_replays_to_the_same_bits_from_the_data_folder_and_it
     assert_eq!(count(|o| matches!(o, Outcome::Rejected { rejection: Rejection::Copy { .. } })), 1);
     assert_eq!(count(|o| matches!(o, Outcome::Rejected { rejection: Rejection::Malformed { .. } })), 1);
     assert_eq!(count(|o| matches!(o, Outcome::Rejected { rejection: Rejection::NotUploaded })), 2);
+    let manifest = crate::world::read_manifest(&world.data());
+    let mut reached = CatchUp::from(start);
     for round in 0..2 {
         let found = replay_round(&world.data(), round);
         assert!(matches!(found, Replay::Identical(_)), "round {round}: {found:?}");
+        let aggregate = std::fs::read(world.data().join(format!("aggregates/{round}.l4ag"))).expect("kept");
+        let next = world.transcript(round).body.next_checkpoint;
+        reached = reached.step(&Pool::all_cores(), &manifest, next, &aggregate).expect("the coordinator's own");
+        let whole = std::fs::read(world.data().join("blobs").join(next.to_string())).expect("a checkpoint");
+        assert!(reached.clone().into_checkpoint().to_safetensors() == whole, "round {round}");
     }
     crate::export::check(&world);
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use l402t::coordinator::handle::{CoordinatorHandle, Refusal, TicketAnswer};
-use l402t::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer};
+use l402t::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer, WantedAggregate};
 use l402t::protocol::api::{ContributionView, RegistrationView, RoundView, RunView};
 use l402t::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
 use l402t::protocol::l402::{ChallengeParams, Credentials, Scheme};
@@ -166,6 +166,18 @@ impl CoordinatorApi for Wire {
 
     async fn contribution(&self, contribution: ContributionId) -> Result<ContributionView, ApiFailure> {
         self.ask("contribution", move |c| Box::pin(async move { c.contribution(contribution).await })).await
+    }
+
+    async fn aggregate(
+        &self,
+        wanted: &WantedAggregate,
+        path: &Path,
+        _: DownloadProgress<'_>,
+    ) -> Result<(), ApiFailure> {
+        let round = wanted.round;
+        let found = self.ask("aggregate", move |c| Box::pin(async move { c.aggregate(round).await })).await?;
+        let copied = std::fs::copy(found.path, path);
+        copied.map(drop).map_err(|source| ApiFailure::Disk { path: path.to_path_buf(), source })
     }
 
     async fn download(&self, blob: Blake3Hash, path: &Path, _: DownloadProgress<'_>) -> Result<(), ApiFailure> {

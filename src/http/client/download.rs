@@ -1,4 +1,4 @@
-//! Blobs and transcripts. A blob is written beside its place, resumed after every interruption (of this process too), and
+//! Blobs, transcripts and aggregates. A blob is written beside its place, resumed after every interruption (of this process too), and
 //! moved there once its hash is right.
 
 use std::io;
@@ -56,25 +56,51 @@ impl CoordinatorClient {
         Ok(answer.success()?.body)
     }
 
+    /// `GET /v1/rounds/{round}/aggregate` into the file `to`, if it has at most `max_bytes`. Its bytes are not verified: what they
+    /// make is, by whoever uses them. Resumed as a blob is; `next_checkpoint` is what the round ended with. Returns the length.
+    pub async fn fetch_aggregate(
+        &self,
+        round: RoundNumber,
+        next_checkpoint: Blake3Hash,
+        max_bytes: u64,
+        to: &Path,
+        progress: impl FnMut(Progress) + Send,
+    ) -> Result<u64, ClientError> {
+        let url = self.endpoint(&["rounds", &round.to_string(), "aggregate"])?;
+        let max_bytes = max_bytes.min(self.policy.max_blob_bytes);
+        let wanted = Wanted { url, tag: next_checkpoint, max_bytes, check: Check::Nothing };
+        self.fetch(&wanted, to, progress).await
+    }
+
     /// `GET /v1/blobs/{hash}` into the file `to`, unless that has the right bytes already. Until they are all there and
     /// verified they are in `to` with `.part` appended; what an earlier call left there is gone on from. Returns the length.
     pub async fn fetch_blob(
         &self,
         hash: Blake3Hash,
         to: &Path,
-        mut progress: impl FnMut(Progress) + Send,
+        progress: impl FnMut(Progress) + Send,
     ) -> Result<u64, ClientError> {
         if let Some((found, length)) = hash_file(to).await.map_err(|source| disk(to, source))?
             && found == hash
         {
             return Ok(length);
         }
-        let part = part_path(to);
         let url = self.endpoint(&["blobs", &hash.to_string()])?;
+        let wanted = Wanted { url, tag: hash, max_bytes: self.policy.max_blob_bytes, check: Check::Digest };
+        self.fetch(&wanted, to, progress).await
+    }
+
+    async fn fetch(
+        &self,
+        wanted: &Wanted,
+        to: &Path,
+        mut progress: impl FnMut(Progress) + Send,
+    ) -> Result<u64, ClientError> {
+        let part = part_path(to);
         let (mut tries, mut wrong) = (Tries::new(&self.policy), 0);
         loop {
             let before = length_of(&part).await;
-            let setback = match self.fetch_rest(&url, hash, &part, &mut progress).await {
+            let setback = match self.fetch_rest(wanted, &part, &mut progress).await {
                 Ok(length) => {
                     fs::rename(&part, to).await.map_err(|source| disk(to, source))?;
                     return Ok(length);
@@ -87,7 +113,8 @@ impl CoordinatorClient {
                 Setback::WrongBytes(got) => {
                     wrong += 1;
                     fs::remove_file(&part).await.map_err(|source| disk(&part, source))?;
-                    let error = ClientError::WrongBytes { url: self.url().into(), expected: hash, got, times: wrong };
+                    let (url, expected) = (self.url().into(), wanted.tag);
+                    let error = ClientError::WrongBytes { url, expected, got, times: wrong };
                     if wrong >= self.policy.wrong_downloads {
                         return Err(error);
                     }
@@ -98,7 +125,7 @@ impl CoordinatorClient {
                 tries = Tries::new(&self.policy);
             }
             let Some(wait) = tries.next_wait(asked_wait) else { return Err(error) };
-            tracing::info!(%hash, %error, wait_ms = wait.as_millis(), "a download was interrupted, going on");
+            tracing::info!(url = %wanted.url, %error, wait_ms = wait.as_millis(), "a download was interrupted, going on");
             sleep(wait).await;
         }
     }
@@ -106,32 +133,30 @@ impl CoordinatorClient {
     /// One try: what is missing of the part file, then its hash.
     async fn fetch_rest(
         &self,
-        url: &Url,
-        hash: Blake3Hash,
+        wanted: &Wanted,
         part: &Path,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<u64, Setback> {
         let (mut hasher, have) = hash_part(part).await.map_err(|source| disk(part, source))?;
-        let mut request = self.http.get(url.clone());
+        let mut request = self.http.get(wanted.url.clone());
         if have > 0 {
-            request = request.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, format!("\"{hash}\""));
+            request = request.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, format!("\"{}\"", wanted.tag));
         }
         let passing = |error| Setback::Passing(error, Duration::ZERO);
         let response = request.send().await.map_err(|error| passing(self.transport_error(&error)))?;
         let (start, total) = match self.body_span(&response, have)? {
             Span::Body { start, total } => (start, total),
-            Span::Nothing => return verified(&hasher, hash, have),
+            Span::Nothing => return wanted.verified(&hasher, have),
             Span::None => return Err(self.refusal(response).await),
         };
-        if total > self.policy.max_blob_bytes {
-            let limit_bytes = self.policy.max_blob_bytes;
-            return Err(ClientError::TooLarge { url: url.to_string(), limit_bytes }.into());
+        if total > wanted.max_bytes {
+            return Err(ClientError::TooLarge { url: wanted.url.to_string(), limit_bytes: wanted.max_bytes }.into());
         }
         if start == 0 {
             hasher = Hasher::new();
         }
         let done = self.append(response, part, start, total, &mut hasher, progress).await?;
-        verified(&hasher, hash, done)
+        wanted.verified(&hasher, done)
     }
 
     /// Writes the body to the part file from `start` on, and hashes it.
@@ -223,9 +248,31 @@ enum Span {
     None,
 }
 
-fn verified(hasher: &Hasher, expected: Blake3Hash, length: u64) -> Result<u64, Setback> {
-    let got = Blake3Hash::from_bytes(*hasher.finalize().as_bytes());
-    if got == expected { Ok(length) } else { Err(Setback::WrongBytes(got)) }
+/// What a download is to bring.
+struct Wanted {
+    url: Url,
+    /// The content's ETag, so that two contents are never joined.
+    tag: Blake3Hash,
+    max_bytes: u64,
+    check: Check,
+}
+
+/// How the bytes are known to be right.
+enum Check {
+    /// Their digest is the tag.
+    Digest,
+    /// Not here.
+    Nothing,
+}
+
+impl Wanted {
+    fn verified(&self, hasher: &Hasher, length: u64) -> Result<u64, Setback> {
+        let got = Blake3Hash::from_bytes(*hasher.finalize().as_bytes());
+        match self.check {
+            Check::Digest if got != self.tag => Err(Setback::WrongBytes(got)),
+            Check::Digest | Check::Nothing => Ok(length),
+        }
+    }
 }
 
 /// `bytes first-last/total` with `last` the last byte there is: the first byte and the total.

@@ -266,6 +266,32 @@ async fn a_download_goes_on_after_the_process_was_stopped() {
 }
 
 #[tokio::test]
+async fn an_aggregate_is_resumed_like_a_blob_and_left_alone_if_it_is_too_long() {
+    let (fake, _server, client) = serve(Limits::default()).await;
+    let (folder, next) = (TempDir::new().expect("a folder"), sample::next_checkpoint());
+    let to = folder.path().join("blob");
+    let missing = client.fetch_aggregate(ROUND, next, 400_000, &to, nothing).await.expect_err("there is none");
+    assert_eq!(missing.code(), Some("no_aggregate"));
+    fake.keep_aggregate(&blob());
+    let refused = client.fetch_aggregate(ROUND, next, 399_999, &to, nothing).await.expect_err("a byte too many");
+    assert!(matches!(refused, ClientError::TooLarge { limit_bytes: 399_999, .. }), "{refused}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing was written");
+    for have in [0, 1, 399_999, 400_000] {
+        std::fs::write(part_of(&to), &blob()[..have]).expect("written");
+        let mut first = None;
+        let length = client.fetch_aggregate(ROUND, next, 400_000, &to, |p| first = first.or(Some(p.done_bytes))).await;
+        assert_eq!(length.expect("downloaded"), 400_000);
+        assert_eq!(first, (have < 400_000).then_some(have as u64), "only what is missing is fetched");
+        assert_eq!(std::fs::read(&to).expect("a file"), blob());
+    }
+    // What belongs to another round's end is not gone on from.
+    std::fs::write(part_of(&to), [7; 100]).expect("written");
+    let other = Blake3Hash::of(b"other");
+    client.fetch_aggregate(ROUND, other, 400_000, &to, nothing).await.expect("downloaded whole");
+    assert_eq!(std::fs::read(&to).expect("a file"), blob());
+}
+
+#[tokio::test]
 async fn a_corrupt_part_file_is_thrown_away_and_fetched_again() {
     let (fake, _server, client) = serve(Limits::default()).await;
     let (folder, hash) = (TempDir::new().expect("a folder"), fake.publish(&blob()));

@@ -26,22 +26,35 @@ enum Source {
     Disk(File),
 }
 
-/// Answers with a file that has the given digest.
-pub(super) async fn file(path: &Path, digest: Blake3Hash, request: &HeaderMap) -> Result<Response, Failure> {
+/// How long a cache may answer by itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caching(&'static str);
+
+/// For ever: the address fixes the content.
+pub(super) const FOR_EVER: Caching = Caching("public, max-age=31536000, immutable");
+/// Caches must ask again: another run may be served at the same address.
+pub(super) const REVALIDATE: Caching = Caching("no-cache");
+
+/// Answers with a file whose content `tag` names.
+pub(super) async fn file(
+    path: &Path,
+    tag: Blake3Hash,
+    caching: Caching,
+    request: &HeaderMap,
+) -> Result<Response, Failure> {
     let open = async {
         let file = File::open(path).await?;
         let length = file.metadata().await?.len();
         Ok::<_, io::Error>((file, length))
     };
-    let (file, length) = open.await.map_err(|error| Failure::internal(&format!("blob {digest}: {error}")))?;
-    let caching = "public, max-age=31536000, immutable";
-    respond(Source::Disk(file), length, digest, request, ("application/octet-stream", caching)).await
+    let (file, length) = open.await.map_err(|error| Failure::internal(&format!("blob {tag}: {error}")))?;
+    respond(Source::Disk(file), length, tag, request, ("application/octet-stream", caching)).await
 }
 
-/// Answers with bytes in memory. Their address doesn't fix their content, so caches must ask again.
+/// Answers with JSON in memory.
 pub(super) async fn bytes(bytes: Vec<u8>, request: &HeaderMap) -> Result<Response, Failure> {
     let (digest, length) = (Blake3Hash::of(&bytes), bytes.len() as u64);
-    respond(Source::Memory(bytes.into()), length, digest, request, ("application/json", "no-cache")).await
+    respond(Source::Memory(bytes.into()), length, digest, request, ("application/json", REVALIDATE)).await
 }
 
 async fn respond(
@@ -49,7 +62,7 @@ async fn respond(
     length: u64,
     digest: Blake3Hash,
     request: &HeaderMap,
-    (content_type, caching): (&'static str, &'static str),
+    (content_type, Caching(caching)): (&'static str, Caching),
 ) -> Result<Response, Failure> {
     let etag = format!("\"{digest}\"");
     let (status, first, send) = match wanted(request, &etag, length)? {

@@ -46,9 +46,18 @@ pub(super) async fn transcript(
     content::bytes(bytes, &headers).await
 }
 
+pub(super) async fn aggregate(
+    State(app): State<App>,
+    PathParam(RoundParam(round)): PathParam<RoundParam>,
+    headers: HeaderMap,
+) -> Answer {
+    let found = app.call(move |c| async move { c.aggregate(round).await }).await?;
+    content::file(&found.path, found.next_checkpoint, content::REVALIDATE, &headers).await
+}
+
 pub(super) async fn blob(State(app): State<App>, PathParam(hash): PathParam<Blake3Hash>, headers: HeaderMap) -> Answer {
     let path = app.call(move |c| async move { c.blob(hash).await }).await?;
-    content::file(&path, hash, &headers).await
+    content::file(&path, hash, content::FOR_EVER, &headers).await
 }
 
 pub(super) async fn register(State(app): State<App>, SignedBody(registration): SignedBody<PeerRegistration>) -> Answer {

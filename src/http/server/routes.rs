@@ -100,6 +100,7 @@ fn table() -> Vec<Route> {
         route(Method::GET, "/v1/rounds/current", handlers::current_round),
         route(Method::GET, "/v1/rounds/{round}", handlers::round),
         route(Method::GET, "/v1/rounds/{round}/transcript", handlers::transcript),
+        route(Method::GET, "/v1/rounds/{round}/aggregate", handlers::aggregate),
         route(Method::GET, "/v1/blobs/{blake3}", handlers::blob),
         route(Method::POST, "/v1/peers", handlers::register),
         route(Method::POST, "/v1/rounds/{round}/tickets", handlers::ticket),

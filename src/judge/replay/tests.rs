@@ -11,7 +11,7 @@ use super::*;
 use crate::judge::fixtures::{Fixture, config};
 use crate::protocol::held_out::{MerkleTree, draw, leaf, secret_commitment, tokens_to_hex};
 use crate::protocol::ids::{Preimage, UnixMs};
-use crate::protocol::manifest::{HeldOutParams, TimingParams, TrainingParams};
+use crate::protocol::manifest::HeldOutParams;
 use crate::protocol::reward::tranche_amounts;
 use crate::protocol::sign::IdentityKey;
 use crate::protocol::statements::{Commitment, InvoiceSubmission, Receipt, RewardTerms, RoundOpening, Tranche};
@@ -73,13 +73,8 @@ struct Round {
 
 fn manifest(fixture: &Fixture) -> RunManifest {
     RunManifest {
-        version: 1,
-        name: "test".into(),
         coordinator: coordinator().id(),
         created_ms: OPENED,
-        model_config: Blake3Hash::of(config().to_json().as_bytes()),
-        initial_checkpoint: fixture.start.hash(),
-        training_data: Blake3Hash::of(b"data"),
         held_out: HeldOutParams {
             root: pool_tree().root(),
             windows: WINDOWS,
@@ -87,23 +82,7 @@ fn manifest(fixture: &Fixture) -> RunManifest {
             windows_per_round: 6,
             window_tokens: 20,
         },
-        training: TrainingParams {
-            inner_steps: 1,
-            micro_batch: 1,
-            gradient_accumulation: 1,
-            sequence_tokens: 20,
-            learning_rate_nano: 1,
-            warmup_steps: 0,
-            beta1_ppm: crate::protocol::amount::Ppm::ZERO,
-            beta2_ppm: crate::protocol::amount::Ppm::ZERO,
-            weight_decay_ppm: crate::protocol::amount::Ppm::ZERO,
-            clip_norm_micro: 0,
-            error_feedback_decay_ppm: crate::protocol::amount::Ppm::ZERO,
-        },
-        codec: fixture.codec,
-        judge: fixture.judge,
-        reward: fixture.reward,
-        timing: TimingParams { commit_ms: 1_000, upload_ms: 2_000, close_at_contributions: 0, max_contributions: 8 },
+        ..fixture.manifest()
     }
 }
 

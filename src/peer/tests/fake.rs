@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use crate::clock::{Clock, SystemClock};
 use crate::ln::{InvoiceRequest, InvoiceStatus, Lightning, PayLimits, PaymentStatus};
-use crate::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer};
+use crate::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer, WantedAggregate};
 use crate::protocol::amount::{Msat, Ppm};
 use crate::protocol::api::{
     ChannelOffer, ContributionState, ContributionView, LightningView, Phase, RegistrationView, RoundView, RunView,
@@ -405,6 +405,10 @@ impl CoordinatorApi for FakeCoordinator {
             view.state = ContributionState::Finished;
         }
         Ok(view)
+    }
+
+    async fn aggregate(&self, _: &WantedAggregate, _: &Path, _: DownloadProgress<'_>) -> Result<(), ApiFailure> {
+        Err(refused("no_aggregate"))
     }
 
     async fn download(

@@ -11,7 +11,7 @@ use crate::ln::{
     ChannelRequest, ChannelState, Invoice, InvoiceRequest, InvoiceStatus, Lightning, LnError, LnEvent, NodeInfo,
     PayLimits, PaymentStatus,
 };
-use crate::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer};
+use crate::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer, WantedAggregate};
 use crate::protocol::api::{ContributionView, RegistrationView, RoundView, RunView};
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, Preimage, RoundNumber};
 use crate::protocol::l402::Credentials;
@@ -150,6 +150,15 @@ impl CoordinatorApi for Fused<dyn CoordinatorApi> {
 
     async fn contribution(&self, contribution: ContributionId) -> Result<ContributionView, ApiFailure> {
         fused!(self, self.inner.contribution(contribution))
+    }
+
+    async fn aggregate(
+        &self,
+        wanted: &WantedAggregate,
+        path: &Path,
+        progress: DownloadProgress<'_>,
+    ) -> Result<(), ApiFailure> {
+        fused!(self, self.inner.aggregate(wanted, path, progress))
     }
 
     async fn download(&self, blob: Blake3Hash, path: &Path, progress: DownloadProgress<'_>) -> Result<(), ApiFailure> {

@@ -9,7 +9,7 @@ use super::{CAPACITY, PUSH};
 use crate::clock::{Clock, SystemClock};
 use crate::ln::simulated::{Faults, Network};
 use crate::ln::{InvoiceRequest, InvoiceStatus, PayLimits, PaymentFailure, PaymentStatus};
-use crate::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer};
+use crate::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer, WantedAggregate};
 use crate::peer::events::{EventSink, PeerEvent};
 use crate::peer::folder::{DataFolder, journal_in};
 use crate::peer::guard::{Guardian, Receipts};
@@ -193,6 +193,10 @@ impl CoordinatorApi for Nobody {
     }
 
     async fn contribution(&self, _: ContributionId) -> Result<ContributionView, ApiFailure> {
+        nobody()
+    }
+
+    async fn aggregate(&self, _: &WantedAggregate, _: &Path, _: DownloadProgress<'_>) -> Result<(), ApiFailure> {
         nobody()
     }
 

@@ -1,6 +1,7 @@
 //! A whole peer against a fake coordinator over a simulated network: money, crashes, and a coordinator that cheats.
 
 mod beliefs;
+mod catch_up;
 mod fake;
 mod fuse;
 mod guard;

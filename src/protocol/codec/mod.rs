@@ -30,6 +30,7 @@
 
 mod columns;
 mod error;
+mod joint;
 mod model;
 mod range;
 mod symbols;
@@ -42,6 +43,7 @@ mod tests;
 pub use error::{DecodeError, EncodeError, LevelFault, UnsupportedParams};
 pub use tiles::{Tile, kept, kept_in, tiles};
 
+use self::joint::{Earlier, Shared};
 use self::model::Model;
 use self::range::{Decoder, Encoder, Ending};
 use self::walk::Streams;
@@ -137,29 +139,9 @@ pub fn check_params(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), 
 
 /// Encodes an update of a model with these tensors.
 pub fn encode(params: &CodecParams, shapes: &[TensorShape], update: &SparseUpdate) -> Result<Vec<u8>, EncodeError> {
-    check_params(params, shapes)?;
-    if update.tensors.len() != shapes.len() {
-        return Err(EncodeError::Tensors { expected: shapes.len(), found: update.tensors.len() });
-    }
-    let mut coders = Streams { rows: Encoder::new(), columns: Encoder::new(), codes: Encoder::new() };
-    let mut model = Model::new();
-    for (at, (shape, tensor)) in shapes.iter().zip(&update.tensors).enumerate() {
-        check_positions(params, at, *shape, tensor)?;
-        let mut used = used_codes(params, at, tensor)?;
-        check_levels(&tensor.levels, &used).map_err(|fault| EncodeError::Levels { tensor: at, fault })?;
-        if shape.numel() > 0 {
-            walk::tensor(&mut coders, &mut model, params, *shape, &mut used, &mut tensor.clone());
-        }
-    }
-    let streams = coders.each().map(Encoder::finish);
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + streams.iter().map(Vec::len).sum::<usize>());
-    bytes.extend_from_slice(&MAGIC);
+    let mut bytes = MAGIC.to_vec();
     bytes.push(VERSION);
-    for counted in &streams[..2] {
-        // A tensor has fewer than 2³¹ values, and a model that is in memory not nearly 2³² words of rows.
-        bytes.extend_from_slice(&((counted.len() / WORD_BYTES) as u32).to_le_bytes());
-    }
-    streams.iter().for_each(|stream| bytes.extend_from_slice(stream));
+    write(params, shapes, &[update], &mut bytes)?;
     Ok(bytes)
 }
 
@@ -167,28 +149,79 @@ pub fn encode(params: &CodecParams, shapes: &[TensorShape], update: &SparseUpdat
 /// back.
 pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Result<SparseUpdate, DecodeError> {
     check_params(params, shapes)?;
+    let mut updates = read(params, shapes, 1, after_version(bytes)?)?;
+    // One was asked for.
+    Ok(updates.pop().unwrap_or_default())
+}
+
+/// The lengths of the streams and the streams of some updates of one model: tensor by tensor, of each tensor update by update,
+/// with one set of probabilities. All but the first are coded beside those before them (`joint.rs`).
+pub(super) fn write(
+    params: &CodecParams,
+    shapes: &[TensorShape],
+    updates: &[&SparseUpdate],
+    bytes: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    check_params(params, shapes)?;
+    if let Some(update) = updates.iter().find(|update| update.tensors.len() != shapes.len()) {
+        return Err(EncodeError::Tensors { expected: shapes.len(), found: update.tensors.len() });
+    }
+    let mut coders = Streams { rows: Encoder::new(), columns: Encoder::new(), codes: Encoder::new() };
+    let (mut model, mut shared) = (Model::new(), Shared::new());
+    for (at, shape) in shapes.iter().enumerate() {
+        let mut earlier = Earlier::default();
+        for (place, update) in updates.iter().enumerate() {
+            let tensor = &update.tensors[at];
+            check_positions(params, at, *shape, tensor)?;
+            let mut used = used_codes(params, at, tensor)?;
+            check_levels(&tensor.levels, &used).map_err(|fault| EncodeError::Levels { tensor: at, fault })?;
+            if shape.numel() == 0 {
+                continue;
+            }
+            let mut coded = tensor.clone();
+            if earlier.is_empty() {
+                walk::tensor(&mut coders, &mut model, params, *shape, &mut used, &mut coded);
+            } else {
+                let models = (&mut model, &mut shared);
+                joint::tensor(&mut coders, models, params, *shape, &mut used, (&earlier, &mut coded));
+            }
+            if place + 1 < updates.len() {
+                earlier.add(*shape, tensor);
+            }
+        }
+    }
+    let streams = coders.each().map(Encoder::finish);
+    bytes.reserve(2 * WORD_BYTES + streams.iter().map(Vec::len).sum::<usize>());
+    for counted in &streams[..2] {
+        // A tensor has fewer than 2³¹ values, and a model that is in memory not nearly 2³² words of rows.
+        bytes.extend_from_slice(&((counted.len() / WORD_BYTES) as u32).to_le_bytes());
+    }
+    streams.iter().for_each(|stream| bytes.extend_from_slice(stream));
+    Ok(())
+}
+
+/// What [`write`] wrote, and nothing else. The memory that it takes is that of so many updates, whatever the bytes say, and it
+/// stops at the first tensor that they don't reach.
+pub(super) fn read(
+    params: &CodecParams,
+    shapes: &[TensorShape],
+    updates: usize,
+    bytes: &[u8],
+) -> Result<Vec<SparseUpdate>, DecodeError> {
+    check_params(params, shapes)?;
     let Streams { rows, columns, codes } = split(bytes)?;
     let mut coders = Streams { rows: Decoder::new(rows), columns: Decoder::new(columns), codes: Decoder::new(codes) };
-    let mut model = Model::new();
-    let mut tensors = Vec::with_capacity(shapes.len());
+    let mut models = (Model::new(), Shared::new());
+    let mut decoded = vec![SparseUpdate::default(); updates];
     for (at, shape) in shapes.iter().enumerate() {
-        let mut tensor = SparseTensor::default();
-        if shape.numel() > 0 {
-            let kept = kept_in(*shape, params) as usize;
-            tensor.indices = vec![0; kept];
-            tensor.codes = vec![0; kept];
-            let mut used = [false; MAX_LEVELS];
-            walk::tensor(&mut coders, &mut model, params, *shape, &mut used, &mut tensor);
-            let Streams { rows, columns, codes } = &coders;
-            if [rows, columns, codes].into_iter().any(Decoder::overrun) {
-                return Err(DecodeError::Truncated);
+        let mut earlier = Earlier::default();
+        for (place, update) in decoded.iter_mut().enumerate() {
+            let tensor = read_tensor(params, at, *shape, &mut coders, &mut models, &earlier)?;
+            if place + 1 < updates && shape.numel() > 0 {
+                earlier.add(*shape, &tensor);
             }
-            if [rows, columns, codes].into_iter().any(Decoder::outside) {
-                return Err(DecodeError::NotCanonical);
-            }
-            check_decoded_levels(&tensor, &used).map_err(|fault| DecodeError::Levels { tensor: at, fault })?;
+            update.tensors.push(tensor);
         }
-        tensors.push(tensor);
     }
     for ending in coders.each().map(|coder| coder.ending()) {
         match ending {
@@ -198,32 +231,69 @@ pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Res
             Ending::NotCanonical => return Err(DecodeError::NotCanonical),
         }
     }
-    Ok(SparseUpdate { tensors })
+    Ok(decoded)
+}
+
+fn read_tensor(
+    params: &CodecParams,
+    at: usize,
+    shape: TensorShape,
+    coders: &mut Streams<Decoder<'_>>,
+    (model, shared): &mut (Model, Shared),
+    earlier: &Earlier,
+) -> Result<SparseTensor, DecodeError> {
+    let mut tensor = SparseTensor::default();
+    if shape.numel() == 0 {
+        return Ok(tensor);
+    }
+    let kept = kept_in(shape, params) as usize;
+    tensor.indices = vec![0; kept];
+    tensor.codes = vec![0; kept];
+    let mut used = [false; MAX_LEVELS];
+    if earlier.is_empty() {
+        walk::tensor(coders, model, params, shape, &mut used, &mut tensor);
+    } else {
+        joint::tensor(coders, (model, shared), params, shape, &mut used, (earlier, &mut tensor));
+    }
+    let Streams { rows, columns, codes } = coders;
+    if [&rows, &columns, &codes].into_iter().any(|coder| coder.overrun()) {
+        return Err(DecodeError::Truncated);
+    }
+    if [&rows, &columns, &codes].into_iter().any(|coder| coder.outside()) {
+        return Err(DecodeError::NotCanonical);
+    }
+    check_decoded_levels(&tensor, &used).map_err(|fault| DecodeError::Levels { tensor: at, fault })?;
+    Ok(tensor)
 }
 
 /// How long the parts of an encoded update are, in bytes: of its header, and of its rows, columns and codes. For measuring;
 /// looks at the header only.
 pub fn part_bytes(bytes: &[u8]) -> Result<[usize; 4], DecodeError> {
-    let streams = split(bytes)?.each().map(<[u8]>::len);
+    let streams = split(after_version(bytes)?)?.each().map(<[u8]>::len);
     Ok([HEADER_BYTES, streams[0], streams[1], streams[2]])
 }
 
-/// The header's checks, and the streams.
+/// What follows an update's magic bytes and version.
+fn after_version(bytes: &[u8]) -> Result<&[u8], DecodeError> {
+    if bytes.len() < HEADER_BYTES {
+        return Err(DecodeError::Truncated);
+    }
+    match bytes.split_at(MAGIC.len()) {
+        (magic, _) if magic != MAGIC => Err(DecodeError::Magic),
+        (_, [VERSION, rest @ ..]) => Ok(rest),
+        (_, rest) => Err(DecodeError::Version(rest[0])),
+    }
+}
+
+/// The streams, by their lengths.
 fn split(bytes: &[u8]) -> Result<Streams<&[u8]>, DecodeError> {
-    let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or(DecodeError::Truncated)?;
-    let (magic, rest) = header.split_at(MAGIC.len());
-    if magic != MAGIC {
-        return Err(DecodeError::Magic);
-    }
-    if rest[0] != VERSION {
-        return Err(DecodeError::Version(rest[0]));
-    }
+    let (lengths, body) = bytes.split_at_checked(2 * WORD_BYTES).ok_or(DecodeError::Truncated)?;
     let stream_bytes = |at: usize| {
-        let words = u32::from_le_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
+        let words = u32::from_le_bytes([lengths[at], lengths[at + 1], lengths[at + 2], lengths[at + 3]]);
         usize::try_from(words).ok().and_then(|words| words.checked_mul(WORD_BYTES)).ok_or(DecodeError::Truncated)
     };
-    let (rows, body) = body.split_at_checked(stream_bytes(1)?).ok_or(DecodeError::Truncated)?;
-    let (columns, codes) = body.split_at_checked(stream_bytes(1 + WORD_BYTES)?).ok_or(DecodeError::Truncated)?;
+    let (rows, body) = body.split_at_checked(stream_bytes(0)?).ok_or(DecodeError::Truncated)?;
+    let (columns, codes) = body.split_at_checked(stream_bytes(WORD_BYTES)?).ok_or(DecodeError::Truncated)?;
     Ok(Streams { rows, columns, codes })
 }
 

@@ -48,19 +48,33 @@ pub(super) fn tensor<C: Coder>(
         let count = kept(params, tile.numel()) as usize;
         let (tile_indices, rest) = indices.split_at_mut(count);
         let (tile_codes, rest_codes) = codes.split_at_mut(count);
+        walk.begin(&tile);
         walk.places(coders, model, &tile, tile_indices);
-        let last = &mut walk.last_code;
-        match params.value_bits {
-            1 => model.codes::<C, 1>(&mut coders.codes, last, tile_codes),
-            2 => model.codes::<C, 2>(&mut coders.codes, last, tile_codes),
-            _ => model.codes::<C, 4>(&mut coders.codes, last, tile_codes),
-        }
+        code_tile(coders, model, &mut walk, params.value_bits, tile_codes);
         (indices, codes) = (rest, rest_codes);
     }
 }
 
+/// A tile's codes, of 1, 2 or 4 bits.
+#[inline(always)]
+pub(super) fn code_tile<C: Coder>(
+    coders: &mut Streams<C>,
+    model: &mut Model,
+    walk: &mut Walk,
+    value_bits: u32,
+    codes: &mut [u8],
+) {
+    let last = &mut walk.last_code;
+    match value_bits {
+        1 => model.codes::<C, 1>(&mut coders.codes, last, codes),
+        2 => model.codes::<C, 2>(&mut coders.codes, last, codes),
+        _ => model.codes::<C, 4>(&mut coders.codes, last, codes),
+    }
+}
+
 /// What the tiles coded so far say about those to come.
-struct Walk {
+#[derive(Debug)]
+pub(super) struct Walk {
     /// Values chosen in each row of the current row of tiles.
     rows: Vec<u32>,
     /// Values chosen in each of the tensor's columns.
@@ -73,7 +87,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(params: &CodecParams, shape: TensorShape) -> Self {
+    pub(super) fn new(params: &CodecParams, shape: TensorShape) -> Self {
         let cols = match shape {
             TensorShape::Vector { len } => len,
             TensorShape::Matrix { cols, .. } => cols,
@@ -87,12 +101,36 @@ impl Walk {
         }
     }
 
-    /// The indices of one tile. Sums wrap where they can't overflow: no tensor has 2³¹ values.
-    fn places<C: Coder>(&mut self, coders: &mut Streams<C>, model: &mut Model, tile: &Tile, indices: &mut [u32]) {
-        let first_col = (tile.first % tile.stride) as usize;
-        if first_col == 0 {
+    /// To be called before anything else of a tile.
+    #[inline(always)]
+    pub(super) fn begin(&mut self, tile: &Tile) {
+        if tile.first.is_multiple_of(tile.stride) {
             self.rows.fill(0);
         }
+    }
+
+    /// Lets a row and a column of the tile be expected to hold so many more.
+    pub(super) fn expect(&mut self, tile: &Tile, row: u32, col: u32, more: u32) {
+        let first_col = tile.first % tile.stride;
+        let (row, col) = (&mut self.rows[row as usize], &mut self.cols[(first_col + col) as usize]);
+        *row = row.wrapping_add(more);
+        *col = col.wrapping_add(more);
+    }
+
+    /// Undoes [`Walk::expect`].
+    pub(super) fn forget(&mut self, tile: &Tile, row: u32, col: u32, more: u32) {
+        self.expect(tile, row, col, more.wrapping_neg());
+    }
+
+    /// The indices of one tile. Sums wrap where they can't overflow: no tensor has 2³¹ values.
+    pub(super) fn places<C: Coder>(
+        &mut self,
+        coders: &mut Streams<C>,
+        model: &mut Model,
+        tile: &Tile,
+        indices: &mut [u32],
+    ) {
+        let first_col = (tile.first % tile.stride) as usize;
         let seen = &mut self.cols[first_col..first_col + tile.cols as usize];
         self.columns.set(seen.iter().map(|count| PRIOR.wrapping_add(*count)));
 

@@ -181,6 +181,24 @@ async fn blobs_are_served_in_parts_with_their_hash_as_etag() {
 }
 
 #[tokio::test]
+async fn aggregates_are_served_while_they_are_kept() {
+    let served = serve(Limits::default()).await;
+    let path = "/v1/rounds/1/aggregate";
+    assert_eq!(served.get(path).await.code(), "no_aggregate");
+    served.fake.keep_aggregate(b"aggregate");
+    let answer = served.get(path).await;
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"aggregate"[..]));
+    let etag = format!("\"{}\"", sample::next_checkpoint());
+    assert_eq!((answer.header("etag"), answer.header("cache-control")), (etag.as_str(), "no-cache"));
+    let part = served.send("GET", path, &[("Range", "bytes=4-"), ("If-Range", &etag)], b"").await;
+    assert_eq!((part.status, part.body.as_slice()), (206, &b"egate"[..]));
+    let other = format!("\"{}\"", Blake3Hash::of(b"other"));
+    let whole = served.send("GET", path, &[("Range", "bytes=4-"), ("If-Range", &other)], b"").await;
+    assert_eq!((whole.status, whole.body.as_slice()), (200, &b"aggregate"[..]));
+    assert_eq!(served.get("/v1/rounds/0/aggregate").await.code(), "no_aggregate");
+}
+
+#[tokio::test]
 async fn transcripts_are_served_to_the_bit_and_in_parts() {
     let served = serve(Limits::default()).await;
     let bytes = sample::transcript().to_bytes();
