@@ -1,10 +1,11 @@
 //! Attackers who use more than they may, in every tier that this machine has.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
 use l402t::bounty::sandbox::{BoxOutcome, BoxSpec, Ending, Limits, Tier};
 
-use super::{python, run_in_each_tier, shell, text};
+use super::{python, run, run_in_each_tier, shell, text};
 
 fn endings(spec: &BoxSpec) -> Vec<(Tier, Ending)> {
     run_in_each_tier(spec).into_iter().map(|outcome| (outcome.tier, outcome.ending)).collect()
@@ -158,4 +159,28 @@ fn time_on_processors_is_counted_over_all_processes() {
         // The limit on the wall is far more.
         assert!((601..6_000).contains(&outcome.usage.cpu_ms), "{:?}", outcome.usage);
     }
+}
+
+/// A part of the next test, in a process of its own: a box that would go on for a minute.
+#[test]
+#[ignore = "it is killed by the test that starts it"]
+fn a_box_that_is_left_alone() {
+    run(&BoxSpec::new(["sleep", "60.0402"]));
+}
+
+#[test]
+fn a_box_ends_with_the_process_that_started_it_and_the_next_one_starts() {
+    let own = std::env::current_exe().expect("known");
+    let mut command = Command::new(own);
+    command.args(["--exact", "using::a_box_that_is_left_alone", "--ignored"]).stdout(Stdio::null());
+    let mut child = command.spawn().expect("started");
+    while processes_with("60.0402").len() < 2 {
+        assert!(child.try_wait().expect("its state").is_none(), "it ended by itself");
+    }
+    child.kill().expect("killed");
+    child.wait().expect("waited for");
+    // The kernel ends the box: this waits for it, or for ever.
+    while !processes_with("60.0402").is_empty() {}
+    // Its id, folder and control group are taken over.
+    all_end_by(&shell("true"), Ending::Exited { code: 0 });
 }

@@ -39,9 +39,10 @@ const LEAST_VERSION: (u32, u32) = (0, 8);
 pub struct SandboxSettings {
     /// bubblewrap: a path, or a name on the PATH.
     pub bubblewrap: String,
-    /// Boxes at one time; more wait.
+    /// Boxes at one time, of this process; more wait.
     pub slots: NonZero<u32>,
-    /// For root: box n runs under the user and group id `first_uid` + n. Nobody else may have these.
+    /// For root: each box runs under a user and group id that no other box of this machine has, one of 64 from here on.
+    /// Nobody else may have these.
     pub first_uid: u32,
     /// For root: where locks and copies for boxes are, in folders that only root can write to. Processes that use the same
     /// `first_uid` must use the same folder.

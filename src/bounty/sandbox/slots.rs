@@ -1,27 +1,32 @@
 //! Places for boxes: so many at one time, each, where this process is root, with a user id that no other box has, in any
 //! process of this machine.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::num::NonZero;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{BoxError, SandboxUnavailable};
 
+/// Ids for the boxes of all processes of this machine.
+pub(super) const IDS: u32 = 64;
+
 /// Less is root's and the system's own.
 const LEAST_ID: u32 = 1_000;
 
-/// How often to look whether another process has let a slot go.
+/// How often to look whether another process has let an id go, once all are taken.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// The places.
 #[derive(Debug)]
 pub(super) struct Slots {
     ids: Ids,
-    free: Mutex<Vec<u32>>,
+    free: Mutex<u32>,
     freed: Condvar,
+    taken: AtomicU64,
 }
 
 /// Who runs the boxes.
@@ -29,7 +34,7 @@ pub(super) struct Slots {
 enum Ids {
     /// This process's own user.
     Own,
-    /// Slot n is user `first` + n, whose copies and lock are in the folder.
+    /// One of [`IDS`] users from the first on, whose copies and locks are in the folder.
     Each { first: u32, folder: PathBuf },
 }
 
@@ -37,20 +42,28 @@ enum Ids {
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
     slots: &'a Slots,
-    number: u32,
-    /// Held while the slot is.
-    _lock: Option<File>,
-    /// Empty at first; only root and the slot's user can look into it.
-    folder: Option<PathBuf>,
+    /// How many there were before it.
+    number: u64,
+    claim: Option<Claim>,
+}
+
+/// An id that no other box has.
+#[derive(Debug)]
+struct Claim {
+    uid: u32,
+    /// Empty at first; only root and the box's user can look into it.
+    folder: PathBuf,
+    /// Held while the id is.
+    _lock: File,
 }
 
 impl Slots {
     /// For root, ids from `first` on, with locks and copies in `folder`; for anybody else, their own.
     pub(super) fn new(count: NonZero<u32>, first: u32, folder: &Path) -> Result<Self, SandboxUnavailable> {
         let ids = if rustix::process::geteuid().is_root() {
-            if first < LEAST_ID || first.checked_add(count.get()).is_none() {
+            if first < LEAST_ID || first.checked_add(IDS).is_none() {
                 return Err(SandboxUnavailable::new(
-                    format!("boxes can't run under {count} ids from {first} on"),
+                    format!("boxes can't run under {IDS} ids from {first} on"),
                     format!("Choose ids from {LEAST_ID} on that nobody has"),
                 ));
             }
@@ -64,56 +77,43 @@ impl Slots {
         } else {
             Ids::Own
         };
-        let free = Mutex::new((0..count.get()).rev().collect());
-        Ok(Self { ids, free, freed: Condvar::new() })
+        Ok(Self { ids, free: Mutex::new(count.get()), freed: Condvar::new(), taken: AtomicU64::new(0) })
     }
 
     /// Waits for a place.
     pub(super) fn take(&self) -> Result<Slot<'_>, BoxError> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            // From the end: the lowest ones first.
-            for at in (0..free.len()).rev() {
-                let Some((lock, folder)) = self.claim(free[at])? else { continue };
-                let number = free.remove(at);
-                return Ok(Slot { slots: self, number, _lock: lock, folder });
-            }
-            (free, _) = self.freed.wait_timeout(free, INTERVAL).unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free();
+        while *free == 0 {
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
+        *free -= 1;
+        drop(free);
+        let mut slot = Slot { slots: self, number: self.taken.fetch_add(1, Ordering::Relaxed), claim: None };
+        if let Ids::Each { first, folder } = &self.ids {
+            while slot.claim.is_none() {
+                slot.claim = claim_any(*first, folder)?;
+                if slot.claim.is_none() {
+                    std::thread::sleep(INTERVAL);
+                }
+            }
+        }
+        Ok(slot)
     }
 
-    /// `None` if another process has it.
-    fn claim(&self, number: u32) -> Result<Option<(Option<File>, Option<PathBuf>)>, BoxError> {
-        let Ids::Each { first, folder } = &self.ids else { return Ok(Some((None, None))) };
-        let uid = first + number;
-        let lock_path = folder.join(format!("{uid}.lock"));
-        let lock = File::options().create(true).append(true).mode(0o600).open(&lock_path);
-        let lock = lock.map_err(BoxError::os(format!("open {}", lock_path.display())))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(error)) => {
-                return Err(BoxError::os(format!("lock {}", lock_path.display()))(error));
-            }
-        }
-        let own = folder.join(uid.to_string());
-        prepare(&own, uid).map_err(BoxError::os(format!("prepare {}", own.display())))?;
-        Ok(Some((Some(lock), Some(own))))
+    fn free(&self) -> MutexGuard<'_, u32> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Slot<'_> {
     /// The id that the box runs under; `None` if it is this process's own.
     pub(super) fn uid(&self) -> Option<u32> {
-        match &self.slots.ids {
-            Ids::Own => None,
-            Ids::Each { first, .. } => Some(first + self.number),
-        }
+        self.claim.as_ref().map(|claim| claim.uid)
     }
 
     /// Where copies for the box go; `None` if the box can read what this process can.
     pub(super) fn folder(&self) -> Option<&Path> {
-        self.folder.as_deref()
+        self.claim.as_ref().map(|claim| claim.folder.as_path())
     }
 
     /// A name that no other running box on this machine has.
@@ -127,13 +127,32 @@ impl Slot<'_> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        // What can't be removed now is removed before the slot's next use, or that use fails.
-        if let Some(folder) = &self.folder {
-            let _ = fs::remove_dir_all(folder);
+        // What can't be removed now is removed before the id's next use, or that use fails.
+        if let Some(claim) = &self.claim {
+            let _ = fs::remove_dir_all(&claim.folder);
         }
-        self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+        *self.slots.free() += 1;
         self.slots.freed.notify_one();
     }
+}
+
+/// An id that nobody has, if there is one.
+fn claim_any(first: u32, folder: &Path) -> Result<Option<Claim>, BoxError> {
+    for uid in first..first + IDS {
+        let path = folder.join(format!("{uid}.lock"));
+        let lock = File::options().create(true).append(true).mode(0o600).open(&path);
+        let lock = lock.map_err(BoxError::os(format!("open {}", path.display())))?;
+        match lock.try_lock() {
+            Ok(()) => {
+                let own = folder.join(uid.to_string());
+                prepare(&own, uid).map_err(BoxError::os(format!("prepare {}", own.display())))?;
+                return Ok(Some(Claim { uid, folder: own, _lock: lock }));
+            }
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(BoxError::os(format!("lock {}", path.display()))(error)),
+        }
+    }
+    Ok(None)
 }
 
 /// Makes the folder of all slots. Everybody may pass through it, nobody else may see or change what is in it.

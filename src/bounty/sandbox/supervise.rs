@@ -49,7 +49,7 @@ pub(super) struct Launch<'a> {
 /// Runs it.
 pub(super) fn run(launch: &Launch<'_>) -> Result<BoxOutcome, BoxError> {
     let mut watch = Watch::start(launch)?;
-    let watched = watch.to_the_end();
+    let watched = watch.stay();
     if watched.is_err() {
         watch.kill();
         // Whatever went wrong is told; the thread's end takes the box along if this doesn't.
@@ -163,7 +163,7 @@ impl<'a> Watch<'a> {
         Ok(watch)
     }
 
-    fn to_the_end(&mut self) -> Result<(), BoxError> {
+    fn stay(&mut self) -> Result<(), BoxError> {
         while !self.is_over() {
             self.turn().map_err(BoxError::os("watch a box"))?;
             self.hold()?;
