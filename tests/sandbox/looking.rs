@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 
 use l402t::bounty::sandbox::Ending;
 
@@ -13,7 +14,7 @@ fn labels() -> (tempfile::TempDir, String) {
     // Not as one word in this program, which may be among the places that are searched.
     let label = format!("held-out-{}", std::process::id());
     fs::write(folder.path().join("labels"), &label).expect("written");
-    let open = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+    let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(folder.path(), open).expect("set");
     (folder, label)
 }
