@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+/// So often removing one is tried.
+const ATTEMPTS: u32 = 3;
+
 /// A new folder that only this user can enter; removed with everything in it.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
@@ -27,8 +30,13 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a scratch folder stays behind");
+        // Somebody who was not waited for may still be writing into it.
+        for _ in 0..ATTEMPTS {
+            match fs::remove_dir_all(&self.0) {
+                Ok(()) => return,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+                Err(error) => tracing::warn!(path = %self.0.display(), %error, "a scratch folder stays behind"),
+            }
         }
     }
 }

@@ -38,7 +38,7 @@ struct Report {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &BountyTryArgs, context: &Context) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Result<ExitCode, Failure> {
     context.log_to_stderr()?;
     let bounty = load(&args.folder, Extent::Public)?;
     let changed = match &args.workspace {
@@ -49,8 +49,7 @@ pub(super) fn run(args: &BountyTryArgs, context: &Context) -> Result<ExitCode, F
         None => None,
     };
     let boxes = sandbox(&bounty.manifest)?;
-    let scratch = std::env::temp_dir();
-    let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch: &scratch };
+    let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch };
     let exam = bounty.public_exam();
     let baseline = evaluator.evaluate(&bounty.workspace, &exam).map_err(not_evaluated)?;
     let evaluation = match &changed {

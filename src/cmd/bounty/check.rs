@@ -1,5 +1,7 @@
 //! `l402t bounty check`: everything that must be true of a bounty before it can be posted.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::super::{Context, ExitCode, Failure};
@@ -34,14 +36,13 @@ struct Report<'a> {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &BountyCheckArgs, context: &Context) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &BountyCheckArgs, context: &Context, scratch: &Path) -> Result<ExitCode, Failure> {
     context.log_to_stderr()?;
     let bounty = load(&args.folder, Extent::Whole)?;
     let boxes = sandbox(&bounty.manifest)?;
     let exam = bounty.held_out_exam().ok_or_else(|| Failure::bug("a whole bounty has no held-out part"))?;
     context.ui.say("running the baseline twice, and answers that nobody worked for");
-    let scratch = std::env::temp_dir();
-    let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch: &scratch };
+    let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch };
     let found = lint(&bounty, &exam, &evaluator, SystemClock.now()).map_err(not_evaluated)?;
     let metric = &bounty.manifest.metric;
     let shown = |score: Score| score.shown(metric.decimals).to_string();
@@ -67,7 +68,11 @@ pub(super) fn run(args: &BountyCheckArgs, context: &Context) -> Result<ExitCode,
         context.ui.line(format!("{:<9} {} in all, boxes: {}", "pays", bounty.manifest.budget, boxes.tier()));
     }
     let postable = found.is_postable();
-    context.ui.line(if postable { "this bounty can be posted" } else { "this bounty can't be posted yet" });
+    context.ui.line(match (postable, bounty.manifest.demo_only) {
+        (true, DemoOnly::No) => "this bounty can be posted",
+        (true, DemoOnly::Yes) => "this bounty can be posted to try things out, not for money (demo_only)",
+        (false, DemoOnly::No | DemoOnly::Yes) => "this bounty can't be posted yet",
+    });
     context.ui.json(&Report {
         postable,
         title: &bounty.manifest.title,

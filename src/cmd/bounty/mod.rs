@@ -10,14 +10,19 @@ use crate::bounty::evaluate::EvaluateError;
 use crate::bounty::load::{Bounty, Extent, LoadError};
 use crate::bounty::manifest::{Manifest, Problems, Tier};
 use crate::bounty::sandbox::{Sandbox, SandboxSettings, SandboxUnavailable, Tier as BoxTier, TierChoice};
+use crate::bounty::scratch::Scratch;
 use crate::cli::{BountyArgs, BountyCommand};
 
 /// Runs the command.
 pub async fn run(args: BountyArgs, context: Context) -> Result<ExitCode, Failure> {
     let worker = context.clone();
+    let place = std::env::temp_dir();
+    // Kept out here, so that it goes on Ctrl-C, too, which doesn't wait for the box that runs.
+    let scratch = Scratch::new(&place).map_err(|error| Failure::io("make a folder in", &place, &error))?;
+    let folder = scratch.path().to_owned();
     match args.command {
-        BountyCommand::Check(args) => context.blocking(move || check::run(&args, &worker)).await,
-        BountyCommand::Try(args) => context.blocking(move || attempt::run(&args, &worker)).await,
+        BountyCommand::Check(args) => context.blocking(move || check::run(&args, &worker, &folder)).await,
+        BountyCommand::Try(args) => context.blocking(move || attempt::run(&args, &worker, &folder)).await,
     }
 }
 
