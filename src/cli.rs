@@ -39,7 +39,10 @@ pub struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a coordinator: rounds, judging and rewards
-    #[command(after_help = "Example: l402t coordinate --data ./coordinator --listen 127.0.0.1:8402")]
+    #[command(
+        after_help = "Example: l402t coordinate --config run.toml --data ./coordinator --listen 127.0.0.1:8402\n\n\
+                      The model and the corpus (text, JSONL, parquet or token files) are named under [run] in the configuration."
+    )]
     Coordinate(CoordinateArgs),
     /// Train round after round for a coordinator, and be paid
     #[command(after_help = "Example: l402t peer --coordinator http://127.0.0.1:8402 --rounds 10")]

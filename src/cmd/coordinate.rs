@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::corpus_view::CorpusView;
 use super::judge_pool::{checked_engine, judging_device, nats_per_token};
 use super::liquidity::{self, Channels, Shortage, Side};
 use super::node::Node;
@@ -14,7 +15,9 @@ use super::{Context, ExitCode, Failure};
 use crate::cli::CoordinateArgs;
 use crate::clock::SystemClock;
 use crate::config::{self, CoordinatorConfig, NodeKind};
+use crate::coordinator::corpus::Corpus;
 use crate::coordinator::judging::Df32Judge;
+use crate::coordinator::run::MANIFEST_FILE;
 use crate::coordinator::settings::Gate;
 use crate::coordinator::{Coordinator, CoordinatorError, Options, RunEvent};
 use crate::http::server::{BadNetwork, ForwardedHeader, Limits, ServeError, Server, Settings, TrustedProxies};
@@ -78,6 +81,11 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Fai
     let threads = args.threads.unwrap_or(config.coordinator.threads);
     let device = judging_device(args.gpu, config.coordinator.device);
     let engine = context.blocking(move || checked_engine(Some(threads), device)).await?;
+    if !data.join(MANIFEST_FILE).exists() {
+        // A long corpus takes a while: that is seen, and done before a node waits for it.
+        let (settings, ui) = (config.run.clone(), context.ui.clone());
+        context.blocking(move || Ok(Corpus::open(&settings, &mut CorpusView::new(ui)).map(drop)?)).await?;
+    }
     let channels = config.coordinator.channels;
     let mut node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
     let (regtest_rpc, gate) = (node.regtest_rpc.clone(), config.coordinator.gate);
@@ -216,6 +224,9 @@ impl From<CoordinatorError> for Failure {
             | CoordinatorError::Unreadable { .. }
             | CoordinatorError::Model(_)
             | CoordinatorError::Tokens(_) => Failure::usage("run_settings", &error, "See [run] in config.example.toml"),
+            CoordinatorError::Corpus(_) => {
+                Failure::usage("corpus", &error, "See corpus under [run] in config.example.toml")
+            }
             CoordinatorError::Store(StoreError::InUse(_)) => {
                 Failure::usage("data_in_use", &error, "Stop the other one, or choose another --data folder")
             }

@@ -1,6 +1,7 @@
 //! One file per subcommand: wiring only. A command fails with a [`Failure`]: exit code, stable code, message and fix.
 
 mod context;
+mod corpus_view;
 mod failure;
 mod judge_pool;
 mod logging;

@@ -360,6 +360,7 @@ mod tests {
             "# coordinator = ",
             "# model = ",
             "# corpus = ",
+            "# tokenizer = ",
             "# advertise = ",
             "# anchor_reserve_sat = ",
             "# macaroon = ",

@@ -543,7 +543,8 @@ fn is_passing(error: &CoordinatorError) -> bool {
         | CoordinatorError::ChangedSetting { .. }
         | CoordinatorError::Unreadable { .. }
         | CoordinatorError::Model(_)
-        | CoordinatorError::Tokens(_) => false,
+        | CoordinatorError::Tokens(_)
+        | CoordinatorError::Corpus(_) => false,
     }
 }
 

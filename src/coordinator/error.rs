@@ -71,12 +71,22 @@ pub enum CoordinatorError {
     /// The corpus.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The corpus, before it is tokens.
+    #[error("corpus: {0}")]
+    Corpus(String),
     /// A request that was understood and refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// A bug: a task ended by a panic. Nothing was stored by it.
     #[error("a task of the coordinator failed unexpectedly. Please report this")]
     Panicked,
+}
+
+#[cfg(feature = "datasets")]
+impl From<l402t_datasets::DatasetError> for CoordinatorError {
+    fn from(error: l402t_datasets::DatasetError) -> Self {
+        Self::Corpus(error.to_string())
+    }
 }
 
 /// A refusal, from its parts.
@@ -103,6 +113,7 @@ impl From<CoordinatorError> for Refusal {
             | CoordinatorError::Unreadable { .. }
             | CoordinatorError::Model(_)
             | CoordinatorError::Tokens(_)
+            | CoordinatorError::Corpus(_)
             | CoordinatorError::Panicked => {
                 // The operator's log has the details; a stranger needs none of them.
                 tracing::error!("{error}");

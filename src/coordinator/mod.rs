@@ -11,6 +11,7 @@
 mod challenges;
 mod closing;
 mod core;
+pub mod corpus;
 pub mod engine;
 mod error;
 pub mod handle;

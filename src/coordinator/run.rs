@@ -4,16 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::core::Record;
+use super::corpus::Corpus;
 use super::error::CoordinatorError;
 use super::secrets::{Entropy, RunSecret};
 use super::settings::RunSettings;
 use crate::clock::Clock;
-use crate::model::tokens::{Tokens, split_held_out};
+use crate::model::tokens::{HeldOutCut, Tokens};
 use crate::model::{Checkpoint, LlamaConfig, Pretrained};
 use crate::protocol::held_out::{MerkleTree, leaf, tokens_to_hex};
 use crate::protocol::hold::MIN_HOLD_BLOCKS;
 use crate::protocol::ids::{Blake3Hash, RunId};
-use crate::protocol::manifest::{HeldOutParams, RunManifest};
+use crate::protocol::manifest::{HeldOutParams, RunManifest, TrainingDataParams};
 use crate::protocol::reward::MAX_TRANCHES;
 use crate::protocol::round::RoundRules;
 use crate::protocol::sign::{IdentityKey, Signed};
@@ -191,7 +192,6 @@ fn start(
     let random = || entropy.bytes32().map_err(unreadable);
     check(settings)?;
     let (config, pretrained) = read_model(settings.model.as_deref())?;
-    let corpus = read_file("corpus", settings.corpus.as_deref())?;
     let model = LlamaConfig::from_json(&config)?;
     check_lengths(settings, &model)?;
     let identity = random()?;
@@ -202,15 +202,16 @@ fn start(
     let vocabulary = u32::try_from(model.vocab_size).unwrap_or(u32::MAX);
     let held_out = &settings.held_out;
     let windows = held_out.rounds.saturating_mul(held_out.block_windows);
-    let tokens = Tokens::read(&corpus, vocabulary)?;
-    let split = split_held_out(&tokens, held_out.window_tokens, windows, &secret.split_seed())?;
-    let pool_file = Tokens::new(split.held_out.concat(), vocabulary)?.to_token_file();
+    let corpus = Corpus::open(settings, &mut ())?;
+    let cut = HeldOutCut::new(corpus.tokens(), held_out.window_tokens, windows, &secret.split_seed())?;
+    let (shards, held_out_windows) = corpus.split(cut, |shard| Ok(data.blobs.put(&shard.to_token_file())?))?;
+    let pool_file = Tokens::new(held_out_windows.concat(), vocabulary)?.to_token_file();
     let bad_pool = || CoordinatorError::BadSetting {
         key: "held_out.rounds",
         value: held_out.rounds.to_string(),
         problem: "a run needs at least one round with windows".into(),
     };
-    let pool = Pool::new(split.held_out, &secret).ok_or_else(bad_pool)?;
+    let pool = Pool::new(held_out_windows, &secret).ok_or_else(bad_pool)?;
     let seed = blake3::derive_key("l402t initial checkpoint seed v1", &settings.seed.to_le_bytes());
     let max_payload_bytes = dense_bytes(&model);
     let checkpoint = pretrained.unwrap_or_else(|| Checkpoint::init(model, seed));
@@ -223,7 +224,11 @@ fn start(
         created_ms: clock.now(),
         model_config: data.blobs.put(&config)?,
         initial_checkpoint: data.blobs.put(&checkpoint.to_safetensors())?,
-        training_data: data.blobs.put(&split.training.to_token_file())?,
+        training_data: TrainingDataParams {
+            shards,
+            shards_per_round: settings.shards_per_round,
+            tokenizer: corpus.tokenizer.map(|json| data.blobs.put(&json)).transpose()?,
+        },
         held_out: HeldOutParams {
             root: pool.tree.root(),
             windows,
@@ -256,7 +261,9 @@ fn start(
         set_meta(t, META_MANIFEST, &run.manifest.to_bytes())?;
         set_meta(t, META_SETTINGS, &settings)?;
         let body = &run.manifest.body;
-        for blob in [body.model_config, body.initial_checkpoint, body.training_data] {
+        let data = &body.training_data;
+        let single = [body.model_config, body.initial_checkpoint];
+        for blob in single.into_iter().chain(data.tokenizer).chain(data.shards.iter().map(|shard| shard.hash)) {
             tables::publish(t, &blob)?;
         }
         Ok::<_, StoreError>(())
@@ -304,6 +311,9 @@ fn check(settings: &RunSettings) -> Result<(), CoordinatorError> {
     }
     if timing.commit_ms == 0 || timing.upload_ms <= timing.commit_ms {
         return bad("timing.upload_ms", &timing.upload_ms, "it must be later than timing.commit_ms, which can't be 0");
+    }
+    if settings.shards_per_round == 0 {
+        return bad("shards_per_round", &settings.shards_per_round, "a peer needs at least one");
     }
     if timing.max_contributions == 0 {
         return bad("timing.max_contributions", &timing.max_contributions, "a round needs at least one");

@@ -17,8 +17,14 @@ pub struct RunSettings {
     /// The model: a config.json (Hugging Face style), or a Hugging Face folder with weights to start from. Needed to start a
     /// run.
     pub model: Option<PathBuf>,
-    /// UTF-8 text, or a token file. Needed to start a run.
+    /// What to train on: UTF-8 text, JSONL, parquet or token files; one file, or a folder of them. Needed to start a run.
     pub corpus: Option<PathBuf>,
+    /// The name of the text in JSON objects and tables.
+    pub text_field: String,
+    /// The tokenizer.json for text; the one in the model's folder, if there is one, is taken without being named.
+    pub tokenizer: Option<PathBuf>,
+    /// How many of the training shards a peer reads from in a round.
+    pub shards_per_round: u32,
     /// Decides the first weights, where `model` has none.
     pub seed: u64,
     /// The held-out pool.
@@ -46,6 +52,9 @@ impl Default for RunSettings {
             name: "l402t".to_owned(),
             model: None,
             corpus: None,
+            text_field: "text".to_owned(),
+            tokenizer: None,
+            shards_per_round: 2,
             seed: 1,
             held_out: HeldOutSettings::default(),
             training: TrainingParams::default(),

@@ -21,7 +21,8 @@ use crate::protocol::api::{
 use crate::protocol::ids::{Blake3Hash, ContributionId, Preimage, RoundNumber, UnixMs};
 use crate::protocol::l402::{Credentials, Expectation, Grant, Identifier, RootKey, TokenError, TokenId, mint, verify};
 use crate::protocol::manifest::{
-    CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, TimingParams, TrainingParams,
+    CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, ShardParams, TimingParams, TrainingDataParams,
+    TrainingParams,
 };
 use crate::protocol::sign::{IdentityKey, Signed, Statement as _};
 use crate::protocol::statements::{
@@ -79,7 +80,11 @@ pub(crate) fn manifest() -> RunManifest {
         created_ms: UnixMs(NOW_S * 1_000),
         model_config: Blake3Hash::of(b"config"),
         initial_checkpoint: Blake3Hash::of(b"checkpoint"),
-        training_data: Blake3Hash::of(b"data"),
+        training_data: TrainingDataParams {
+            shards: vec![ShardParams { hash: Blake3Hash::of(b"data"), tokens: 4 }],
+            shards_per_round: 1,
+            tokenizer: None,
+        },
         held_out: HeldOutParams {
             root: Blake3Hash::of(b"root"),
             windows: 64,

@@ -8,7 +8,8 @@ use crate::protocol::amount::{Msat, Ppm};
 use crate::protocol::codec::{SparseTensor, SparseUpdate, encode, kept, levels, tiles};
 use crate::protocol::ids::{Blake3Hash, ContributionId, PeerId, UnixMs};
 use crate::protocol::manifest::{
-    CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, TimingParams, TrainingParams,
+    CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, ShardParams, TimingParams, TrainingDataParams,
+    TrainingParams,
 };
 
 /// Everything of a round but its contributions.
@@ -142,7 +143,11 @@ impl Fixture {
             created_ms: UnixMs(0),
             model_config: Blake3Hash::of(config().to_json().as_bytes()),
             initial_checkpoint: self.start.hash(),
-            training_data: Blake3Hash::of(b"data"),
+            training_data: TrainingDataParams {
+                shards: vec![ShardParams { hash: Blake3Hash::of(b"data"), tokens: 4 }],
+                shards_per_round: 1,
+                tokenizer: None,
+            },
             held_out: HeldOutParams {
                 root: Blake3Hash::of(b"none"),
                 windows: 0,

@@ -10,7 +10,7 @@ use crate::protocol::ids::Blake3Hash;
 const MAGIC: [u8; 8] = *b"\xffL402TOK";
 const VERSION: u8 = 1;
 /// Magic, version (1 byte), token width in bytes (1), count (8).
-const HEADER_BYTES: usize = 18;
+pub const HEADER_BYTES: usize = 18;
 const SPLIT: &str = "l402t held-out split v1";
 
 /// Tokens of a byte vocabulary: each byte of the text is one token.
@@ -132,6 +132,14 @@ impl Tokens {
         Self::new(body.chunks_exact(usize::from(width)).map(little_endian).collect(), vocab_size)
     }
 
+    /// How many tokens a token file says that it has; `start` is at least its first [`HEADER_BYTES`] bytes.
+    pub fn count_in_token_file(start: &[u8]) -> Result<u64, TokensError> {
+        match start.get(HEADER_BYTES - 8..).and_then(|rest| rest.first_chunk()) {
+            Some(count) if start.starts_with(&MAGIC) => Ok(u64::from_le_bytes(*count)),
+            Some(_) | None => Err(TokensError::TruncatedHeader { bytes: start.len() }),
+        }
+    }
+
     /// Writes the token file: magic `ff 4c343032544f4b`, version 1 (1 byte), token width (1 byte: 1, 2 or 4, the
     /// narrowest that holds the vocabulary), count (8 bytes), tokens; all little-endian, nothing after.
     pub fn to_token_file(&self) -> Vec<u8> {
@@ -189,29 +197,72 @@ pub fn split_held_out(
     windows: u32,
     seed: &Blake3Hash,
 ) -> Result<Split, TokensError> {
-    let needed = 2 * u64::from(window_tokens) * u64::from(windows);
-    if (tokens.len() as u64) < needed {
-        return Err(TokensError::TooFew { tokens: tokens.len(), windows, window_tokens, needed });
+    let mut cut = HeldOutCut::new(tokens.len() as u64, window_tokens, windows, seed)?;
+    let training = cut.take(tokens);
+    Ok(Split { training, held_out: cut.finish() })
+}
+
+/// [`split_held_out`] of a corpus that comes in shards.
+#[derive(Debug)]
+pub struct HeldOutCut {
+    /// Where in the corpus each window begins, ascending.
+    starts: Vec<u64>,
+    window_tokens: usize,
+    /// What has been found of each window.
+    windows: Vec<Vec<u32>>,
+    /// Tokens of the shards so far.
+    seen: u64,
+    stream: blake3::OutputReader,
+}
+
+impl HeldOutCut {
+    /// Of a corpus of so many tokens.
+    pub fn new(tokens: u64, window_tokens: u32, windows: u32, seed: &Blake3Hash) -> Result<Self, TokensError> {
+        let needed = 2 * u64::from(window_tokens) * u64::from(windows);
+        if tokens < needed {
+            let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
+            return Err(TokensError::TooFew { tokens, windows, window_tokens, needed });
+        }
+        let mut stream = blake3::Hasher::new_derive_key(SPLIT).update(seed.as_bytes()).finalize_xof();
+        let stretch_end = |window: u128| (window * u128::from(tokens) / u128::from(windows)) as u64;
+        let starts = (0..u128::from(windows)).map(|window| {
+            let places = stretch_end(window + 1) - stretch_end(window) - u64::from(window_tokens) + 1;
+            stretch_end(window) + uniform_below(&mut stream, places)
+        });
+        let starts = starts.collect();
+        let windows = vec![Vec::with_capacity(window_tokens as usize); windows as usize];
+        Ok(Self { starts, window_tokens: window_tokens as usize, windows, seen: 0, stream })
     }
-    let mut stream = blake3::Hasher::new_derive_key(SPLIT).update(seed.as_bytes()).finalize_xof();
-    let width = window_tokens as usize;
-    let mut training = Vec::with_capacity(tokens.len() - width * windows as usize);
-    let mut held_out = Vec::with_capacity(windows as usize);
-    let mut kept_to = 0;
-    for window in 0..u128::from(windows) {
-        let stretch_start = (window * tokens.len() as u128 / u128::from(windows)) as usize;
-        let stretch_end = ((window + 1) * tokens.len() as u128 / u128::from(windows)) as usize;
-        let places = (stretch_end - stretch_start - width + 1) as u64;
-        let start = stretch_start + uniform_below(&mut stream, places) as usize;
-        training.extend_from_slice(&tokens.data[kept_to..start]);
-        held_out.push(tokens.data[start..start + width].to_vec());
-        kept_to = start + width;
+
+    /// The next shard without the windows in it. A window may begin in one shard and end in the next.
+    pub fn take(&mut self, shard: &Tokens) -> Tokens {
+        let (from, to) = (self.seen, self.seen + shard.len() as u64);
+        let mut training = Vec::with_capacity(shard.len());
+        let mut kept_to = 0;
+        let width = self.window_tokens as u64;
+        let first = self.starts.partition_point(|start| start + width <= from);
+        for (start, window) in self.starts[first..].iter().zip(&mut self.windows[first..]) {
+            if *start >= to {
+                break;
+            }
+            let begin = start.saturating_sub(from) as usize;
+            let end = (start + width).min(to).saturating_sub(from) as usize;
+            training.extend_from_slice(&shard.data[kept_to..begin]);
+            window.extend_from_slice(&shard.data[begin..end]);
+            kept_to = end;
+        }
+        training.extend_from_slice(&shard.data[kept_to..]);
+        self.seen = to;
+        Tokens { vocab_size: shard.vocab_size, data: training }
     }
-    training.extend_from_slice(&tokens.data[kept_to..]);
-    for last in (1..held_out.len()).rev() {
-        held_out.swap(last, uniform_below(&mut stream, last as u64 + 1) as usize);
+
+    /// The windows, shuffled. Complete once the shards had as many tokens as was said.
+    pub fn finish(mut self) -> Vec<Vec<u32>> {
+        for last in (1..self.windows.len()).rev() {
+            self.windows.swap(last, uniform_below(&mut self.stream, last as u64 + 1) as usize);
+        }
+        self.windows
     }
-    Ok(Split { training: Tokens { vocab_size: tokens.vocab_size, data: training }, held_out })
 }
 
 #[cfg(test)]
@@ -301,6 +352,22 @@ mod tests {
         changed = file;
         changed[17] = 0xff; // a count that overflows when multiplied by the width
         assert!(matches!(Tokens::read(&changed, 301), Err(TokensError::Length { .. })));
+    }
+
+    #[test]
+    fn shards_are_cut_as_the_whole_is_wherever_they_end() {
+        let tokens = counted(4_000);
+        let whole = split_held_out(&tokens, 10, 50, &Blake3Hash::of(b"a")).expect("enough");
+        for size in [1, 7, 10, 333, 3_999, 4_000, 9_999] {
+            let mut cut = HeldOutCut::new(4_000, 10, 50, &Blake3Hash::of(b"a")).expect("enough");
+            let mut training = Vec::new();
+            for shard in tokens.as_slice().chunks(size) {
+                let shard = Tokens::new(shard.to_vec(), 4_000).expect("valid");
+                training.extend_from_slice(cut.take(&shard).as_slice());
+            }
+            assert!(training == whole.training.as_slice(), "shards of {size}");
+            assert_eq!(cut.finish(), whole.held_out, "shards of {size}");
+        }
     }
 
     #[test]

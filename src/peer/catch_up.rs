@@ -93,7 +93,8 @@ impl Session {
 
     /// From the newest earlier checkpoint that is here.
     async fn way_to(&self, opening: &RoundOpening) -> Result<Option<Way>, Obstacle> {
-        let known = [self.manifest.model_config, self.manifest.training_data];
+        let shards = self.manifest.training_data.shards.iter().map(|shard| shard.hash);
+        let known: Vec<Blake3Hash> = shards.chain([self.manifest.model_config]).collect();
         if !self.parts.folder.has_other_blobs(&known)? {
             return Ok(None);
         }

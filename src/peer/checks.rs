@@ -11,6 +11,7 @@ use crate::protocol::ids::{ContributionId, RoundNumber, RunId, UnixMs};
 use crate::protocol::l402::{ChallengeParams, Identifier, Macaroon};
 use crate::protocol::manifest::RunManifest;
 use crate::protocol::reward::tranche_amounts;
+use crate::protocol::shards::MAX_SHARDS;
 use crate::protocol::sign::{Signed, Statement};
 use crate::protocol::statements::{Receipt, RoundOpening};
 use crate::protocol::verdict::{Outcome, VerdictRecord};
@@ -45,6 +46,13 @@ pub fn check_run<'a>(view: &'a RunView, limits: &Limits) -> Result<&'a RunManife
         return Err(PeerError::Terms(format!(
             "it has manifest version {} and codec version {}, this l402t speaks {MANIFEST_VERSION} and {CODEC_VERSION}",
             manifest.version, manifest.codec.version
+        )));
+    }
+    let shards = manifest.training_data.shards.len();
+    if !(1..=MAX_SHARDS).contains(&shards) || manifest.training_data.shards_per_round == 0 {
+        return Err(PeerError::Terms(format!(
+            "its training data are {shards} shards, {} a round; 1 ..= {MAX_SHARDS} are possible, and 1 or more a round",
+            manifest.training_data.shards_per_round
         )));
     }
     let reward = &manifest.reward;

@@ -9,7 +9,8 @@ use super::trainer::{self, LocalTrainer, LocalUpdate, Onlooker, RoundWork};
 use crate::model::tokens::Tokens;
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::codec;
-use crate::protocol::ids::RunId;
+use crate::protocol::ids::{Blake3Hash, RunId};
+use crate::protocol::manifest::ShardParams;
 use crate::train::TrainError;
 use crate::train::compress::Compressor;
 use crate::train::data::{Assignment, TrainingData};
@@ -54,14 +55,38 @@ fn read(path: &Path) -> Result<Vec<u8>, PeerError> {
     std::fs::read(path).map_err(|error| PeerError::io("read", path, error))
 }
 
+/// A training shard, checked again: it was downloaded whole, but disks lose bits.
+fn shard(place: usize, expected: &ShardParams, path: &Path, vocab_size: u32) -> Result<Tokens, PeerError> {
+    let bytes = read(path)?;
+    let found = Blake3Hash::of(&bytes);
+    if found != expected.hash {
+        return Err(PeerError::Training(format!(
+            "training shard {place} ({}) has the hash {found}, the run's manifest says {}; start again, and it is downloaded \
+             again",
+            path.display(),
+            expected.hash
+        )));
+    }
+    let tokens = Tokens::from_token_file(&bytes, vocab_size)
+        .map_err(|error| PeerError::Training(format!("training shard {place}: {error}")))?;
+    if tokens.len() as u64 != expected.tokens {
+        let (found, expected) = (tokens.len(), expected.tokens);
+        let problem = format!("training shard {place} has {found} tokens, the run's manifest says {expected}");
+        return Err(PeerError::Training(problem));
+    }
+    Ok(tokens)
+}
+
 impl LocalTrainer for Honest {
     fn contribute(&mut self, work: &RoundWork, onlooker: &mut dyn Onlooker) -> Result<Option<LocalUpdate>, PeerError> {
         let run = work.manifest.run_id();
         let config = LlamaConfig::from_json(&read(&work.model_config)?).map_err(failed)?;
         let vocab_size = u32::try_from(config.vocab_size).map_err(failed)?;
         let start = Checkpoint::from_safetensors(config, &read(&work.checkpoint)?).map_err(failed)?;
-        let tokens = Tokens::from_token_file(&read(&work.training_data)?, vocab_size).map_err(failed)?;
-        let data = TrainingData::new(tokens, work.manifest.training.sequence_tokens).map_err(failed)?;
+        let promised = &work.manifest.training_data.shards;
+        let shards = work.training_data.iter().map(|(place, path)| shard(*place, &promised[*place], path, vocab_size));
+        let shards = shards.collect::<Result<Vec<Tokens>, PeerError>>()?;
+        let data = TrainingData::of_shards(shards, work.manifest.training.sequence_tokens).map_err(failed)?;
         let shapes = start.layout.shapes();
 
         let kept = self.kept_state(work, run)?;
@@ -151,5 +176,30 @@ impl Observer for Watch<'_> {
 
     fn snapshot(&mut self, snapshot: Snapshot) -> Result<(), TrainError> {
         self.partial.save(&snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_is_not_the_manifests_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("blob");
+        let file = Tokens::new(vec![1, 2, 300], 301).expect("valid").to_token_file();
+        std::fs::write(&path, &file).expect("written");
+        let promised = ShardParams { hash: Blake3Hash::of(&file), tokens: 3 };
+        assert_eq!(shard(7, &promised, &path, 301).expect("whole").as_slice(), [1, 2, 300]);
+        let refused = |promised: ShardParams, vocab_size| {
+            shard(7, &promised, &path, vocab_size).expect_err("refused").to_string()
+        };
+        for error in [
+            refused(ShardParams { hash: Blake3Hash::of(b"other"), ..promised }, 301),
+            refused(ShardParams { tokens: 4, ..promised }, 301),
+            refused(promised, 300),
+        ] {
+            assert!(error.contains("shard 7"), "{error}");
+        }
     }
 }

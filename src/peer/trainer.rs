@@ -20,8 +20,8 @@ pub struct RoundWork {
     pub model_config: PathBuf,
     /// The round's checkpoint (safetensors).
     pub checkpoint: PathBuf,
-    /// The training tokens.
-    pub training_data: PathBuf,
+    /// The shards that this peer reads from in this round, each with its place in the manifest.
+    pub training_data: Vec<(usize, PathBuf)>,
     /// Where states are; a state's files have its name and an extension.
     pub state_folder: PathBuf,
     /// The state after the last accepted contribution; `None` before the first. Only read.

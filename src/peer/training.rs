@@ -15,6 +15,7 @@ use crate::clock::Stopwatch;
 use crate::offload;
 use crate::protocol::api::RoundView;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, UnixMs};
+use crate::protocol::shards;
 use crate::protocol::sign::Statement;
 use crate::protocol::statements::{Commitment, RoundOpening};
 
@@ -71,19 +72,28 @@ impl Session {
         self.tidy(round)?;
         let model_config = self.blob("download the model's configuration", self.manifest.model_config).await?;
         self.catch_up(opening, &model_config).await?;
+        let data = &self.manifest.training_data;
+        let mut training_data = Vec::new();
+        for place in shards::assigned(data, run, round, &self.parts.key.id()) {
+            let path = self.blob("download the training data", data.shards[place].hash).await;
+            training_data.push((place, path.map_err(|error| of_shard(place, error))?));
+        }
         let work = RoundWork {
             manifest: self.manifest.clone(),
             round,
             peer: self.parts.key.id(),
             model_config,
-            training_data: self.blob("download the training data", self.manifest.training_data).await?,
+            training_data,
             checkpoint: self.blob("download the checkpoint", opening.checkpoint).await?,
             state_folder: folder.states(),
             state: self.journal.last_accepted(*run)?.map(|accepted| StateName::After(accepted).of(run)),
             staged_state: StateName::After(round).of(run),
             partial_state: StateName::Within(round).of(run),
         };
-        folder.keep_blobs(&[self.manifest.model_config, self.manifest.training_data, opening.checkpoint])?;
+        // All shards stay: they come up again, and are a part of what somebody decided to train on.
+        let kept = data.shards.iter().map(|shard| shard.hash);
+        let kept: Vec<Blake3Hash> = kept.chain([self.manifest.model_config, opening.checkpoint]).collect();
+        folder.keep_blobs(&kept)?;
         Ok(work)
     }
 
@@ -135,6 +145,18 @@ impl Session {
             StateName::After(round) => Some(round) == accepted || undecided.contains(&round),
             StateName::Within(round) => round == current && !committed,
         })
+    }
+}
+
+/// Says which training shard was refused.
+fn of_shard(place: usize, error: PeerError) -> PeerError {
+    let named = |text: String| format!("training shard {place}: {text}");
+    match error {
+        PeerError::Untrusted(detail) => PeerError::Untrusted(named(detail)),
+        PeerError::Refused { doing, code, message, fix } => {
+            PeerError::Refused { doing, code, message: named(message), fix }
+        }
+        other => other,
     }
 }
 

@@ -23,8 +23,8 @@ pub struct RunManifest {
     pub model_config: Blake3Hash,
     /// The blob of the first round's checkpoint (safetensors).
     pub initial_checkpoint: Blake3Hash,
-    /// The blob of the training tokens.
-    pub training_data: Blake3Hash,
+    /// What peers train on.
+    pub training_data: TrainingDataParams,
     /// The held-out pool.
     pub held_out: HeldOutParams,
     /// The inner loop that peers run.
@@ -48,6 +48,29 @@ impl RunManifest {
     pub fn run_id(&self) -> RunId {
         RunId::from_bytes(*self.digest().as_bytes())
     }
+}
+
+/// What peers train on. Which shards a peer reads from in a round is drawn: see [`super::shards`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingDataParams {
+    /// The token shards, in the order of the corpus.
+    pub shards: Vec<ShardParams>,
+    /// How many shards a peer reads from in a round.
+    pub shards_per_round: u32,
+    /// The blob of the tokenizer.json that all tokens were made by, the held-out ones too; none where they are bytes, or came
+    /// as tokens.
+    pub tokenizer: Option<Blake3Hash>,
+}
+
+/// A token shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardParams {
+    /// Its blob: a token file.
+    pub hash: Blake3Hash,
+    /// Tokens in it.
+    pub tokens: u64,
 }
 
 /// The pool of held-out windows. Round `r` draws `windows_per_round` of the `block_windows` windows

@@ -14,6 +14,7 @@ pub mod l402;
 pub mod manifest;
 pub mod reward;
 pub mod round;
+pub mod shards;
 pub mod sign;
 pub mod statements;
 pub mod transcript;

@@ -24,18 +24,28 @@ pub struct Assignment {
 /// The training tokens, cut into sequences wherever a draw falls.
 #[derive(Clone, Debug)]
 pub struct TrainingData {
-    tokens: Tokens,
+    /// At least one; a sequence lies in one of them.
+    shards: Vec<Tokens>,
     sequence_tokens: usize,
+    /// Where a sequence may begin, in all shards together; at least 1.
+    places: u64,
 }
 
 impl TrainingData {
     /// A sequence is `sequence_tokens` tokens that the model reads and the one after them, which is the last target.
     pub fn new(tokens: Tokens, sequence_tokens: u32) -> Result<Self, TrainError> {
+        Self::of_shards(vec![tokens], sequence_tokens)
+    }
+
+    /// The same of several shards: a sequence is as likely to begin at any place of any of them.
+    pub fn of_shards(shards: Vec<Tokens>, sequence_tokens: u32) -> Result<Self, TrainError> {
         let sequence_tokens = sequence_tokens as usize;
-        if tokens.len() <= sequence_tokens {
-            return Err(TrainError::TooLittleData { tokens: tokens.len(), needed: sequence_tokens + 1 });
+        let places = shards.iter().map(|shard| places(shard, sequence_tokens)).sum();
+        if places == 0 {
+            let tokens = shards.iter().map(Tokens::len).max().unwrap_or(0);
+            return Err(TrainError::TooLittleData { tokens, needed: sequence_tokens + 1 });
         }
-        Ok(Self { tokens, sequence_tokens })
+        Ok(Self { shards, sequence_tokens, places })
     }
 
     /// Tokens that the model reads of a sequence.
@@ -45,7 +55,7 @@ impl TrainingData {
 
     /// The vocabulary of the tokens.
     pub fn vocab_size(&self) -> u32 {
-        self.tokens.vocab_size()
+        self.shards.iter().map(Tokens::vocab_size).max().unwrap_or(0)
     }
 
     /// The `sequence_tokens + 1` tokens of one row of an inner step's batch. Rows count through all forward passes of
@@ -57,10 +67,23 @@ impl TrainingData {
         hasher.update(assignment.peer.as_bytes());
         hasher.update(&step.to_le_bytes());
         hasher.update(&row.to_le_bytes());
-        let places = self.tokens.len() - self.sequence_tokens;
-        let start = uniform_below(&mut hasher.finalize_xof(), places as u64) as usize;
-        &self.tokens.as_slice()[start..=start + self.sequence_tokens]
+        let mut start = uniform_below(&mut hasher.finalize_xof(), self.places);
+        for shard in &self.shards {
+            let of_shard = places(shard, self.sequence_tokens);
+            if start < of_shard {
+                let start = start as usize;
+                return &shard.as_slice()[start..=start + self.sequence_tokens];
+            }
+            start -= of_shard;
+        }
+        // `places` is the sum of what the loop takes off a smaller number.
+        unreachable!("a place beyond the last shard")
     }
+}
+
+/// Where a sequence and its last target may begin in a shard.
+fn places(shard: &Tokens, sequence_tokens: usize) -> u64 {
+    shard.len().saturating_sub(sequence_tokens) as u64
 }
 
 #[cfg(test)]
@@ -99,6 +122,23 @@ mod tests {
         starts.sort_unstable();
         starts.dedup();
         assert_eq!(starts, [0, 1, 2]);
+    }
+
+    #[test]
+    fn shards_are_read_at_all_their_places_and_never_across_their_ends() {
+        let shard = |tokens: std::ops::Range<u32>| Tokens::new(tokens.collect(), 100).expect("valid");
+        // Places for 4 tokens and a target: 2, none, 3.
+        let data = TrainingData::of_shards(vec![shard(0..6), shard(20..24), shard(40..47)], 4).expect("enough");
+        let mut starts: Vec<u32> = (0..300)
+            .map(|row| {
+                let sequence = data.sequence(&assignment(0, 0, 0), 0, row);
+                assert!(sequence.len() == 5 && sequence.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequence:?}");
+                sequence[0]
+            })
+            .collect();
+        starts.sort_unstable();
+        starts.dedup();
+        assert_eq!(starts, [0, 1, 40, 41, 42]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a user sees: help, errors and their remedies, `--json`, exit codes.
 
 mod catch_up;
+mod corpus;
 mod disk;
 mod guard;
 mod kill;

@@ -228,8 +228,8 @@ async fn aperture_sells_tickets_for_a_coordinator_and_a_download_to_fetch() {
 
     // A resource behind the same Aperture, over a slow line.
     let run_view: Value = serde_json::from_slice(&get(front, "/v1/run").await).expect("JSON");
-    let blob =
-        run_view["manifest"]["body"]["training_data"].as_str().unwrap_or_else(|| panic!("{run_view}")).to_owned();
+    let shard = &run_view["manifest"]["body"]["training_data"]["shards"][0];
+    let blob = shard["hash"].as_str().unwrap_or_else(|| panic!("{run_view}")).to_owned();
     let slow = slow_line(front).await;
     let resource = format!("http://localhost:{}/v1/blobs/{blob}", slow.port());
     let before = spendable_sat(&mut purse).await;

@@ -86,7 +86,7 @@ impl Library {
         manifest.model_config = Blake3Hash::of(CONFIG.as_bytes());
         manifest.initial_checkpoint = checkpoint.hash();
         let mut blobs = BTreeMap::from([(manifest.model_config, CONFIG.as_bytes().to_vec())]);
-        blobs.insert(manifest.training_data, b"blob".to_vec());
+        blobs.insert(manifest.training_data.shards[0].hash, b"blob".to_vec());
         let (mut openings, mut checkpoints, mut aggregates) = (Vec::new(), Vec::new(), BTreeMap::new());
         for round in 0..=rounds {
             let bytes = checkpoint.to_safetensors();
@@ -273,7 +273,8 @@ impl Away {
     async fn arrives(&self, round: u32) {
         let checkpoint = self.prepare(round, &Fuse::endless()).await.expect("not killed").expect("it is there");
         assert!(checkpoint == self.library.checkpoints[round as usize], "another checkpoint for round {round}");
-        let needed = [self.library.run.manifest.body.model_config, self.library.run.manifest.body.training_data];
+        let manifest = &self.library.run.manifest.body;
+        let needed = [manifest.model_config, manifest.training_data.shards[0].hash];
         for name in super::files_in(&self.data.path().join("blobs")) {
             let known = needed.iter().chain([&self.library.checkpoint(round)]).any(|hash| name == hash.to_string());
             assert!(known, "{name} was left behind");

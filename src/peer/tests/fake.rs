@@ -21,7 +21,8 @@ use crate::protocol::l402::{
     ChallengeParams, Credentials, Expectation, Grant, Identifier, RootKey, Scheme, TokenId, mint, verify,
 };
 use crate::protocol::manifest::{
-    CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, TimingParams, TrainingParams,
+    CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, ShardParams, TimingParams, TrainingDataParams,
+    TrainingParams,
 };
 use crate::protocol::reward::tranche_amounts;
 use crate::protocol::sign::{IdentityKey, Signed, Statement};
@@ -93,7 +94,11 @@ impl FakeCoordinator {
             created_ms: UnixMs(1),
             model_config: blob,
             initial_checkpoint: blob,
-            training_data: blob,
+            training_data: TrainingDataParams {
+                shards: vec![ShardParams { hash: blob, tokens: 4 }],
+                shards_per_round: 1,
+                tokenizer: None,
+            },
             held_out: HeldOutParams {
                 root: blob,
                 windows: 8,
