@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use super::error::CoordinatorError;
 use super::settings::RunSettings;
 use crate::model::LlamaConfig;
-use crate::model::tokens::{BYTE_VOCAB, HEADER_BYTES, HeldOutCut, Tokens, TokensError};
+use crate::model::tokens::{BYTE_VOCAB, HEADER_BYTES, HeldOutCut, Tokens};
 use crate::protocol::ids::Blake3Hash;
 use crate::protocol::manifest::ShardParams;
 use crate::protocol::shards::MAX_SHARDS;
 
 /// Tokens of a shard: what a peer reads at a time, and has in memory as u32.
+#[cfg(feature = "datasets")]
 const SHARD_TOKENS: usize = 1 << 24;
 /// A text of bytes up to this size isn't kept as tokens.
 const SHORT_TEXT_BYTES: u64 = 16 << 20;
@@ -180,7 +181,9 @@ fn token_files(paths: &[&Path], vocabulary: u32) -> Result<Corpus, CoordinatorEr
         let tokens = Tokens::count_in_token_file(&header).map_err(|error| refused(error.to_string()))?;
         // A count that isn't true is refused when the file is read; until then it must not overflow a sum.
         if tokens > bytes {
-            return Err(refused(TokensError::TruncatedHeader { bytes: header.len() }.to_string()));
+            return Err(refused(format!(
+                "its header says {tokens} tokens, but it has {bytes} bytes in all; copy it again"
+            )));
         }
         Ok(Shard::File { path: path.to_path_buf(), tokens, hash: None })
     };
