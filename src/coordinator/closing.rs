@@ -58,6 +58,14 @@ impl Core {
         counted.eq(request.submissions.iter().map(|(id, payload)| (*id, payload.is_some())))
     }
 
+    /// Keeps a round's aggregate. No money waits for it: without it peers download a whole checkpoint.
+    fn keep_aggregate(&self, number: RoundNumber, judgement: &Judgement) {
+        let put = self.aggregates.put(number, &judgement.aggregate);
+        if let Err(error) = put.and_then(|()| self.aggregates.tidy(judgement.next_checkpoint.len() as u64)) {
+            tracing::warn!(round = %number, %error, "could not keep the aggregate: peers will download the checkpoint");
+        }
+    }
+
     /// Makes the verdicts final: receipts with the earned preimages, transcript, next checkpoint. Blobs, transcript and aggregate
     /// are on disk before the transaction that refers to them, and the receipts can't be seen before it. False if a payload
     /// that was judged doesn't count any more: nothing is changed.
@@ -117,8 +125,7 @@ impl Core {
         });
         let path = self.transcript_path(number);
         write_synced(&path, &path.with_extension("part"), &transcript.to_bytes())?;
-        self.aggregates.put(number, &judgement.aggregate)?;
-        self.aggregates.tidy(judgement.next_checkpoint.len() as u64)?;
+        self.keep_aggregate(number, judgement);
 
         self.apply(number, &Event::Judged { tranches_paid }, |t, _| {
             let body = &transcript.body;

@@ -102,6 +102,33 @@ proptest! {
         decodes_canonically(&params, &shapes, &bytes)?;
     }
 
+    /// Few seeds, so that some updates are the same and many share places.
+    #[test]
+    fn updates_that_are_coded_together_survive_and_have_one_encoding(
+        params in params(),
+        shapes in proptest::collection::vec(shape(), 0..3),
+        seeds in proptest::collection::vec(0u64..4, 1..5),
+        bias in 0u32..4,
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let updates: Vec<SparseUpdate> = seeds.iter().map(|seed| update(&params, &shapes, *seed, bias)).collect();
+        let together = |updates: &[SparseUpdate]| {
+            let mut bytes = Vec::new();
+            write(&params, &shapes, &updates.iter().collect::<Vec<_>>(), &mut bytes).expect("valid updates");
+            bytes
+        };
+        let mut bytes = together(&updates);
+        let again = read(&params, &shapes, updates.len(), &bytes);
+        prop_assert_eq!(again.as_ref(), Ok(&updates));
+        for (at, change) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] ^= change;
+            if let Ok(other) = read(&params, &shapes, updates.len(), &bytes) {
+                prop_assert_eq!(together(&other), bytes.clone());
+            }
+        }
+    }
+
     #[test]
     fn random_bytes_never_panic(
         params in params(),
