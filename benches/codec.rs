@@ -7,7 +7,7 @@ mod model;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use l402t::protocol::amount::Ppm;
-use l402t::protocol::codec::{self, SparseUpdate, TensorShape};
+use l402t::protocol::codec::{self, TensorShape, Update};
 use l402t::train::compress::Compressor;
 
 fn main() {
@@ -23,7 +23,7 @@ fn compressor() -> Compressor {
     Compressor::new(model::CODEC, decay, shapes()).expect("a codec for this model")
 }
 
-fn update() -> SparseUpdate {
+fn update() -> Update {
     compressor().compress(model::pseudo_gradient(1)).expect("finite").update
 }
 

@@ -16,7 +16,7 @@ use l402t::model::tokens::{Tokens, split_held_out};
 use l402t::model::{Checkpoint, LlamaConfig};
 use l402t::protocol::aggregate::Aggregate;
 use l402t::protocol::amount::{Msat, Ppm};
-use l402t::protocol::codec::{self, SparseUpdate, TensorShape};
+use l402t::protocol::codec::{self, SparseUpdate, TensorShape, Update};
 use l402t::protocol::ids::{Blake3Hash, ContributionId, PeerId, RoundNumber, RunId};
 use l402t::protocol::manifest::{CodecParams, JudgeParams, RewardParams, TrainingParams};
 use l402t::protocol::verdict::{Outcome, Score};
@@ -187,7 +187,9 @@ fn main() -> anyhow::Result<()> {
             last += trained.loss_last_nats / peers_f64(&settings)?;
             peer.optimiser = trained.optimiser;
             let compressed = peer.compressor.compress(trained.pseudo_gradient)?;
-            parts.add(&codec_params, &shapes, &compressed.update)?;
+            if let Update::Sparse(update) = &compressed.update {
+                parts.add(&codec_params, &shapes, update)?;
+            }
             payloads.push(codec::encode(&codec_params, &shapes, &compressed.update)?);
             if let Some(folder) = settings.folder("save") {
                 let name = format!("round-{round}-peer-{}.l4su", payloads.len() - 1);
@@ -257,12 +259,12 @@ struct Parts {
 
 impl Parts {
     fn add(&mut self, params: &CodecParams, shapes: &[TensorShape], update: &SparseUpdate) -> anyhow::Result<()> {
-        let [_, rows, columns, codes] = codec::part_bytes(&codec::encode(params, shapes, update)?)?;
+        let [_, rows, columns, codes] = codec::sparse::part_bytes(&codec::sparse::encode(params, shapes, update)?)?;
         let vectors = |shape: &TensorShape| matches!(shape, TensorShape::Vector { .. });
         let all = shapes.iter().zip(&update.tensors).filter(|(shape, _)| vectors(shape));
         let (vector_shapes, tensors) =
             all.map(|(shape, tensor)| (*shape, tensor.clone())).unzip::<_, _, Vec<_>, Vec<_>>();
-        let vectors = codec::encode(params, &vector_shapes, &SparseUpdate { tensors })?.len();
+        let vectors = codec::sparse::encode(params, &vector_shapes, &SparseUpdate { tensors })?.len();
         for (sum, bytes) in self.bytes.iter_mut().zip([rows + columns, codes, vectors]) {
             *sum += bytes as f64;
         }

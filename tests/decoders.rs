@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use l402t::protocol::aggregate::{Aggregate, AggregatedUpdate, BadAggregate, NOT_CLIPPED};
-use l402t::protocol::codec::{SparseTensor, SparseUpdate, TensorShape, decode, encode, levels};
+use l402t::protocol::codec::{
+    DenseTensor, DenseUpdate, SparseTensor, SparseUpdate, TensorShape, Update, decode, encode, levels,
+};
 use l402t::protocol::ids::Blake3Hash;
 use l402t::protocol::manifest::CodecParams;
 use serde::Deserialize;
@@ -29,11 +31,22 @@ struct Vector {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Tensor {
-    levels_hex: Vec<String>,
-    indices: Vec<u32>,
-    codes: Vec<u8>,
+#[serde(untagged, deny_unknown_fields)]
+enum Tensor {
+    Sparse { levels_hex: Vec<String>, indices: Vec<u32>, codes: Vec<u8> },
+    Dense { scales_hex: Vec<String>, codes_hex: String },
+}
+
+fn sparse(tensor: &Tensor) -> SparseTensor {
+    let Tensor::Sparse { levels_hex, indices, codes } = tensor else { panic!("a dense tensor among sparse ones") };
+    let bits: Vec<u32> = levels_hex.iter().map(|hex| u32::from_str_radix(hex, 16).expect("hex")).collect();
+    SparseTensor { levels: levels(&bits), indices: indices.clone(), codes: codes.clone() }
+}
+
+fn dense(tensor: &Tensor) -> DenseTensor {
+    let Tensor::Dense { scales_hex, codes_hex } = tensor else { panic!("a sparse tensor among dense ones") };
+    let scales = scales_hex.iter().map(|hex| u16::from_str_radix(hex, 16).expect("hex")).collect();
+    DenseTensor { scales, codes: hex::decode(codes_hex).expect("hex") }
 }
 
 impl Vector {
@@ -48,23 +61,21 @@ impl Vector {
             .collect()
     }
 
-    fn update(&self) -> SparseUpdate {
-        let tensors = self.tensors.iter().map(|tensor| SparseTensor {
-            levels: levels(
-                &tensor.levels_hex.iter().map(|hex| u32::from_str_radix(hex, 16).expect("hex")).collect::<Vec<_>>(),
-            ),
-            indices: tensor.indices.clone(),
-            codes: tensor.codes.clone(),
-        });
-        SparseUpdate { tensors: tensors.collect() }
+    fn update(&self) -> Update {
+        match self.value_bits {
+            8 => DenseUpdate { tile: self.tile, tensors: self.tensors.iter().map(dense).collect() }.into(),
+            _ => SparseUpdate { tensors: self.tensors.iter().map(sparse).collect() }.into(),
+        }
     }
 }
 
 #[test]
-fn sparse_updates_keep_their_bytes() {
+fn updates_keep_their_bytes() {
     let json = fs::read_to_string(tests_dir().join("vectors/codec.json")).expect("the vectors");
     let vectors: Vec<Vector> = serde_json::from_str(&json).expect("valid vectors");
-    assert!(!vectors.is_empty());
+    for bits in [1, 2, 4, 8] {
+        assert!(vectors.iter().any(|vector| vector.value_bits == bits), "no vector has values of {bits} bits");
+    }
     for vector in vectors {
         let params = CodecParams { version: 2, tile: vector.tile, k: vector.k, value_bits: vector.value_bits };
         let bytes = encode(&params, &vector.shapes(), &vector.update()).expect("a valid update");
@@ -73,64 +84,110 @@ fn sparse_updates_keep_their_bytes() {
     }
 }
 
-/// The model that tests/corpus/codec was made for.
-const CORPUS_PARAMS: CodecParams = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
+/// The model that the corpora were made for.
 const CORPUS_SHAPES: [TensorShape; 3] = [
     TensorShape::Matrix { rows: 70, cols: 66 },
     TensorShape::Vector { len: 100 },
     TensorShape::Matrix { rows: 64, cols: 64 },
 ];
 
-/// File names are `<what decoding says>.<anything>.bin`.
-#[test]
-fn saved_sparse_updates_are_judged_as_their_names_say() {
-    let mut seen = Vec::new();
-    for entry in fs::read_dir(tests_dir().join("corpus/codec")).expect("the corpus") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
-        let expected = name.split('.').next().expect("a first part").to_owned();
-        let bytes = fs::read(&path).expect("a file");
-        match decode(&CORPUS_PARAMS, &CORPUS_SHAPES, &bytes) {
-            Ok(update) => {
-                assert_eq!(expected, "ok", "{name}");
-                assert_eq!(encode(&CORPUS_PARAMS, &CORPUS_SHAPES, &update).as_ref(), Ok(&bytes), "{name}");
-            }
-            Err(error) => assert_eq!(expected, error.code(), "{name}"),
-        }
-        seen.push(expected);
-    }
-    for outcome in [
-        "ok",
-        "bad_magic",
-        "unknown_version",
-        "truncated",
-        "trailing_bytes",
-        "not_canonical",
-        "level_not_finite",
-        "level_negative_zero",
-        "levels_not_ascending",
-        "unused_level",
-    ] {
-        assert!(seen.iter().any(|name| name == outcome), "the corpus has no {outcome}");
+const SPARSE: CodecParams = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
+
+/// Saved bytes for one codec.
+struct Corpus {
+    folder: &'static str,
+    params: CodecParams,
+    /// What decoding says of at least one file.
+    outcomes: &'static [&'static str],
+    /// Every so many bytes are changed.
+    stride: usize,
+}
+
+const CORPORA: [Corpus; 2] = [
+    Corpus {
+        folder: "corpus/codec",
+        params: SPARSE,
+        outcomes: &[
+            "ok",
+            "bad_magic",
+            "unknown_version",
+            "truncated",
+            "trailing_bytes",
+            "not_canonical",
+            "level_not_finite",
+            "level_negative_zero",
+            "levels_not_ascending",
+            "unused_level",
+        ],
+        stride: 1,
+    },
+    Corpus {
+        folder: "corpus/codec-dense",
+        params: CodecParams { version: 2, tile: 16, k: 256, value_bits: 8 },
+        outcomes: &[
+            "ok",
+            "bad_magic",
+            "unknown_version",
+            "truncated",
+            "trailing_bytes",
+            "scale_out_of_range",
+            "code_out_of_range",
+            "tile_not_scaled",
+        ],
+        // One byte is like another in all but the headers.
+        stride: 41,
+    },
+];
+
+impl Corpus {
+    fn files(&self) -> impl Iterator<Item = (String, Vec<u8>)> {
+        fs::read_dir(tests_dir().join(self.folder)).expect("the corpus").map(|entry| {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
+            (name, fs::read(&path).expect("a file"))
+        })
     }
 }
 
-/// Every prefix and every one-byte change of every saved update: an error, or another canonical update.
+/// File names are `<what decoding says>.<anything>.bin`.
 #[test]
-fn mutated_sparse_updates_never_panic_and_stay_canonical() {
-    let canonical = |bytes: &[u8]| {
-        if let Ok(update) = decode(&CORPUS_PARAMS, &CORPUS_SHAPES, bytes) {
-            assert_eq!(encode(&CORPUS_PARAMS, &CORPUS_SHAPES, &update).as_deref(), Ok(bytes));
+fn saved_updates_are_judged_as_their_names_say() {
+    for corpus in &CORPORA {
+        let mut seen = Vec::new();
+        for (name, bytes) in corpus.files() {
+            let expected = name.split('.').next().expect("a first part").to_owned();
+            match decode(&corpus.params, &CORPUS_SHAPES, &bytes) {
+                Ok(update) => {
+                    assert_eq!(expected, "ok", "{name}");
+                    assert_eq!(encode(&corpus.params, &CORPUS_SHAPES, &update).as_ref(), Ok(&bytes), "{name}");
+                }
+                Err(error) => assert_eq!(expected, error.code(), "{name}"),
+            }
+            seen.push(expected);
         }
-    };
-    for entry in fs::read_dir(tests_dir().join("corpus/codec")).expect("the corpus") {
-        let mut bytes = fs::read(entry.expect("an entry").path()).expect("a file");
-        for at in 0..bytes.len() {
-            canonical(&bytes[..at]);
-            for change in [1, 0x80, 0xff] {
-                bytes[at] ^= change;
-                canonical(&bytes);
-                bytes[at] ^= change;
+        for outcome in corpus.outcomes {
+            assert!(seen.iter().any(|name| name == outcome), "{} has no {outcome}", corpus.folder);
+        }
+    }
+}
+
+/// Prefixes and one-byte changes of every saved update: an error, or another canonical update.
+#[test]
+fn mutated_updates_never_panic_and_stay_canonical() {
+    for corpus in &CORPORA {
+        let canonical = |bytes: &[u8]| {
+            if let Ok(update) = decode(&corpus.params, &CORPUS_SHAPES, bytes) {
+                assert_eq!(encode(&corpus.params, &CORPUS_SHAPES, &update).as_deref(), Ok(bytes));
+            }
+        };
+        for (_, mut bytes) in corpus.files() {
+            for at in (0..bytes.len()).step_by(corpus.stride) {
+                canonical(&bytes[..at]);
+                for change in [1, 0x80, 0xff] {
+                    bytes[at] ^= change;
+                    canonical(&bytes);
+                    bytes[at] ^= change;
+                }
             }
         }
     }
@@ -140,7 +197,7 @@ fn mutated_sparse_updates_never_panic_and_stay_canonical() {
 const CORPUS_UPDATES: u32 = 8;
 
 fn decode_aggregate(bytes: &[u8]) -> Result<Aggregate, BadAggregate> {
-    Aggregate::from_bytes(&CORPUS_PARAMS, &CORPUS_SHAPES, CORPUS_UPDATES, bytes)
+    Aggregate::from_bytes(&SPARSE, &CORPUS_SHAPES, CORPUS_UPDATES, bytes)
 }
 
 /// The saved updates of tests/corpus/codec, each with one tensor clipped.
@@ -148,7 +205,7 @@ fn three_updates() -> Aggregate {
     let update = |(name, clipped): (&str, u32)| {
         let bytes = fs::read(tests_dir().join(format!("corpus/codec/ok.{name}.bin"))).expect("a file");
         let factor = |tensor| if tensor == clipped { 0x3f00_0000 + 99 * clipped } else { NOT_CLIPPED };
-        let update = decode(&CORPUS_PARAMS, &CORPUS_SHAPES, &bytes).expect("a valid update");
+        let update = decode(&SPARSE, &CORPUS_SHAPES, &bytes).expect("a valid update");
         AggregatedUpdate { clip: (0..3).map(factor).collect(), update }
     };
     let updates = ["noise", "constant", "zeros"].into_iter().zip(0..).map(update).collect();
@@ -161,7 +218,7 @@ fn aggregates_keep_their_bytes() {
     for (name, aggregate) in [("no-updates", Aggregate { updates: vec![], ..three.clone() }), ("three-updates", three)]
     {
         let saved = fs::read(tests_dir().join(format!("corpus/aggregate/ok.{name}.bin"))).expect("a file");
-        let bytes = aggregate.to_bytes(&CORPUS_PARAMS, &CORPUS_SHAPES).expect("a valid aggregate");
+        let bytes = aggregate.to_bytes(&SPARSE, &CORPUS_SHAPES).expect("a valid aggregate");
         assert_eq!(hex::encode(bytes), hex::encode(&saved), "{name}");
         assert_eq!(decode_aggregate(&saved), Ok(aggregate), "{name}");
     }
@@ -198,7 +255,7 @@ fn saved_aggregates_are_judged_as_their_names_say() {
 fn mutated_aggregates_never_panic_and_stay_canonical() {
     let canonical = |bytes: &[u8]| {
         if let Ok(aggregate) = decode_aggregate(bytes) {
-            let again = aggregate.to_bytes(&CORPUS_PARAMS, &CORPUS_SHAPES);
+            let again = aggregate.to_bytes(&SPARSE, &CORPUS_SHAPES);
             assert_eq!(again.as_deref(), Ok(bytes));
         }
     };

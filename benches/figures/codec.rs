@@ -2,7 +2,7 @@
 
 use l402t::model::{Checkpoint, LlamaConfig};
 use l402t::protocol::amount::Ppm;
-use l402t::protocol::codec::{self, SparseUpdate, TensorShape};
+use l402t::protocol::codec::{self, TensorShape, Update};
 use l402t::protocol::manifest::CodecParams;
 use l402t::train::compress::Compressor;
 use l402t_kernels::outer::accumulate_sparse;
@@ -141,7 +141,8 @@ pub(crate) fn decode_peak(file: &str) -> Option<u64> {
     })
 }
 
-fn accumulate(shapes: &[TensorShape], update: &SparseUpdate, mut sums: &mut [f32], mut counts: &mut [u32]) {
+fn accumulate(shapes: &[TensorShape], update: &Update, mut sums: &mut [f32], mut counts: &mut [u32]) {
+    let Update::Sparse(update) = update else { unreachable!("the codec measured is sparse") };
     for (shape, tensor) in shapes.iter().zip(&update.tensors) {
         let (own_sums, other_sums) = sums.split_at_mut(shape.numel() as usize);
         let (own_counts, other_counts) = counts.split_at_mut(own_sums.len());

@@ -6,7 +6,8 @@
 use crate::attention::{AttentionScratch, AttentionShape, causal_attention};
 use crate::gemm::{GemmScratch, Matrix, MatrixMut, gemm};
 use crate::rope::{RopeScaling, RopeTable};
-use crate::{Isa, fp_env, outer, rows, sum_of_squares};
+use crate::tile::Rectangle;
+use crate::{Isa, dense, fp_env, outer, rows, sum_of_squares};
 
 /// A kernel's name and the hash of its results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Answer {
 }
 
 /// The answers, whatever the machine.
-pub const EXPECTED: [Answer; 11] = [
+pub const EXPECTED: [Answer; 12] = [
     Answer { name: "matrix products", hash: 0x6384_9efa_e00e_14d4 },
     Answer { name: "rows", hash: 0xc8e7_f824_8de1_f350 },
     Answer { name: "cross-entropy", hash: 0xa4ce_ddd2_b90f_18e1 },
@@ -27,6 +28,7 @@ pub const EXPECTED: [Answer; 11] = [
     Answer { name: "attention with a window", hash: 0x1eac_5d5d_89b0_1905 },
     Answer { name: "scaled rope tables", hash: 0x0b69_e3d3_c543_2d29 },
     Answer { name: "updates", hash: 0x8344_46af_ca9c_09a6 },
+    Answer { name: "dense updates", hash: 0x3b67_73cb_8104_2a49 },
     Answer { name: "model", hash: 0x8f6d_b1df_90ca_00ac },
     Answer { name: "model with subnormal weights", hash: 0x481a_07fe_657e_c12e },
     Answer { name: "models without a loss", hash: 0x3da6_0631_fddb_5caf },
@@ -43,6 +45,7 @@ pub fn answers(isa: Isa) -> Vec<Answer> {
         |isa| attention(isa, &[Some(1), Some(30), Some(129)]),
         |_| rope_tables(&SCALINGS),
         updates,
+        dense_updates,
         |isa| model(isa, 0.25, None),
         |isa| model(isa, f32::MIN_POSITIVE / 16.0, None),
         models_without_a_loss,
@@ -274,6 +277,29 @@ fn updates(isa: Isa) -> Hash {
         let mut weights = start;
         outer::subtract_mean(isa, &mut weights, 0.7, &sums, &counts);
         hash.values(&weights);
+    }
+    hash
+}
+
+fn dense_updates(isa: Isa) -> Hash {
+    let mut hash = Hash::default();
+    let mut rng = Rng(23);
+    let rectangle = Rectangle { first: 3, rows: 11, cols: 37, stride: 45 };
+    for scale in [1.0, 1e-30, 1e-36, 1e-40, 1e37] {
+        let (mut values, start) = (rng.many(500, scale), rng.many(500, scale));
+        let largest = values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        let step = dense::scale_of(largest);
+        let mut codes = vec![0; 500];
+        dense::quantise(isa, step, &mut values, rectangle, &mut codes);
+        hash.bytes(&codes);
+        hash.values(&values);
+        for factor in [1.0, 0.3, 1e-8, 0.0] {
+            let mut weights = start.clone();
+            dense::expand(isa, step, factor, &codes, rectangle, &mut values);
+            dense::subtract(isa, &mut weights, 0.7, &values);
+            hash.values(&values);
+            hash.values(&weights);
+        }
     }
     hash
 }

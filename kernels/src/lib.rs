@@ -10,6 +10,7 @@
 pub mod attention;
 mod buffer;
 pub mod cuda;
+pub mod dense;
 mod fma;
 mod fp_env;
 pub mod gemm;

@@ -4,12 +4,15 @@ use std::num::NonZeroUsize;
 
 use l402t_interpreter::Interpreter;
 use l402t_kernels::attention::{AttentionScratch, AttentionShape, causal_attention};
+use l402t_kernels::cuda::compress::{self, Tiled};
 use l402t_kernels::cuda::ops::{self, AttentionLayer, Heads, Sparse};
 use l402t_kernels::cuda::{Kernel, MODULES, Machine, Values};
 use l402t_kernels::gemm::{GemmScratch, Matrix, MatrixMut, gemm};
 use l402t_kernels::known_answers::SPECIAL;
 use l402t_kernels::rope::{RopeScaling, RopeTable};
-use l402t_kernels::{Isa, Pool, outer, rows};
+use l402t_kernels::tile::{Rectangle, feed_back, gather};
+use l402t_kernels::topk::{Scratch, top_k};
+use l402t_kernels::{Isa, Pool, outer, quantise, rows};
 
 /// SplitMix64.
 struct Rng(u64);
@@ -171,6 +174,9 @@ compared! {
     losses_of_huge_and_of_overflowing_logits_are_those_of_the_cpu,
     positions_turn_heads_and_tokens_find_their_rows_as_on_the_cpu,
     updates_are_applied_and_averaged_as_on_the_cpu,
+    the_largest_of_each_tile_are_those_of_the_cpu,
+    codes_and_levels_are_those_of_the_cpu,
+    error_feedback_has_the_bits_of_the_cpu,
 }
 
 fn products_have_the_bits_of_the_cpu<M: Machine>(machine: &M) {
@@ -379,6 +385,110 @@ fn updates_are_applied_and_averaged_as_on_the_cpu<M: Machine>(machine: &M) {
         let mut found = on(machine, &start);
         ops::subtract_mean(machine, &mut found, 0..len, rate, &device_sums, &device_counts).expect("ran");
         same(&found, machine, &mean, "mean step");
+    }
+}
+
+/// The kept values of every tile, as the CPU finds them, and their places.
+fn kept_on_the_cpu(tensor: Tiled, values: &[f32]) -> (Vec<u32>, Vec<f32>) {
+    let Tiled { rows, cols, side, k } = tensor;
+    let (mut indices, mut chosen) = (Vec::new(), Vec::new());
+    let (mut tile, mut scratch, mut positions) = (Vec::new(), Scratch::default(), Vec::new());
+    for row in (0..rows).step_by(side) {
+        for col in (0..cols).step_by(side) {
+            let (height, width) = (side.min(rows - row), side.min(cols - col));
+            let rectangle = Rectangle { first: row * cols + col, rows: height, cols: width, stride: cols };
+            gather(here(), values, rectangle, &mut tile);
+            let full = side * side;
+            let kept = ((2 * height * width * k + full) / (2 * full)).max(1);
+            top_k(here(), &tile, kept, &mut scratch, &mut positions);
+            for position in positions.iter().map(|position| usize::from(*position)) {
+                let flat = rectangle.first + position / width * cols + position % width;
+                indices.push(flat as u32);
+                chosen.push(values[flat]);
+            }
+        }
+    }
+    (indices, chosen)
+}
+
+fn the_largest_of_each_tile_are_those_of_the_cpu<M: Machine>(machine: &M) {
+    let mut rng = Rng(21);
+    let sizes = [
+        (1, 1, 64, 64),
+        (1, 150, 64, 64),
+        (70, 66, 64, 64),
+        (9, 11, 4, 3),
+        (5, 5, 5, 25),
+        (33, 20, 16, 1),
+        (0, 5, 8, 3),
+    ];
+    for (rows, cols, side, k) in sizes {
+        let tensor = Tiled { rows, cols, side, k };
+        for kind in 0..3 {
+            let values: Vec<f32> = match kind {
+                // Ties everywhere.
+                0 => (0..rows * cols).map(|_| (rng.next() % 5) as f32 - 2.0).collect(),
+                1 => rng.floats(rows * cols),
+                // Any bits at all.
+                _ => (0..rows * cols).map(|_| f32::from_bits(rng.next() as u32)).collect(),
+            };
+            let (expected, expected_values) = kept_on_the_cpu(tensor, &values);
+            assert_eq!(expected.len(), tensor.kept());
+            let device = on(machine, &values);
+            let mut indices = Values::of(machine, &vec![u32::MAX; expected.len()]).expect("room");
+            let mut chosen = on(machine, &vec![7.0; expected.len()]);
+            compress::top_k(machine, tensor, device.slice(0..rows * cols), &mut indices, &mut chosen).expect("ran");
+            let mut found = vec![0; expected.len()];
+            indices.read(machine, &mut found).expect("read");
+            assert_eq!(found, expected, "{tensor:?}, kind {kind}");
+            same(&chosen, machine, &expected_values, "kept values");
+        }
+    }
+}
+
+fn codes_and_levels_are_those_of_the_cpu<M: Machine>(machine: &M) {
+    let mut rng = Rng(22);
+    for bits in [1, 2, 4] {
+        let lots: Vec<f32> = rng.floats(700).iter().map(|value| value + value.signum()).collect();
+        let huge = [f32::MAX, -f32::MAX, f32::MAX, 1.0, 0.0];
+        for values in [&lots[..], &lots[..64], &lots[..3], &lots[..2], &lots[..1], &[], &[0.25; 70], &[0.0; 5], &huge] {
+            let mut expected = Vec::new();
+            let expected_levels = quantise::quantise(here(), values, bits, &mut expected);
+            let count = values.len();
+            let device = on(machine, values);
+            let mut codes = Values::of(machine, &vec![99_u8; count]).expect("room");
+            let mut levels = Values::of(machine, &[7_u32; quantise::MAX_LEVELS]).expect("room");
+            compress::quantise(machine, count, bits, &device, &mut codes, &mut levels).expect("ran");
+            let (mut found, mut found_levels) = (vec![0; count], [0; quantise::MAX_LEVELS]);
+            codes.read(machine, &mut found).expect("read");
+            levels.read(machine, &mut found_levels).expect("read");
+            assert_eq!((found, found_levels), (expected.clone(), expected_levels), "{count} values, {bits} bits");
+
+            let each = 8 / bits as usize;
+            let bytes: Vec<u8> = expected
+                .chunks(each)
+                .map(|codes| codes.iter().rev().fold(0, |byte, code| byte << bits | code))
+                .collect();
+            let mut packed = Values::of(machine, &vec![99_u8; bytes.len()]).expect("room");
+            compress::pack(machine, count, bits, &codes, &mut packed).expect("ran");
+            let mut found = vec![0; bytes.len()];
+            packed.read(machine, &mut found).expect("read");
+            assert_eq!(found, bytes, "{count} values, {bits} bits");
+        }
+    }
+}
+
+fn error_feedback_has_the_bits_of_the_cpu<M: Machine>(machine: &M) {
+    let mut rng = Rng(23);
+    for len in [1, 300] {
+        for (feedback, values) in [(rng.hostile(len), rng.floats(len)), (rng.tiny(len), rng.hostile(len))] {
+            let mut expected = values.clone();
+            let whole = Rectangle { first: 0, rows: 1, cols: len, stride: len };
+            feed_back(here(), 0.95, &feedback, &mut expected, whole);
+            let mut found = on(machine, &values);
+            compress::feed_back(machine, 0.95, &on(machine, &feedback), &mut found).expect("ran");
+            same(&found, machine, &expected, "error feedback");
+        }
     }
 }
 

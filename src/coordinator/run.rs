@@ -9,12 +9,14 @@ use super::error::CoordinatorError;
 use super::secrets::{Entropy, RunSecret};
 use super::settings::RunSettings;
 use crate::clock::Clock;
+use crate::judge;
 use crate::model::tokens::{HeldOutCut, Tokens};
 use crate::model::{Checkpoint, LlamaConfig, Pretrained};
+use crate::protocol::codec;
 use crate::protocol::held_out::{MerkleTree, leaf, tokens_to_hex};
 use crate::protocol::hold::MIN_HOLD_BLOCKS;
 use crate::protocol::ids::{Blake3Hash, RunId};
-use crate::protocol::manifest::{HeldOutParams, RunManifest, TrainingDataParams};
+use crate::protocol::manifest::{CodecParams, HeldOutParams, RunManifest, TrainingDataParams};
 use crate::protocol::reward::MAX_TRANCHES;
 use crate::protocol::round::RoundRules;
 use crate::protocol::sign::{IdentityKey, Signed};
@@ -194,6 +196,7 @@ fn start(
     let (config, pretrained) = read_model(settings.model.as_deref())?;
     let model = LlamaConfig::from_json(&config)?;
     check_lengths(settings, &model)?;
+    check_codec(settings, &model)?;
     let identity = random()?;
     let key = IdentityKey::from_secret_bytes(&identity).ok_or(CoordinatorError::Panicked)?;
     let secret_key = random()?;
@@ -346,6 +349,24 @@ fn check_lengths(settings: &RunSettings, model: &LlamaConfig) -> Result<(), Coor
     Ok(())
 }
 
+fn check_codec(settings: &RunSettings, model: &LlamaConfig) -> Result<(), CoordinatorError> {
+    let CodecParams { tile, k, value_bits, .. } = settings.codec;
+    let bad = |problem: String| {
+        let value = format!("tile {tile}, k {k}, value_bits {value_bits}");
+        CoordinatorError::BadSetting { key: "codec", value, problem }
+    };
+    codec::check_params(&settings.codec, &model.layout().shapes()).map_err(|problem| bad(problem.to_string()))?;
+    let (chance, copy) = (judge::chance_overlap(&settings.codec), settings.judge.copy_overlap_ppm);
+    if chance >= copy {
+        let (chance, copy) = (chance.get(), copy.get());
+        return Err(bad(format!(
+            "any two updates share about {chance} ppm of their places, and from judge.copy_overlap_ppm = {copy} on one is a \
+             copy of the other"
+        )));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,5 +380,32 @@ mod tests {
         now.timing.upload_ms += 1;
         let error = refuse_changes(&bytes, &now).expect_err("refused").to_string();
         assert!(error.contains("timing.upload_ms") && error.contains("720001"), "{error}");
+    }
+
+    #[test]
+    fn a_codec_that_no_round_can_be_judged_with_starts_no_run() {
+        let model = LlamaConfig::from_json(
+            br#"{"model_type":"llama","architectures":["LlamaForCausalLM"],"vocab_size":256,"hidden_size":8,
+            "intermediate_size":16,"num_hidden_layers":1,"num_attention_heads":2,"num_key_value_heads":1,"head_dim":4,
+            "max_position_embeddings":32,"rms_norm_eps":1e-5,"rope_theta":10000.0,"tie_word_embeddings":true,
+            "hidden_act":"silu"}"#,
+        )
+        .expect("a model");
+        let check = |tile, k, value_bits| {
+            let codec = CodecParams { version: 2, tile, k, value_bits };
+            check_codec(&RunSettings { codec, ..RunSettings::default() }, &model).map_err(|error| error.to_string())
+        };
+        for (tile, k, value_bits) in [(64, 64, 1), (64, 64, 4), (16, 100, 2), (16, 256, 8), (2, 4, 8)] {
+            assert_eq!(check(tile, k, value_bits), Ok(()), "{tile} {k} {value_bits}");
+        }
+        for (tile, k, value_bits, words) in [
+            (64, 64, 3, "values of 3 bits"),
+            (16, 255, 8, "k must be 256"),
+            (16, 103, 2, "share about 402343 ppm"),
+            (1, 1, 8, "share about 1000000 ppm"),
+        ] {
+            let refused = check(tile, k, value_bits).expect_err("refused");
+            assert!(refused.contains("codec = tile") && refused.contains(words), "{refused}");
+        }
     }
 }

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::judge::fixtures::{Fixture, negated};
     use crate::protocol::aggregate::NOT_CLIPPED;
-    use crate::protocol::codec::DecodeError;
+    use crate::protocol::codec::{DecodeError, Update};
 
     /// A round as a peer sees it that missed it.
     #[derive(Clone)]
@@ -186,7 +186,10 @@ mod tests {
         assert!(other(crafted(&|aggregate| aggregate.updates.clear())));
         assert!(other(crafted(&|aggregate| aggregate.updates.push(aggregate.updates[0].clone()))));
         assert!(other(crafted(&|aggregate| aggregate.updates[0].clip[0] = 0x3e80_0000)));
-        assert!(other(crafted(&|aggregate| aggregate.updates[0].update.tensors[0].levels[3] = 0x7f7f_0000)));
+        assert!(other(crafted(&|aggregate| match &mut aggregate.updates[0].update {
+            Update::Sparse(update) => update.tensors[0].levels[3] = 0x7f7f_0000,
+            Update::Dense(_) => panic!("a sparse round"),
+        })));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The median-norm clip: no contribution weighs more, tensor by tensor, than the median of its round.
 
-use l402t_kernels::{Pool, sum_of_squares};
+use l402t_kernels::tile::Rectangle;
+use l402t_kernels::{Isa, Pool, dense, sum_of_squares};
 
-use crate::protocol::codec::{MAX_LEVELS, SparseTensor, SparseUpdate};
+use crate::protocol::codec::{DenseUpdate, MAX_LEVELS, SparseTensor, TensorShape, Update, tiles_of};
 use crate::protocol::ids::Blake3Hash;
 
 const CONTEXT: &str = "l402t clip factors v1";
@@ -12,26 +13,49 @@ pub(super) fn levels(tensor: &SparseTensor) -> [f32; MAX_LEVELS] {
     tensor.levels.map(f32::from_bits)
 }
 
-/// The Euclidean norm of each tensor's kept values, in the order in which they are sent.
-fn norms(pool: &Pool, update: &SparseUpdate) -> Vec<f32> {
-    let mut values = Vec::new();
-    update
-        .tensors
-        .iter()
-        .map(|tensor| {
-            let levels = levels(tensor);
-            values.clear();
-            values.extend(tensor.codes.iter().map(|code| levels[usize::from(*code)]));
-            sum_of_squares(pool.isa(), &values).sqrt()
-        })
-        .collect()
+/// The values of one tensor of a dense update times a factor, row by row.
+pub(super) fn dense_values(
+    isa: Isa,
+    shape: TensorShape,
+    update: &DenseUpdate,
+    place: usize,
+    factor: f32,
+    values: &mut Vec<f32>,
+) {
+    let tensor = &update.tensors[place];
+    values.clear();
+    values.resize(tensor.codes.len(), 0.0);
+    for (tile, scale) in tiles_of(shape, update.tile).zip(&tensor.scales) {
+        let [first, rows, cols, stride] = [tile.first, tile.rows, tile.cols, tile.stride].map(|n| n as usize);
+        let scale = f32::from_bits(u32::from(*scale) << 16);
+        dense::expand(isa, scale, factor, &tensor.codes, Rectangle { first, rows, cols, stride }, values);
+    }
 }
 
-/// For each update, one factor a tensor: `median / norm` where the norm is above the median of these updates' norms, and
+/// The Euclidean norm of each tensor's values: of a sparse one's in the order in which they are sent, of a dense one's row by
+/// row.
+fn norms(pool: &Pool, shapes: &[TensorShape], update: &Update) -> Vec<f32> {
+    let (isa, mut values) = (pool.isa(), Vec::new());
+    let norm = |(place, shape): (usize, &TensorShape)| {
+        match update {
+            Update::Sparse(update) => {
+                let tensor = &update.tensors[place];
+                let levels = levels(tensor);
+                values.clear();
+                values.extend(tensor.codes.iter().map(|code| levels[usize::from(*code)]));
+            }
+            Update::Dense(update) => dense_values(isa, *shape, update, place, 1.0, &mut values),
+        }
+        sum_of_squares(isa, &values).sqrt()
+    };
+    shapes.iter().enumerate().map(norm).collect()
+}
+
+/// For each update of tensors with these shapes, one factor a tensor: `median / norm` where the norm is above the median of these updates' norms, and
 /// one elsewhere. Of two middle norms the upper one counts: with the lower, one tiny update beside an honest one would
 /// shrink that to nothing. Inflation is left to the score, which an update that is too large spoils.
-pub(super) fn clip_factors(pool: &Pool, updates: &[&SparseUpdate]) -> Vec<Vec<f32>> {
-    let norms: Vec<Vec<f32>> = pool.here(|| updates.iter().map(|update| norms(pool, update)).collect());
+pub(super) fn clip_factors(pool: &Pool, shapes: &[TensorShape], updates: &[&Update]) -> Vec<Vec<f32>> {
+    let norms: Vec<Vec<f32>> = pool.here(|| updates.iter().map(|update| norms(pool, shapes, update)).collect());
     let tensors = norms.first().map_or(0, Vec::len);
     let medians: Vec<f32> = (0..tensors)
         .map(|tensor| {
@@ -54,17 +78,20 @@ pub fn clip_digest(factors: &[f32]) -> Blake3Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::codec::{DenseTensor, SparseUpdate};
 
-    fn update(level: f32) -> SparseUpdate {
+    const SHAPES: [TensorShape; 1] = [TensorShape::Vector { len: 10 }];
+
+    fn update(level: f32) -> Update {
         let tensor =
             SparseTensor { levels: [level.to_bits(); MAX_LEVELS], indices: vec![0, 3, 5, 9], codes: vec![0, 1, 2, 3] };
-        SparseUpdate { tensors: vec![tensor] }
+        SparseUpdate { tensors: vec![tensor] }.into()
     }
 
     fn factors(levels: &[f32]) -> Vec<f32> {
-        let updates: Vec<SparseUpdate> = levels.iter().map(|level| update(*level)).collect();
-        let updates: Vec<&SparseUpdate> = updates.iter().collect();
-        clip_factors(&Pool::all_cores(), &updates).concat()
+        let updates: Vec<Update> = levels.iter().map(|level| update(*level)).collect();
+        let updates: Vec<&Update> = updates.iter().collect();
+        clip_factors(&Pool::all_cores(), &SHAPES, &updates).concat()
     }
 
     fn bits(values: &[f32]) -> Vec<u32> {
@@ -89,5 +116,22 @@ mod tests {
         assert_eq!(bits(&factors(&[1e30, 1e30, 1.0])), bits(&[1.0, 1.0, 1.0]));
         assert_eq!(bits(&factors(&[1e30, 1.0, 1.0])), bits(&[0.0, 1.0, 1.0]));
         assert_eq!(bits(&factors(&[0.0, 0.0, 1.0])), bits(&[1.0, 1.0, 0.0]));
+    }
+
+    #[test]
+    fn the_norm_of_a_dense_update_is_that_of_all_its_values() {
+        let dense = |scale: f32| {
+            // 127 and 36 steps, and a tile of nothing.
+            let mut codes = vec![128; 10];
+            codes[1..3].copy_from_slice(&[1, 164]);
+            let tensor = DenseTensor { scales: vec![(scale.to_bits() >> 16) as u16, 0, 0], codes };
+            Update::Dense(DenseUpdate { tile: 4, tensors: vec![tensor] })
+        };
+        // √(127² + 36²) ÷ 2
+        let norm = norms(&Pool::all_cores(), &SHAPES, &dense(0.5));
+        assert!((norm[0] - 66.001_89).abs() < 1e-4, "{norm:?}");
+        let (one, four) = (dense(1.0), dense(4.0));
+        let factors = clip_factors(&Pool::all_cores(), &SHAPES, &[&one, &one, &four]);
+        assert_eq!(bits(&factors.concat()), bits(&[1.0, 1.0, 0.25]));
     }
 }

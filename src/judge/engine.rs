@@ -88,9 +88,9 @@ impl Engine {
                 weights: Vec::new(),
             }),
             #[cfg(feature = "cuda")]
-            Forward::Gpu(gpu) => Box::new(DeviceJudge::new(gpu.as_ref(), start, held_out)?),
+            Forward::Gpu(gpu) => Box::new(DeviceJudge::new(gpu.as_ref(), self.pool, start, held_out)?),
             #[cfg(test)]
-            Forward::Interpreter(machine) => Box::new(DeviceJudge::new(machine.as_ref(), start, held_out)?),
+            Forward::Interpreter(machine) => Box::new(DeviceJudge::new(machine.as_ref(), self.pool, start, held_out)?),
         })
     }
 }

@@ -5,7 +5,9 @@ use l402t_kernels::Pool;
 use super::{HeldOutBatch, RoundInput, RoundJudgement, Submission, judge_round};
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::amount::{Msat, Ppm};
-use crate::protocol::codec::{SparseTensor, SparseUpdate, encode, kept, levels, tiles};
+use crate::protocol::codec::{
+    DenseTensor, DenseUpdate, SparseTensor, SparseUpdate, Update, encode, kept, levels, tiles,
+};
 use crate::protocol::ids::{Blake3Hash, ContributionId, PeerId, UnixMs};
 use crate::protocol::manifest::{
     CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, ShardParams, TimingParams, TrainingDataParams,
@@ -131,6 +133,10 @@ impl Fixture {
     }
 
     pub(super) fn encode(&self, update: &SparseUpdate) -> Vec<u8> {
+        self.encode_any(&Update::Sparse(update.clone()))
+    }
+
+    pub(super) fn encode_any(&self, update: &Update) -> Vec<u8> {
         encode(&self.codec, &self.start.layout.shapes(), update).expect("well-formed")
     }
 
@@ -178,6 +184,54 @@ impl Fixture {
                 max_contributions: 8,
             },
         }
+    }
+
+    /// As `new`, for dense updates.
+    pub(super) fn dense() -> Self {
+        Self { codec: CodecParams { version: 2, tile: 8, k: 64, value_bits: 8 }, ..Self::new() }
+    }
+
+    /// A well-formed dense update of random values that lowers the loss.
+    pub(super) fn helpful_dense_update(&self, seed: u64) -> DenseUpdate {
+        let attempts = (0..20).flat_map(|attempt| {
+            let update = self.any_dense_update(seed * 1_000 + attempt);
+            let mut opposite = update.clone();
+            opposite
+                .tensors
+                .iter_mut()
+                .flat_map(|tensor| &mut tensor.codes)
+                .for_each(|code| *code = code.wrapping_neg());
+            [update, opposite]
+        });
+        let gain = |update: &DenseUpdate| {
+            self.judge(&[Some(self.encode_any(&Update::Dense(update.clone())))]).verdicts[0].gain.map(|gain| gain.0)
+        };
+        let best = attempts.map(|update| (gain(&update), update)).max_by_key(|(gain, _)| *gain);
+        let (gain, update) = best.expect("some");
+        assert!(gain > Some(0), "no dense update with seed {seed} helps");
+        update
+    }
+
+    /// A well-formed dense update whose tensors depend on the seed.
+    pub(super) fn any_dense_update(&self, seed: u64) -> DenseUpdate {
+        let mut place = 0;
+        let mut next = move || {
+            place += 1;
+            random(seed, place)
+        };
+        let tensor = |shape: crate::protocol::codec::TensorShape| {
+            let mut tensor = DenseTensor::default();
+            tensor.codes.resize_with(shape.numel() as usize, || (next() % 253) as u8 + 2);
+            for tile in tiles(shape, &self.codec) {
+                // 2⁻¹⁴
+                tensor.scales.push(0x3880);
+                // Whatever the scale, one value takes the largest code.
+                tensor.codes[tile.flat(next() as u32 % tile.numel()) as usize] = u8::MAX;
+            }
+            tensor
+        };
+        let tensors = self.start.layout.shapes().into_iter().map(tensor).collect();
+        DenseUpdate { tile: self.codec.tile, tensors }
     }
 
     pub(super) fn input<'a>(&'a self, submissions: &'a [Submission<'a>]) -> RoundInput<'a> {

@@ -1,19 +1,22 @@
 //! The judge on a machine that runs the CUDA kernels: a GPU, or in tests an interpreter. The same bits as on the CPU.
 //!
-//! Weights stay on the device: the round's checkpoint, and a second copy that one contribution at a time is applied to.
+//! Weights stay on the device: the round's checkpoint, and a second copy that one contribution at a time is applied to. A dense
+//! update is applied here and the weights taken there: it has as many values as they, so its own transfer would cost as much.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use l402t_kernels::Pool;
 use l402t_kernels::cuda::ops::{self, AttentionLayer, Heads, Sparse};
 use l402t_kernels::cuda::{CudaError, Machine, Slice, Values};
 use l402t_kernels::rope::RopeTable;
 
 use super::HeldOutBatch;
 use super::engine::LossMeter;
-use super::outer::{ClippedUpdate, clipped_levels, rate};
+use super::outer::{ClippedUpdate, Finite, apply_one, clipped_levels, outer_step, rate};
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::amount::Ppm;
+use crate::protocol::codec::{SparseTensor, Update};
 use crate::protocol::verdict::Score;
 
 /// Rows that go through the model at once: enough blocks to fill a large GPU.
@@ -27,6 +30,8 @@ const MOST_PAIRS: usize = 65_535;
 #[derive(Debug)]
 pub(super) struct DeviceJudge<'a, M: Machine> {
     machine: &'a M,
+    /// For what the CPU does.
+    pool: Pool,
     config: &'a LlamaConfig,
     start: &'a Checkpoint,
     places: BTreeMap<&'a str, Range<usize>>,
@@ -102,7 +107,12 @@ impl<M: Machine> Activations<M> {
 
 impl<'a, M: Machine> DeviceJudge<'a, M> {
     /// Takes the checkpoint to the machine. The batch is of its model.
-    pub(super) fn new(machine: &'a M, start: &'a Checkpoint, batch: &'a HeldOutBatch) -> Result<Self, CudaError> {
+    pub(super) fn new(
+        machine: &'a M,
+        pool: Pool,
+        start: &'a Checkpoint,
+        batch: &'a HeldOutBatch,
+    ) -> Result<Self, CudaError> {
         let config = &start.config;
         let tokens = batch.predicted_per_window();
         let table = RopeTable::new(tokens, config.head_dim, config.rope_theta, config.variant.rope_scaling);
@@ -114,6 +124,7 @@ impl<'a, M: Machine> DeviceJudge<'a, M> {
         }
         Ok(Self {
             machine,
+            pool,
             config,
             start,
             places: start.layout.tensors.iter().map(|spec| (spec.name.as_str(), spec.range())).collect(),
@@ -135,6 +146,42 @@ impl<'a, M: Machine> DeviceJudge<'a, M> {
             total = total.zip(part).map(|(total, part)| total + part);
         }
         Ok(total.and_then(|total| i64::try_from(total).ok()).map(Score))
+    }
+
+    /// Leaves the round's checkpoint with one sparse update applied in `changed`.
+    fn apply_sparse(&mut self, outer_lr: Ppm, tensors: &[SparseTensor], clip: &[f32]) -> Result<Finite, CudaError> {
+        let machine = self.machine;
+        self.changed.copy_from(machine, &self.weights)?;
+        let mut not_finite = Values::of(machine, &[0u32])?;
+        for ((spec, tensor), clip) in self.start.layout.tensors.iter().zip(tensors).zip(clip) {
+            let sparse = Sparse::new(machine, &tensor.indices, &tensor.codes, &clipped_levels(tensor, *clip))?;
+            let changed = &mut self.changed;
+            ops::subtract_sparse(machine, changed, spec.range(), rate(outer_lr), &sparse, &mut not_finite)?;
+        }
+        let mut flag = [0];
+        not_finite.read(machine, &mut flag)?;
+        Ok(if flag == [0] { Finite::Yes } else { Finite::No })
+    }
+
+    /// Leaves the next checkpoint in `changed`. Each update has its clip factors.
+    fn step_sparse(&mut self, outer_lr: Ppm, updates: &[(&[SparseTensor], &[f32])]) -> Result<(), CudaError> {
+        let machine = self.machine;
+        self.changed.copy_from(machine, &self.weights)?;
+        let tensors = &self.start.layout.tensors;
+        let largest = tensors.iter().map(|spec| spec.numel()).max().unwrap_or(0);
+        let (mut sums, mut counts) = (Values::new(machine, largest)?, Values::new(machine, largest)?);
+        for (place, spec) in tensors.iter().enumerate() {
+            sums.zero(machine, spec.numel())?;
+            counts.zero(machine, spec.numel())?;
+            for (update, clip) in updates {
+                let tensor = &update[place];
+                let levels = clipped_levels(tensor, clip[place]);
+                let sparse = Sparse::new(machine, &tensor.indices, &tensor.codes, &levels)?;
+                ops::accumulate_sparse(machine, &mut sums, &mut counts, &sparse)?;
+            }
+            ops::subtract_mean(machine, &mut self.changed, spec.range(), rate(outer_lr), &sums, &counts)?;
+        }
+        Ok(())
     }
 
     fn pass(&mut self, which: Which) -> Pass<'_, M> {
@@ -159,38 +206,42 @@ impl<M: Machine> LossMeter for DeviceJudge<'_, M> {
     }
 
     fn loss_after(&mut self, outer_lr: Ppm, update: ClippedUpdate<'_>) -> Result<Option<Score>, CudaError> {
-        self.changed.copy_from(self.machine, &self.weights)?;
-        let mut not_finite = Values::of(self.machine, &[0u32])?;
-        for ((spec, tensor), clip) in self.start.layout.tensors.iter().zip(&update.update.tensors).zip(update.clip) {
-            let machine = self.machine;
-            let sparse = Sparse::new(machine, &tensor.indices, &tensor.codes, &clipped_levels(tensor, *clip))?;
-            let changed = &mut self.changed;
-            ops::subtract_sparse(machine, changed, spec.range(), rate(outer_lr), &sparse, &mut not_finite)?;
+        let finite = match update.update {
+            Update::Sparse(sparse) => self.apply_sparse(outer_lr, &sparse.tensors, update.clip)?,
+            Update::Dense(_) => {
+                let mut weights = self.start.weights.clone();
+                let finite = apply_one(&self.pool, &self.start.layout, &mut weights, outer_lr, update);
+                self.changed.write(self.machine, &weights)?;
+                finite
+            }
+        };
+        match finite {
+            Finite::Yes => self.loss(Which::Changed),
+            Finite::No => Ok(None),
         }
-        let mut flag = [0];
-        not_finite.read(self.machine, &mut flag)?;
-        if flag == [0] { self.loss(Which::Changed) } else { Ok(None) }
     }
 
     fn step(&mut self, outer_lr: Ppm, updates: &[ClippedUpdate<'_>]) -> Result<(Checkpoint, Option<Score>), CudaError> {
-        let machine = self.machine;
-        self.changed.copy_from(machine, &self.weights)?;
-        let tensors = &self.start.layout.tensors;
-        let largest = tensors.iter().map(|spec| spec.numel()).max().unwrap_or(0);
-        let (mut sums, mut counts) = (Values::new(machine, largest)?, Values::new(machine, largest)?);
-        for (place, spec) in tensors.iter().enumerate() {
-            sums.zero(machine, spec.numel())?;
-            counts.zero(machine, spec.numel())?;
-            for update in updates {
-                let tensor = &update.update.tensors[place];
-                let levels = clipped_levels(tensor, update.clip[place]);
-                let sparse = Sparse::new(machine, &tensor.indices, &tensor.codes, &levels)?;
-                ops::accumulate_sparse(machine, &mut sums, &mut counts, &sparse)?;
+        let sparse: Option<Vec<(&[SparseTensor], &[f32])>> = updates
+            .iter()
+            .map(|update| match update.update {
+                Update::Sparse(sparse) => Some((sparse.tensors.as_slice(), update.clip)),
+                Update::Dense(_) => None,
+            })
+            .collect();
+        let next = match sparse {
+            Some(sparse) => {
+                self.step_sparse(outer_lr, &sparse)?;
+                let mut next = self.start.clone();
+                self.changed.read(self.machine, &mut next.weights)?;
+                next
             }
-            ops::subtract_mean(machine, &mut self.changed, spec.range(), rate(outer_lr), &sums, &counts)?;
-        }
-        let mut next = self.start.clone();
-        self.changed.read(machine, &mut next.weights)?;
+            None => {
+                let next = outer_step(&self.pool, self.start, outer_lr, updates);
+                self.changed.write(self.machine, &next.weights)?;
+                next
+            }
+        };
         Ok((next, self.loss(Which::Changed)?))
     }
 
@@ -343,7 +394,7 @@ mod tests {
     use crate::judge::engine::Engine;
     use crate::judge::fixtures::{Fixture, negated};
     use crate::judge::{RoundInput, Submission, judge_round, self_test};
-    use crate::protocol::codec::{self, SparseUpdate};
+    use crate::protocol::codec::{self, SparseUpdate, Update};
 
     #[test]
     fn the_kernels_give_the_known_answers() {
@@ -358,15 +409,9 @@ mod tests {
         update
     }
 
-    #[test]
-    fn a_round_gets_the_verdicts_and_the_checkpoint_that_the_cpu_gives_it() {
-        let fixture = Fixture::new();
-        let (good, other) = (fixture.helpful_update(1), fixture.helpful_update(2));
-        let harmful = [fixture.any_update(1_003), ruinous(&fixture.any_update(1_001)), negated(&other)];
-        let mut payloads: Vec<Option<Vec<u8>>> =
-            [&good, &good, &other].into_iter().chain(&harmful).map(|update| Some(fixture.encode(update))).collect();
-        payloads.extend([None, Some(b"L4SU but not really".to_vec())]);
-        let expected = fixture.judge(&payloads);
+    /// Judged by the kernels as by the CPU.
+    fn judged_alike(fixture: &Fixture, payloads: &[Option<Vec<u8>>]) {
+        let expected = fixture.judge(payloads);
         let submissions: Vec<Submission<'_>> = payloads
             .iter()
             .enumerate()
@@ -381,5 +426,26 @@ mod tests {
         assert_eq!((found.loss_before, found.loss_after), (expected.loss_before, expected.loss_after));
         assert_eq!(found.next.hash(), expected.next.hash());
         assert_ne!(found.next.hash(), fixture.start.hash());
+    }
+
+    #[test]
+    fn a_round_gets_the_verdicts_and_the_checkpoint_that_the_cpu_gives_it() {
+        let fixture = Fixture::new();
+        let (good, other) = (fixture.helpful_update(1), fixture.helpful_update(2));
+        let harmful = [fixture.any_update(1_003), ruinous(&fixture.any_update(1_001)), negated(&other)];
+        let mut payloads: Vec<Option<Vec<u8>>> =
+            [&good, &good, &other].into_iter().chain(&harmful).map(|update| Some(fixture.encode(update))).collect();
+        payloads.extend([None, Some(b"L4SU but not really".to_vec())]);
+        judged_alike(&fixture, &payloads);
+    }
+
+    #[test]
+    fn a_round_of_dense_updates_does_too() {
+        let fixture = Fixture::dense();
+        let mut ruinous = fixture.any_dense_update(9);
+        ruinous.tensors.iter_mut().flat_map(|tensor| &mut tensor.scales).for_each(|scale| *scale = 0x7c01);
+        let updates = [fixture.helpful_dense_update(1), fixture.helpful_dense_update(2), ruinous];
+        let payloads = updates.map(|update| Some(fixture.encode_any(&Update::Dense(update))));
+        judged_alike(&fixture, &payloads);
     }
 }

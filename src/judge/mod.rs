@@ -26,6 +26,7 @@ pub use held_out::HeldOutBatch;
 pub use l402t_kernels::cuda::CudaError;
 pub use l402t_kernels::{Isa, Pool};
 pub use outer::{ClippedUpdate, outer_step};
+pub use overlap::chance_overlap;
 pub use round::{Progress, RoundInput, RoundJudgement, Submission, judge_round};
 pub use self_test::{KnownAnswer, self_test};
 

@@ -1,18 +1,18 @@
 //! Weights plus updates: one contribution for scoring, the accepted ones for the next checkpoint.
 
-use l402t_kernels::Pool;
 use l402t_kernels::outer::{accumulate_sparse, subtract_mean, subtract_sparse};
+use l402t_kernels::{Pool, dense, rows};
 
-use super::clip::levels;
-use crate::model::{Checkpoint, Layout};
+use super::clip::{dense_values, levels};
+use crate::model::{Checkpoint, Layout, TensorSpec};
 use crate::protocol::amount::Ppm;
-use crate::protocol::codec::{MAX_LEVELS, SparseTensor, SparseUpdate};
+use crate::protocol::codec::{MAX_LEVELS, SparseTensor, Update};
 
 /// An update that has been decoded, with its clip factors, one a tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct ClippedUpdate<'a> {
     /// Its tensors are in the layout's order, its indices inside them.
-    pub update: &'a SparseUpdate,
+    pub update: &'a Update,
     /// One a tensor.
     pub clip: &'a [f32],
 }
@@ -34,25 +34,41 @@ pub(super) fn apply_one(
     outer_lr: Ppm,
     update: ClippedUpdate<'_>,
 ) -> Finite {
-    let mut finite = true;
+    let (isa, rate, mut finite, mut values) = (pool.isa(), rate(outer_lr), true, Vec::new());
     pool.here(|| {
-        for ((spec, tensor), clip) in layout.tensors.iter().zip(&update.update.tensors).zip(update.clip) {
+        for (place, (spec, clip)) in layout.tensors.iter().zip(update.clip).enumerate() {
             let weights = &mut weights[spec.range()];
-            let levels = clipped_levels(tensor, *clip);
-            subtract_sparse(pool.isa(), weights, rate(outer_lr), &levels, &tensor.indices, &tensor.codes);
-            finite &= tensor.indices.iter().all(|index| weights[*index as usize].is_finite());
+            match update.update {
+                Update::Sparse(update) => {
+                    let tensor = &update.tensors[place];
+                    let levels = clipped_levels(tensor, *clip);
+                    subtract_sparse(isa, weights, rate, &levels, &tensor.indices, &tensor.codes);
+                    finite &= tensor.indices.iter().all(|index| weights[*index as usize].is_finite());
+                }
+                Update::Dense(update) => {
+                    dense_values(isa, spec.shape, update, place, *clip, &mut values);
+                    dense::subtract(isa, weights, rate, &values);
+                    finite &= weights.iter().all(|weight| weight.is_finite());
+                }
+            }
         }
     });
     if finite { Finite::Yes } else { Finite::No }
 }
 
-/// Puts back what an update has touched: a hundredth of the weights, where copying all would cost as much as reading them.
-pub(super) fn take_back(layout: &Layout, start: &[f32], update: &SparseUpdate, weights: &mut [f32]) {
-    for (spec, tensor) in layout.tensors.iter().zip(&update.tensors) {
-        let (start, weights) = (&start[spec.range()], &mut weights[spec.range()]);
-        for index in &tensor.indices {
-            weights[*index as usize] = start[*index as usize];
+/// Puts back what an update has touched: of a sparse one a hundredth of the weights, where copying all would cost as much as
+/// reading them.
+pub(super) fn take_back(layout: &Layout, start: &[f32], update: &Update, weights: &mut [f32]) {
+    match update {
+        Update::Sparse(update) => {
+            for (spec, tensor) in layout.tensors.iter().zip(&update.tensors) {
+                let (start, weights) = (&start[spec.range()], &mut weights[spec.range()]);
+                for index in &tensor.indices {
+                    weights[*index as usize] = start[*index as usize];
+                }
+            }
         }
+        Update::Dense(_) => weights.copy_from_slice(start),
     }
 }
 
@@ -79,7 +95,7 @@ pub(super) fn step_in_place(
     outer_lr: Ppm,
     updates: &[ClippedUpdate<'_>],
 ) {
-    let (mut sums, mut counts) = (Vec::new(), Vec::new());
+    let (mut sums, mut counts, mut values) = (Vec::new(), Vec::new(), Vec::new());
     pool.here(|| {
         for (place, spec) in layout.tensors.iter().enumerate() {
             sums.clear();
@@ -87,18 +103,41 @@ pub(super) fn step_in_place(
             counts.clear();
             counts.resize(spec.numel(), 0);
             for update in updates {
-                let tensor = &update.update.tensors[place];
-                let levels = clipped_levels(tensor, update.clip[place]);
-                accumulate_sparse(&mut sums, &mut counts, &levels, &tensor.indices, &tensor.codes);
+                accumulate(pool, spec, place, update, &mut sums, &mut counts, &mut values);
             }
             subtract_mean(pool.isa(), &mut weights[spec.range()], rate(outer_lr), &sums, &counts);
         }
     });
 }
 
+/// Adds one tensor of an update to its sums, and counts the values that it has. `values` is a buffer.
+fn accumulate(
+    pool: &Pool,
+    spec: &TensorSpec,
+    place: usize,
+    update: &ClippedUpdate<'_>,
+    sums: &mut [f32],
+    counts: &mut [u32],
+    values: &mut Vec<f32>,
+) {
+    match update.update {
+        Update::Sparse(sparse) => {
+            let tensor = &sparse.tensors[place];
+            let levels = clipped_levels(tensor, update.clip[place]);
+            accumulate_sparse(sums, counts, &levels, &tensor.indices, &tensor.codes);
+        }
+        Update::Dense(dense) => {
+            dense_values(pool.isa(), spec.shape, dense, place, update.clip[place], values);
+            rows::add(pool.isa(), sums, values);
+            counts.iter_mut().for_each(|count| *count += 1);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::judge::fixtures::Fixture;
     use crate::judge::self_test::{sample_checkpoint, sample_update};
 
     #[test]
@@ -109,7 +148,8 @@ mod tests {
         one.tensors[0] = SparseTensor { levels: [1f32.to_bits(); MAX_LEVELS], indices: vec![0, 1], codes: vec![0, 0] };
         two.tensors[0] = SparseTensor { levels: [3f32.to_bits(); MAX_LEVELS], indices: vec![1, 2], codes: vec![0, 0] };
         let clip = vec![1.0; start.layout.tensors.len()];
-        let updates = [&one, &two].map(|update| ClippedUpdate { update, clip: &clip });
+        let updates = [one, two].map(Update::Sparse);
+        let updates = [&updates[0], &updates[1]].map(|update| ClippedUpdate { update, clip: &clip });
         let next = outer_step(&pool, &start, Ppm::ONE, &updates);
         let moved = |place: usize| start.weights[place] - next.weights[place];
         for (place, expected) in [(0, 1.0), (1, 2.0), (2, 3.0), (3, 0.0)] {
@@ -121,7 +161,7 @@ mod tests {
     fn one_update_scores_as_it_would_step() {
         let pool = Pool::all_cores();
         let start = sample_checkpoint();
-        let update = sample_update(&start.layout, 1);
+        let update = Update::Sparse(sample_update(&start.layout, 1));
         let clip = vec![0.5; start.layout.tensors.len()];
         let clipped = ClippedUpdate { update: &update, clip: &clip };
         let alpha = Ppm::new(700_000).expect("valid");
@@ -138,11 +178,36 @@ mod tests {
     }
 
     #[test]
+    fn a_dense_update_scores_as_it_would_step_and_its_mean_is_over_all() {
+        let (pool, fixture) = (Pool::all_cores(), Fixture::dense());
+        let start = &fixture.start;
+        let updates = [1, 2].map(|seed| Update::Dense(fixture.any_dense_update(seed)));
+        let clip = vec![0.5; start.layout.tensors.len()];
+        let clipped = [&updates[0], &updates[1]].map(|update| ClippedUpdate { update, clip: &clip });
+        let mut weights = start.weights.clone();
+        assert_eq!(apply_one(&pool, &start.layout, &mut weights, Ppm::ONE, clipped[0]), Finite::Yes);
+        assert_eq!(weights, outer_step(&pool, start, Ppm::ONE, &clipped[..1]).weights);
+        let mean = outer_step(&pool, start, Ppm::ONE, &clipped);
+        for (spec, place) in start.layout.tensors.iter().zip(0..) {
+            let value = |update: &Update| match update {
+                Update::Dense(update) => (f32::from(update.tensors[place].codes[0]) - 128.0) / 16_384.0,
+                Update::Sparse(_) => panic!("dense"),
+            };
+            let moved = start.weights[spec.offset] - mean.weights[spec.offset];
+            let expected = 0.5 * (value(&updates[0]) + value(&updates[1])) / 2.0;
+            assert!((moved - expected).abs() < 1e-6, "{}: {moved} is not {expected}", spec.name);
+        }
+        take_back(&start.layout, &start.weights, &updates[0], &mut weights);
+        assert_eq!(weights, start.weights);
+    }
+
+    #[test]
     fn weights_that_would_overflow_are_noticed_and_never_stepped_to() {
         let pool = Pool::all_cores();
         let start = sample_checkpoint();
         let mut update = sample_update(&start.layout, 1);
         update.tensors[0].levels = [f32::MAX.to_bits(); MAX_LEVELS];
+        let update = Update::Sparse(update);
         let clip = vec![1.0; start.layout.tensors.len()];
         let clipped = ClippedUpdate { update: &update, clip: &clip };
         let mut huge = start.clone();

@@ -1,20 +1,29 @@
 //! The copy test: how many indices two updates share.
+//!
+//! A dense update has every index, which says nothing. What tells it apart is where its largest values are, and those are what
+//! a sparse update would have sent: of each tile that isn't all zeros a 64th, at least one. So one threshold serves both.
 
 use crate::protocol::amount::Ppm;
-use crate::protocol::codec::SparseUpdate;
+use crate::protocol::codec::{self, DenseTensor, Format, SparseTensor, TensorShape, Tile, Update, dense, tiles_of};
+use crate::protocol::manifest::CodecParams;
+
+/// Of so many values of a dense update's tile, one is looked at.
+const DENSE_SHARE: u32 = 64;
 
 /// An update's indices, tensor by tensor, in ascending order.
 #[derive(Clone, Debug)]
 pub(super) struct IndexSet(Vec<Vec<u32>>);
 
 impl IndexSet {
-    pub(super) fn new(update: &SparseUpdate) -> Self {
-        let sorted = |tensor: &crate::protocol::codec::SparseTensor| {
-            let mut indices = tensor.indices.clone();
-            indices.sort_unstable();
-            indices
-        };
-        Self(update.tensors.iter().map(sorted).collect())
+    /// Of an update of tensors with these shapes.
+    pub(super) fn new(shapes: &[TensorShape], update: &Update) -> Self {
+        Self(match update {
+            Update::Sparse(update) => update.tensors.iter().map(sorted).collect(),
+            Update::Dense(update) => {
+                let tensors = shapes.iter().zip(&update.tensors);
+                tensors.map(|(shape, tensor)| largest(*shape, update.tile, tensor)).collect()
+            }
+        })
     }
 
     fn len(&self) -> u64 {
@@ -25,6 +34,61 @@ impl IndexSet {
     pub(super) fn overlap(&self, other: &IndexSet) -> Ppm {
         let shared = self.0.iter().zip(&other.0).map(|(a, b)| shared(a, b)).sum();
         Ppm::ratio_floor(shared, self.len().min(other.len()))
+    }
+}
+
+fn sorted(tensor: &SparseTensor) -> Vec<u32> {
+    let mut indices = tensor.indices.clone();
+    indices.sort_unstable();
+    indices
+}
+
+/// Of so many values of a dense update's tile, at least one.
+fn looked_at(numel: u32) -> u32 {
+    (numel / DENSE_SHARE).max(1)
+}
+
+/// The overlap that two updates in which nothing decides about places have on average, but for their 1-D tensors. The
+/// parameters are ones that an update can have.
+pub fn chance_overlap(params: &CodecParams) -> Ppm {
+    let full = params.tile * params.tile;
+    let compared = match codec::format(params) {
+        Format::Sparse => params.k,
+        Format::Dense => looked_at(full),
+    };
+    Ppm::ratio_floor(u64::from(compared), u64::from(full))
+}
+
+fn largest(shape: TensorShape, side: u32, tensor: &DenseTensor) -> Vec<u32> {
+    let mut indices = Vec::new();
+    for (tile, scale) in tiles_of(shape, side).zip(&tensor.scales) {
+        if *scale != 0 {
+            largest_of_tile(&tile, &tensor.codes, &mut indices);
+        }
+    }
+    indices.sort_unstable();
+    indices
+}
+
+/// The places of the codes that are farthest from 0's, of equal ones the first.
+fn largest_of_tile(tile: &Tile, codes: &[u8], indices: &mut Vec<u32>) {
+    let places = || (0..tile.numel()).map(|position| tile.flat(position));
+    let steps = |flat: u32| usize::from(codes[flat as usize].abs_diff(dense::ZERO));
+    let mut counts = [0; 129];
+    places().for_each(|flat| counts[steps(flat)] += 1);
+    let wanted = looked_at(tile.numel()) as usize;
+    // The least distance of which not all are wanted, and how many are.
+    let (mut least, mut room) = (128, wanted);
+    while counts[least] < room {
+        room -= counts[least];
+        least -= 1;
+    }
+    for flat in places() {
+        let tie = steps(flat) == least && room > 0;
+        if steps(flat) > least || tie {
+            room -= usize::from(tie);
+            indices.push(flat);
+        }
     }
 }
 
@@ -48,11 +112,11 @@ fn shared(a: &[u32], b: &[u32]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::codec::SparseTensor;
+    use crate::protocol::codec::{DenseUpdate, SparseUpdate};
 
     fn set(tensors: &[&[u32]]) -> IndexSet {
         let tensor = |indices: &&[u32]| SparseTensor { indices: indices.to_vec(), ..SparseTensor::default() };
-        IndexSet::new(&SparseUpdate { tensors: tensors.iter().map(tensor).collect() })
+        IndexSet::new(&[], &Update::Sparse(SparseUpdate { tensors: tensors.iter().map(tensor).collect() }))
     }
 
     #[test]
@@ -64,5 +128,35 @@ mod tests {
         // The same number in another tensor is another index.
         assert_eq!(a.overlap(&set(&[&[2], &[9, 1, 5]])), Ppm::ZERO);
         assert_eq!(a.overlap(&set(&[&[], &[]])), Ppm::ZERO);
+    }
+
+    #[test]
+    fn of_a_dense_update_the_largest_values_of_each_tile_count() {
+        let shape = TensorShape::Matrix { rows: 16, cols: 20 };
+        let mut codes: Vec<u8> = (0..320).map(|at| 120 + (at % 16) as u8).collect();
+        // The four of the first tile: two that stand out, and the first two of those eight steps below zero.
+        codes[21] = 255;
+        codes[310] = 60;
+        // The other tile of 16 × 4 has one.
+        codes[319] = 1;
+        let tensor = DenseTensor { scales: vec![0x3f80, 0x3f80], codes };
+        let set = |tensor: &DenseTensor| {
+            IndexSet::new(&[shape], &Update::Dense(DenseUpdate { tile: 16, tensors: vec![tensor.clone()] }))
+        };
+        let own = set(&tensor);
+        assert_eq!(own.0, [vec![0, 21, 32, 310, 319]]);
+        assert_eq!(own.overlap(&own), Ppm::ONE);
+        // Noise on the others hides nothing.
+        let mut noisy = tensor.clone();
+        noisy
+            .codes
+            .iter_mut()
+            .filter(|code| (100..150).contains(*code))
+            .for_each(|code| *code = 256u16.wrapping_sub(u16::from(*code)) as u8);
+        assert!(own.overlap(&set(&noisy)).get() >= 600_000);
+        // A tile of zeros says nothing.
+        let zeros = DenseTensor { scales: vec![0, 0], codes: vec![dense::ZERO; 320] };
+        assert!(set(&zeros).0[0].is_empty());
+        assert_eq!(set(&zeros).overlap(&set(&zeros)), Ppm::ZERO);
     }
 }

@@ -14,7 +14,7 @@ use super::overlap::IndexSet;
 use super::{DF32_VERSION, HeldOutBatch, JudgeError};
 use crate::model::Checkpoint;
 use crate::protocol::aggregate::AggregatedUpdate;
-use crate::protocol::codec::{self, SparseUpdate, TensorShape};
+use crate::protocol::codec::{self, TensorShape, Update};
 use crate::protocol::ids::{Blake3Hash, ContributionId};
 use crate::protocol::manifest::{CodecParams, JudgeParams, RewardParams};
 use crate::protocol::reward;
@@ -87,7 +87,7 @@ enum Standing {
 /// A contribution that is clipped and scored.
 struct Candidate {
     contribution: ContributionId,
-    update: SparseUpdate,
+    update: Update,
     clip: Vec<f32>,
     clip_digest: Blake3Hash,
     loss_after: Option<Score>,
@@ -110,7 +110,7 @@ pub fn judge_round(
     progress(Progress::Baseline);
 
     let (standings, mut candidates) = admit(input);
-    clip(&engine.pool(), &mut candidates);
+    clip(&engine.pool(), &start.layout.shapes(), &mut candidates);
     score(input, meter.as_mut(), &mut candidates, progress)?;
     let outcomes = outcomes(input, loss_before, &candidates);
     let (next, loss_after, stepped) = step(input, meter.as_mut(), loss_before, &candidates, &outcomes)?;
@@ -154,7 +154,7 @@ fn admit(input: &RoundInput<'_>) -> (Vec<Standing>, Vec<Candidate>) {
         let standing = match decode(input.codec, &shapes, submission.payload) {
             Err(rejection) => Standing::Rejected(rejection),
             Ok(update) => {
-                let indices = IndexSet::new(&update);
+                let indices = IndexSet::new(&shapes, &update);
                 let copied = find_copy(input.judge, &earlier, &indices);
                 earlier.push((submission.contribution, indices));
                 match copied {
@@ -177,7 +177,7 @@ fn admit(input: &RoundInput<'_>) -> (Vec<Standing>, Vec<Candidate>) {
     (standings, candidates)
 }
 
-fn decode(codec: &CodecParams, shapes: &[TensorShape], payload: Option<&[u8]>) -> Result<SparseUpdate, Rejection> {
+fn decode(codec: &CodecParams, shapes: &[TensorShape], payload: Option<&[u8]>) -> Result<Update, Rejection> {
     let payload = payload.ok_or(Rejection::NotUploaded)?;
     codec::decode(codec, shapes, payload).map_err(|error| Rejection::Malformed { code: error.code().into() })
 }
@@ -189,9 +189,9 @@ fn find_copy(judge: &JudgeParams, earlier: &[(ContributionId, IndexSet)], indice
     })
 }
 
-fn clip(pool: &Pool, candidates: &mut [Candidate]) {
-    let updates: Vec<&SparseUpdate> = candidates.iter().map(|candidate| &candidate.update).collect();
-    let factors = clip_factors(pool, &updates);
+fn clip(pool: &Pool, shapes: &[TensorShape], candidates: &mut [Candidate]) {
+    let updates: Vec<&Update> = candidates.iter().map(|candidate| &candidate.update).collect();
+    let factors = clip_factors(pool, shapes, &updates);
     for (candidate, factors) in candidates.iter_mut().zip(factors) {
         candidate.clip_digest = clip_digest(&factors);
         candidate.clip = factors;
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
     use crate::judge::fixtures::{Fixture, id, negated};
     use crate::protocol::amount::Ppm;
-    use crate::protocol::codec::{encode, levels};
+    use crate::protocol::codec::{DenseUpdate, SparseUpdate, levels, sparse};
 
     fn rejection(verdict: &VerdictRecord) -> &Rejection {
         match &verdict.outcome {
@@ -366,6 +366,44 @@ mod tests {
     }
 
     #[test]
+    fn dense_updates_are_judged_by_the_same_rules() {
+        let fixture = Fixture::dense();
+        let (good, other) = (fixture.helpful_dense_update(1), fixture.helpful_dense_update(2));
+        let change = |update: &DenseUpdate, change: fn(u8) -> u8| {
+            let mut update = update.clone();
+            for code in update.tensors.iter_mut().flat_map(|tensor| &mut tensor.codes) {
+                *code = change(*code);
+            }
+            update
+        };
+        let noisy = change(&good, |code| if (2..254).contains(&code) { code + code % 2 } else { code });
+        let opposite = change(&fixture.helpful_dense_update(3), u8::wrapping_neg);
+        let mut ruinous = fixture.any_dense_update(9_007);
+        ruinous.tensors.iter_mut().flat_map(|tensor| &mut tensor.scales).for_each(|scale| *scale = 0x7c01);
+        let payload = |update: &DenseUpdate| Some(fixture.encode_any(&Update::Dense(update.clone())));
+        let mut torn = payload(&good).expect("bytes");
+        torn.pop();
+        let sparse = Fixture::new().encode(&Fixture::new().any_update(1));
+        let mut payloads: Vec<_> = [&good, &noisy, &other, &opposite, &ruinous].into_iter().map(payload).collect();
+        payloads.extend([Some(torn), Some(sparse), None]);
+        let judged = fixture.judge(&payloads);
+        let verdicts = &judged.verdicts;
+        assert!(matches!(verdicts[0].outcome, Outcome::Accepted { tranches_paid, .. } if tranches_paid > 0));
+        assert!(matches!(rejection(&verdicts[1]), Rejection::Copy { of, .. } if *of == id(0)));
+        assert!(matches!(verdicts[2].outcome, Outcome::Accepted { .. }));
+        assert_eq!(rejection(&verdicts[3]), &Rejection::GainTooSmall);
+        assert!(matches!(rejection(&verdicts[4]), Rejection::GainTooSmall | Rejection::NotFinite));
+        let malformed = |code: &str| Rejection::Malformed { code: code.into() };
+        assert_eq!(rejection(&verdicts[5]), &malformed("truncated"));
+        assert_eq!(rejection(&verdicts[6]), &malformed("bad_magic"));
+        assert_eq!(rejection(&verdicts[7]), &Rejection::NotUploaded);
+        assert!(judged.loss_after < judged.loss_before);
+        // A codec decides what may be in a payload, also the other way round.
+        let judged = Fixture::new().judge(&[payload(&good)]);
+        assert_eq!(rejection(&judged.verdicts[0]), &malformed("bad_magic"));
+    }
+
+    #[test]
     fn the_order_of_commitments_decides_who_is_the_copy_and_nothing_else() {
         let fixture = Fixture::new();
         let [a, b] = [1, 2].map(|seed| fixture.encode(&fixture.helpful_update(seed)));
@@ -388,6 +426,6 @@ mod tests {
         fixture.codec.version = 9;
         let refused = judge_round(&fixture.input(&[]), Pool::all_cores(), &mut |_| {}).expect_err("another version");
         assert!(matches!(refused, JudgeError::Codec(_)));
-        assert!(encode(&fixture.codec, &fixture.start.layout.shapes(), &fixture.any_update(1)).is_err());
+        assert!(sparse::encode(&fixture.codec, &fixture.start.layout.shapes(), &fixture.any_update(1)).is_err());
     }
 }

@@ -11,7 +11,7 @@ use super::outer::ClippedUpdate;
 use super::{HeldOutBatch, JudgeError};
 use crate::model::{Checkpoint, Layout, LlamaConfig};
 use crate::protocol::amount::Ppm;
-use crate::protocol::codec::{self, SparseTensor, SparseUpdate, TensorShape};
+use crate::protocol::codec::{self, SparseTensor, SparseUpdate, TensorShape, Update};
 use crate::protocol::ids::Blake3Hash;
 use crate::protocol::verdict::Score;
 
@@ -87,9 +87,9 @@ impl Results {
         let mut meter = engine.meter(&checkpoint, &batch)?;
         let hidden = digest(&meter.hidden_states()?).to_string();
         let loss = meter.loss_before()?;
-        let updates = [1, 2, 3].map(|seed| sample_update(&checkpoint.layout, seed));
-        let updates: Vec<&SparseUpdate> = updates.iter().collect();
-        let clips = super::clip::clip_factors(&engine.pool(), &updates);
+        let updates = [1, 2, 3].map(|seed| Update::Sparse(sample_update(&checkpoint.layout, seed)));
+        let updates: Vec<&Update> = updates.iter().collect();
+        let clips = super::clip::clip_factors(&engine.pool(), &checkpoint.layout.shapes(), &updates);
         let updates: Vec<ClippedUpdate<'_>> =
             updates.iter().zip(&clips).map(|(update, clip)| ClippedUpdate { update, clip }).collect();
         let outer_lr = Ppm::new(700_000).unwrap_or(Ppm::ONE);

@@ -7,7 +7,9 @@ use super::error::PeerError;
 use super::folder;
 use super::trainer::{LocalTrainer, LocalUpdate, Onlooker, RoundWork};
 use crate::model::LlamaConfig;
-use crate::protocol::codec::{self, SparseTensor, SparseUpdate, TensorShape, kept, tiles};
+use crate::protocol::codec::{
+    self, DenseTensor, DenseUpdate, Format, SparseTensor, SparseUpdate, TensorShape, Update, kept, tiles,
+};
 
 /// How often the copycat looks whether its victim has committed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -36,7 +38,7 @@ fn shapes_of(work: &RoundWork) -> Result<Vec<TensorShape>, PeerError> {
     Ok(LlamaConfig::from_json(&bytes).map_err(failed)?.layout().shapes())
 }
 
-fn encoded(work: &RoundWork, shapes: &[TensorShape], update: &SparseUpdate) -> Result<LocalUpdate, PeerError> {
+fn encoded(work: &RoundWork, shapes: &[TensorShape], update: &Update) -> Result<LocalUpdate, PeerError> {
     let payload = codec::encode(&work.manifest.codec, shapes, update).map_err(failed)?;
     let dense_bytes = shapes.iter().map(|shape| 4 * shape.numel()).sum();
     Ok(LocalUpdate { payload, dense_bytes })
@@ -52,8 +54,17 @@ impl LocalTrainer for Garbage {
         let mut seed = work.peer.as_bytes().to_vec();
         seed.extend_from_slice(&work.round.0.to_le_bytes());
         let mut dice = Dice(blake3::Hasher::new_derive_key(RANDOM).update(&seed).finalize_xof());
-        let tensors = shapes.iter().map(|shape| random_tensor(work, *shape, &mut dice)).collect();
-        encoded(work, &shapes, &SparseUpdate { tensors }).map(Some)
+        let update = match codec::format(&work.manifest.codec) {
+            Format::Sparse => {
+                let tensors = shapes.iter().map(|shape| random_tensor(work, *shape, &mut dice)).collect();
+                Update::Sparse(SparseUpdate { tensors })
+            }
+            Format::Dense => {
+                let tensors = shapes.iter().map(|shape| random_dense_tensor(work, *shape, &mut dice)).collect();
+                Update::Dense(DenseUpdate { tile: work.manifest.codec.tile, tensors })
+            }
+        };
+        encoded(work, &shapes, &update).map(Some)
     }
 }
 
@@ -68,6 +79,20 @@ fn random_tensor(work: &RoundWork, shape: TensorShape, dice: &mut Dice) -> Spars
     for code in &tensor.codes {
         // A code that doesn't occur has level 0.
         tensor.levels[usize::from(*code)] = level(u32::from(*code), codes);
+    }
+    tensor
+}
+
+/// The scale of 2⁻¹⁵, of which 127 are about 2⁻⁸; bfloat16 bits.
+const DENSE_SCALE: u16 = 0x3800;
+
+fn random_dense_tensor(work: &RoundWork, shape: TensorShape, dice: &mut Dice) -> DenseTensor {
+    let mut tensor = DenseTensor::default();
+    tensor.codes.extend((0..shape.numel()).map(|_| 1 + dice.below(255) as u8));
+    for tile in tiles(shape, &work.manifest.codec) {
+        tensor.scales.push(DENSE_SCALE);
+        // A tile's largest value has the largest code.
+        tensor.codes[tile.flat(dice.below(tile.numel())) as usize] = u8::MAX;
     }
     tensor
 }
@@ -130,13 +155,27 @@ impl LocalTrainer for Copycat {
     }
 }
 
-/// Exchanges a few values, so that the bytes differ and the same codes still occur.
-fn alter(update: &mut SparseUpdate) {
-    for tensor in update.tensors.iter_mut().rev().take(ALTERED_PAIRS) {
-        let first = tensor.codes.first().copied();
-        if let Some(other) = tensor.codes.iter().position(|code| Some(*code) != first) {
-            tensor.codes.swap(0, other);
+/// Exchanges a few values, so that the bytes differ and the same codes still occur: those of a dense tensor within a tile.
+fn alter(update: &mut Update) {
+    match update {
+        Update::Sparse(update) => {
+            update.tensors.iter_mut().rev().take(ALTERED_PAIRS).for_each(|tensor| exchange(&mut tensor.codes));
         }
+        Update::Dense(update) => {
+            let side = update.tile as usize;
+            for tensor in update.tensors.iter_mut().rev().take(ALTERED_PAIRS) {
+                // The first two of a tensor are in one tile, unless a tile holds one value.
+                let together = side.min(tensor.codes.len()).min(2);
+                exchange(&mut tensor.codes[..together]);
+            }
+        }
+    }
+}
+
+fn exchange(codes: &mut [u8]) {
+    let first = codes.first().copied();
+    if let Some(other) = codes.iter().position(|code| Some(*code) != first) {
+        codes.swap(0, other);
     }
 }
 
@@ -161,10 +200,11 @@ mod tests {
             indices: vec![1, 2, 3, 4],
             codes: vec![0, 1, 2, 3],
         };
-        let original = SparseUpdate { tensors: vec![tensor] };
+        let indices = tensor.indices.clone();
+        let original = Update::Sparse(SparseUpdate { tensors: vec![tensor] });
         let mut copy = original.clone();
         alter(&mut copy);
         assert_ne!(copy, original);
-        assert_eq!(copy.tensors[0].indices, original.tensors[0].indices);
+        assert!(matches!(copy, Update::Sparse(copy) if copy.tensors[0].indices == indices));
     }
 }

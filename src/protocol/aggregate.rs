@@ -10,13 +10,13 @@
 //! magic "L4AG" | version 1: u8 | from: 32 bytes | to: 32 bytes | updates: u32 | clip factors, update by update | coded updates
 //! clip factors: which tensors are clipped: one bit each, lowest first, in ⌈tensors ÷ 8⌉ bytes | their factors: u32 …
 //! coded updates: as in the sparse update after its version, with all updates in one, tensor by tensor and of each tensor update by
-//!                update, all but the first beside those before them (codec/joint.rs); nothing if there are none
+//!                update, all but the first beside those before them (codec/joint.rs); dense ones without their headers, one after the other; nothing if there are none
 //! ```
 //! All integers are little-endian. A tensor that isn't clipped has factor 1; the factor of a clipped one is the bits of an f32
 //! from 0 to below 1. So an aggregate has one encoding. A decoder knows the model and the most updates that a round takes, and
 //! allocates for nothing else.
 
-use super::codec::{self, DecodeError, EncodeError, SparseUpdate, TensorShape};
+use super::codec::{self, DecodeError, EncodeError, TensorShape, Update};
 use super::ids::Blake3Hash;
 use super::manifest::CodecParams;
 
@@ -31,7 +31,7 @@ pub struct AggregatedUpdate {
     /// One f32, as bits, a tensor.
     pub clip: Vec<u32>,
     /// As it was sent.
-    pub update: SparseUpdate,
+    pub update: Update,
 }
 
 /// What a round does to its checkpoint.
@@ -98,7 +98,7 @@ impl Aggregate {
             bytes.extend(update.clip.iter().filter(|factor| clipped(factor)).flat_map(|factor| factor.to_le_bytes()));
         }
         if !self.updates.is_empty() {
-            let updates: Vec<&SparseUpdate> = self.updates.iter().map(|update| &update.update).collect();
+            let updates: Vec<&Update> = self.updates.iter().map(|update| &update.update).collect();
             codec::write(params, shapes, &updates, &mut bytes)?;
         }
         Ok(bytes)
@@ -161,7 +161,7 @@ fn factor(rest: &mut &[u8]) -> Result<u32, BadAggregate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::codec::{SparseTensor, kept, levels, tiles};
+    use crate::protocol::codec::{DenseTensor, DenseUpdate, SparseTensor, SparseUpdate, kept, levels, tiles};
 
     const PARAMS: CodecParams = CodecParams { version: 2, tile: 8, k: 12, value_bits: 2 };
     const SHAPES: [TensorShape; 9] = {
@@ -171,7 +171,7 @@ mod tests {
     };
     const MOST: u32 = 3;
 
-    fn update(seed: u32) -> SparseUpdate {
+    fn update(seed: u32) -> Update {
         let tensor = |shape: &TensorShape| {
             let mut tensor = SparseTensor {
                 levels: levels(&[0xbc80_0000, 0xbb80_0000, 0x3b80_0000, 0x3c80_0000]),
@@ -190,7 +190,7 @@ mod tests {
             }
             tensor
         };
-        SparseUpdate { tensors: SHAPES.iter().map(tensor).collect() }
+        SparseUpdate { tensors: SHAPES.iter().map(tensor).collect() }.into()
     }
 
     fn sample() -> Aggregate {
@@ -280,5 +280,26 @@ mod tests {
         let aggregate = Aggregate { updates: vec![], ..sample() };
         let (from, to) = (Blake3Hash::of(b"from"), Blake3Hash::of(b"to"));
         assert_eq!(hex::encode(encode(&aggregate)), format!("4c34414701{from}{to}00000000"));
+    }
+
+    #[test]
+    fn dense_updates_follow_one_another() {
+        let params = CodecParams { version: 2, tile: 4, k: 16, value_bits: 8 };
+        let shapes = [TensorShape::Vector { len: 6 }];
+        let one = |code: u8| {
+            let tensor = DenseTensor { scales: vec![0x3f80, 0], codes: vec![1, code, 200, 128, 128, 128] };
+            let update = Update::Dense(DenseUpdate { tile: 4, tensors: vec![tensor] });
+            AggregatedUpdate { clip: vec![NOT_CLIPPED], update }
+        };
+        let (from, to) = (Blake3Hash::of(b"from"), Blake3Hash::of(b"to"));
+        let aggregate = Aggregate { from, to, updates: vec![one(7), one(8)] };
+        let bytes = aggregate.to_bytes(&params, &shapes).expect("of this model");
+        assert_eq!(bytes.len(), 73 + 2 + 2 * 10);
+        let read = |bytes: &[u8]| Aggregate::from_bytes(&params, &shapes, 2, bytes);
+        assert_eq!(read(&bytes), Ok(aggregate.clone()));
+        assert_eq!(read(&bytes[..bytes.len() - 1]), Err(BadAggregate::Update(DecodeError::Truncated)));
+        assert_eq!(read(&[&bytes[..], &[0]].concat()), Err(BadAggregate::Update(DecodeError::Trailing)));
+        let sparse = CodecParams { version: 2, tile: 4, k: 2, value_bits: 2 };
+        assert!(aggregate.to_bytes(&sparse, &shapes).is_err());
     }
 }

@@ -29,7 +29,7 @@ pub struct RunManifest {
     pub held_out: HeldOutParams,
     /// The inner loop that peers run.
     pub training: TrainingParams,
-    /// The sparse update's format.
+    /// What is sent of a pseudo-gradient, and how.
     pub codec: CodecParams,
     /// The verdict's rules.
     pub judge: JudgeParams,
@@ -125,17 +125,19 @@ pub struct TrainingParams {
     pub error_feedback_decay_ppm: Ppm,
 }
 
-/// The sparse update: top-k of each tile, values of a few bits.
+/// What is sent of a pseudo-gradient: the top-k of each tile in a few bits (the sparse update), or every value in eight with a
+/// scale a tile (the dense update).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CodecParams {
     /// Wire format version, 2.
     pub version: u32,
-    /// Side of the square tile of a 2-D tensor (64: 4,096 values).
+    /// Side of the square tile of a 2-D tensor (64: 4,096 values). A 1-D tensor is cut into chunks of so many values.
     pub tile: u32,
     /// Values kept of each full tile; a part tile or 1-D chunk of n values keeps max(1, round(n·k / tile²)).
+    /// In a dense update tile², which is all.
     pub k: u32,
-    /// Bits of a kept value: 1, 2 or 4.
+    /// Bits of a kept value: 1, 2 or 4 of a sparse update, 8 of a dense one.
     pub value_bits: u32,
 }
 

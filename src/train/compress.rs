@@ -1,16 +1,23 @@
-//! SparseLoCo's compression of a pseudo-gradient: error feedback, top-k of each tile, 2-bit values (arXiv 2508.15706).
+//! Compression of a pseudo-gradient with error feedback: the top-k of each tile in a few bits (SparseLoCo, arXiv 2508.15706),
+//! or every value in eight (dense DiLoCo with group quantisation).
+//!
+//! Error feedback is the same for both. What a dense update leaves out is only what rounding takes, at most half a step a value;
+//! but it is the same half again in every round where a value is small beside its tile's largest, and it costs nothing to keep.
 //!
 //! Runs on the peer only: nothing here is recomputed by a judge, so floats may round as they like. What was left out of
 //! a contribution is carried into the next one by the error feedback, which therefore must move on exactly when a
 //! contribution is committed: compressing changes nothing until its result is accepted.
 
-use l402t_kernels::Isa;
 use l402t_kernels::quantise::quantise;
-use l402t_kernels::tile::{Rectangle, feed_back};
+use l402t_kernels::tile::{Rectangle, feed_back, gather};
 use l402t_kernels::topk::{Scratch, top_k};
+use l402t_kernels::{Isa, dense};
 
 use crate::protocol::amount::Ppm;
-use crate::protocol::codec::{self, SparseTensor, SparseUpdate, TensorShape, UnsupportedParams, check_params, kept};
+use crate::protocol::codec::{
+    self, DenseTensor, DenseUpdate, Format, SparseTensor, SparseUpdate, TensorShape, Tile, UnsupportedParams, Update,
+    check_params, kept,
+};
 use crate::protocol::ids::Blake3Hash;
 use crate::protocol::manifest::CodecParams;
 
@@ -18,6 +25,9 @@ const STATE_MAGIC: [u8; 4] = *b"L4EF";
 const STATE_VERSION: u8 = 1;
 const HASH_BYTES: usize = 32;
 const STATE_HEADER_BYTES: usize = STATE_MAGIC.len() + 1 + HASH_BYTES;
+
+/// So many values are kept in the cache while their tiles are looked at: 256 KiB, half of what small cores have of their own.
+const CACHED_VALUES: usize = 1 << 16;
 
 /// Why a pseudo-gradient wasn't compressed, or error feedback not restored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +88,7 @@ impl ErrorFeedback {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Compressed {
     /// To be encoded and contributed.
-    pub update: SparseUpdate,
+    pub update: Update,
     /// For [`Compressor::accept`], and for the file.
     pub next: ErrorFeedback,
 }
@@ -113,17 +123,40 @@ impl Compressor {
         }
         let mut values = pseudo_gradient;
         let mut select = Select::default();
+        let update = match codec::format(&self.params) {
+            Format::Sparse => {
+                let tensors = self.each_tensor(&mut values, |shape, feedback, values| {
+                    self.compress_tensor(&mut select, shape, feedback, values)
+                })?;
+                Update::Sparse(SparseUpdate { tensors })
+            }
+            Format::Dense => {
+                let tensors = self.each_tensor(&mut values, |shape, feedback, values| {
+                    self.quantise_tensor(&mut select.tile, shape, feedback, values)
+                })?;
+                Update::Dense(DenseUpdate { tile: self.params.tile, tensors })
+            }
+        };
+        let next = ErrorFeedback { fingerprint: self.feedback.fingerprint, values };
+        Ok(Compressed { update, next })
+    }
+
+    /// Compresses tensor after tensor: `compress` takes shape, error feedback and values, and gives `None` where not all are
+    /// finite.
+    fn each_tensor<T>(
+        &self,
+        values: &mut [f32],
+        mut compress: impl FnMut(TensorShape, &[f32], &mut [f32]) -> Option<T>,
+    ) -> Result<Vec<T>, CompressError> {
+        let (mut rest, mut feedback) = (values, self.feedback.values.as_slice());
         let mut tensors = Vec::with_capacity(self.shapes.len());
-        let (mut rest, mut feedback) = (values.as_mut_slice(), self.feedback.values.as_slice());
         for (at, shape) in self.shapes.iter().enumerate() {
             let (own, others) = rest.split_at_mut(shape.numel() as usize);
             let (own_feedback, other_feedback) = feedback.split_at(own.len());
-            let tensor = self.compress_tensor(&mut select, *shape, own_feedback, own);
-            tensors.push(tensor.ok_or(CompressError::NotFinite { tensor: at })?);
+            tensors.push(compress(*shape, own_feedback, own).ok_or(CompressError::NotFinite { tensor: at })?);
             (rest, feedback) = (others, other_feedback);
         }
-        let next = ErrorFeedback { fingerprint: self.feedback.fingerprint, values };
-        Ok(Compressed { update: SparseUpdate { tensors }, next })
+        Ok(tensors)
     }
 
     /// Goes on with the error feedback of a committed contribution. Refused if it is another compressor's.
@@ -173,25 +206,17 @@ impl Compressor {
         feedback: &[f32],
         values: &mut [f32],
     ) -> Option<SparseTensor> {
-        const INFINITY_BITS: u32 = f32::INFINITY.to_bits();
         let kept_values = codec::kept_in(shape, &self.params) as usize;
         let mut indices = Vec::with_capacity(kept_values);
         select.kept.clear();
         select.kept.reserve_exact(kept_values);
         for tile in codec::tiles(shape, &self.params) {
-            let [first, rows, cols, stride] =
-                [tile.first, tile.rows, tile.cols, tile.stride].map(|place| place as usize);
-            let rectangle = Rectangle { first, rows, cols, stride };
-            let largest = feed_back(self.isa, self.decay, feedback, values, rectangle, &mut select.tile);
-            if largest >= INFINITY_BITS {
-                return None;
-            }
+            self.gather(feedback, values, &tile, &mut select.tile)?;
             let k = kept(&self.params, tile.numel()) as usize;
             top_k(self.isa, &select.tile, k, &mut select.scratch, &mut select.positions);
-            for position in &select.positions {
-                indices.push(tile.flat(u32::from(*position)));
-                select.kept.push(select.tile[usize::from(*position)]);
-            }
+            let flat = tile.flats();
+            indices.extend(select.positions.iter().map(|position| flat(u32::from(*position))));
+            select.kept.extend(select.positions.iter().map(|position| select.tile[usize::from(*position)]));
         }
         let mut codes = Vec::with_capacity(kept_values);
         let levels = quantise(self.isa, &select.kept, self.params.value_bits, &mut codes);
@@ -200,6 +225,46 @@ impl Compressor {
         }
         Some(SparseTensor { levels, indices, codes })
     }
+
+    /// Adds the error feedback to one tensor's values and takes what their codes stand for out of them. `None` if not all are
+    /// finite.
+    fn quantise_tensor(
+        &self,
+        buffer: &mut Vec<f32>,
+        shape: TensorShape,
+        feedback: &[f32],
+        values: &mut [f32],
+    ) -> Option<DenseTensor> {
+        let mut tensor = DenseTensor { scales: Vec::new(), codes: vec![codec::dense::ZERO; values.len()] };
+        for tile in codec::tiles(shape, &self.params) {
+            let scale = dense::scale_of(self.gather(feedback, values, &tile, buffer)?);
+            dense::quantise(self.isa, scale, values, rectangle(&tile), &mut tensor.codes);
+            // A bfloat16.
+            tensor.scales.push((scale.to_bits() >> 16) as u16);
+        }
+        Some(tensor)
+    }
+
+    /// Copies the next of a tensor's tiles to `buffer`, its error feedback added, and gives its largest magnitude. The error
+    /// feedback is added for several tiles beside each other at once, at the first of them: memory is read in long rows then,
+    /// and the tiles come out of the cache. `None` if not all of the tile are finite.
+    fn gather(&self, feedback: &[f32], values: &mut [f32], tile: &Tile, buffer: &mut Vec<f32>) -> Option<f32> {
+        let own = rectangle(tile);
+        let side = self.params.tile as usize;
+        let together = side * (CACHED_VALUES / (side * own.rows)).max(1);
+        let column = own.first % own.stride;
+        if column.is_multiple_of(together) {
+            let cols = together.min(own.stride - column);
+            feed_back(self.isa, self.decay, feedback, values, Rectangle { cols, ..own });
+        }
+        let largest = f32::from_bits(gather(self.isa, values, own, buffer));
+        largest.is_finite().then_some(largest)
+    }
+}
+
+fn rectangle(tile: &Tile) -> Rectangle {
+    let [first, rows, cols, stride] = [tile.first, tile.rows, tile.cols, tile.stride].map(|place| place as usize);
+    Rectangle { first, rows, cols, stride }
 }
 
 /// What error feedback belongs to.
@@ -261,12 +326,29 @@ mod tests {
         (0..n).map(|_| (draw() + draw() + draw() + draw()) * 1e-3).collect()
     }
 
-    fn dense(shapes: &[TensorShape], update: &SparseUpdate) -> Vec<f32> {
+    const DENSE: CodecParams = CodecParams { version: 2, tile: 16, k: 256, value_bits: 8 };
+
+    /// What an update says of every value.
+    fn sent(shapes: &[TensorShape], update: &Update) -> Vec<f32> {
         let mut all = Vec::new();
-        for (shape, tensor) in shapes.iter().zip(&update.tensors) {
+        for (place, shape) in shapes.iter().enumerate() {
             let mut values = vec![0.0; shape.numel() as usize];
-            for (index, code) in tensor.indices.iter().zip(&tensor.codes) {
-                values[*index as usize] = f32::from_bits(tensor.levels[usize::from(*code)]);
+            match update {
+                Update::Sparse(update) => {
+                    let tensor = &update.tensors[place];
+                    for (index, code) in tensor.indices.iter().zip(&tensor.codes) {
+                        values[*index as usize] = f32::from_bits(tensor.levels[usize::from(*code)]);
+                    }
+                }
+                Update::Dense(update) => {
+                    let tensor = &update.tensors[place];
+                    for (tile, scale) in codec::tiles_of(*shape, update.tile).zip(&tensor.scales) {
+                        for flat in (0..tile.numel()).map(|position| tile.flat(position) as usize) {
+                            let steps = f32::from(tensor.codes[flat]) - 128.0;
+                            values[flat] = steps * f32::from_bits(u32::from(*scale) << 16);
+                        }
+                    }
+                }
             }
             all.extend(values);
         }
@@ -276,25 +358,36 @@ mod tests {
     #[test]
     fn what_is_not_sent_now_is_kept_for_later() {
         let shapes = shapes();
-        let mut compressor = Compressor::new(PARAMS, decay(), shapes.clone()).expect("valid");
-        for round in 0..4 {
-            let delta = noise(numel(&shapes), round);
-            let before = compressor.state().values().to_vec();
-            let Compressed { update, next } = compressor.compress(delta.clone()).expect("finite");
-            let sent = dense(&shapes, &update);
-            for at in 0..delta.len() {
-                let whole = 0.95 * f64::from(before[at]) + f64::from(delta[at]);
-                let parts = f64::from(sent[at]) + f64::from(next.values()[at]);
-                assert!((whole - parts).abs() <= 1e-9, "value {at}: {whole} became {parts}");
+        for params in [PARAMS, DENSE] {
+            let mut compressor = Compressor::new(params, decay(), shapes.clone()).expect("valid");
+            for round in 0..4 {
+                let delta = noise(numel(&shapes), round);
+                let before = compressor.state().values().to_vec();
+                let Compressed { update, next } = compressor.compress(delta.clone()).expect("finite");
+                let sent = sent(&shapes, &update);
+                for at in 0..delta.len() {
+                    let whole = 0.95 * f64::from(before[at]) + f64::from(delta[at]);
+                    let parts = f64::from(sent[at]) + f64::from(next.values()[at]);
+                    assert!((whole - parts).abs() <= 1e-9, "value {at}: {whole} became {parts}");
+                }
+                compressor.accept(next).expect("its own");
             }
-            compressor.accept(next).expect("its own");
         }
+    }
+
+    #[test]
+    fn a_dense_update_leaves_out_no_more_than_rounding_takes() {
+        let shapes = shapes();
+        let compressor = Compressor::new(DENSE, decay(), shapes.clone()).expect("valid");
+        let delta = noise(numel(&shapes), 5);
+        let largest = delta.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        let left = compressor.compress(delta).expect("finite").next;
+        assert!(left.values().iter().all(|value| value.abs() <= largest / 127.0 * 0.51));
     }
 
     #[test]
     fn every_compressed_update_can_be_encoded() {
         let shapes = shapes();
-        let compressor = Compressor::new(PARAMS, decay(), shapes.clone()).expect("valid");
         let n = numel(&shapes);
         let mut spike = vec![0.0; n];
         spike[5] = f32::MAX;
@@ -302,9 +395,12 @@ mod tests {
         let nearly_equal = (0..n).map(|at| f32::from_bits(0x3f80_0000 + at as u32 % 7)).collect();
         let tiny = (0..n).map(|at| if at % 2 == 0 { f32::from_bits(1) } else { -f32::from_bits(1) }).collect();
         for delta in [noise(n, 3), vec![0.0; n], vec![-0.0; n], vec![1e-3; n], spike, nearly_equal, tiny] {
-            let update = compressor.compress(delta.clone()).expect("finite").update;
-            let bytes = encode(&PARAMS, &shapes, &update).expect("canonical");
-            assert_eq!(decode(&PARAMS, &shapes, &bytes), Ok(update));
+            for params in [PARAMS, DENSE] {
+                let compressor = Compressor::new(params, decay(), shapes.clone()).expect("valid");
+                let update = compressor.compress(delta.clone()).expect("finite").update;
+                let bytes = encode(&params, &shapes, &update).expect("canonical");
+                assert_eq!(decode(&params, &shapes, &bytes), Ok(update));
+            }
         }
     }
 
@@ -328,7 +424,10 @@ mod tests {
             delta[at * 128 + 64 + (at * 5) % 64] = -1.0;
         }
         let compressor = Compressor::new(PARAMS, decay(), shapes).expect("valid");
-        let tensor = &compressor.compress(delta.clone()).expect("finite").update.tensors[0];
+        let Update::Sparse(update) = compressor.compress(delta.clone()).expect("finite").update else {
+            panic!("a dense update of a sparse codec");
+        };
+        let tensor = &update.tensors[0];
         let left: Vec<u32> = (0..64).map(|at| at * 128 + at * 7 % 64).collect();
         let right: Vec<u32> = (0..64).map(|at| at * 128 + 64 + at * 5 % 64).collect();
         assert_eq!(tensor.indices, [left, right].concat());

@@ -8,7 +8,7 @@ use l402t::judge::replay::{Blobs, Replay, ReplayInput, replay};
 use l402t::judge::{CatchUp, ClippedUpdate, HeldOutBatch, Pool, Scorer, outer_step};
 use l402t::model::Checkpoint;
 use l402t::protocol::amount::Ppm;
-use l402t::protocol::codec::{SparseTensor, SparseUpdate, encode, kept, tiles};
+use l402t::protocol::codec::{SparseTensor, SparseUpdate, Update, encode, kept, tiles};
 use l402t::protocol::ids::{Blake3Hash, RoundNumber};
 use l402t::protocol::manifest::CodecParams;
 use l402t::protocol::verdict::{Outcome, Rejection};
@@ -29,7 +29,7 @@ impl Blobs for Folder {
 }
 
 /// A well-formed update that depends on the seed; `flip` turns its direction around.
-fn update(start: &Checkpoint, seed: u8, flip: u8) -> SparseUpdate {
+fn update(start: &Checkpoint, seed: u8, flip: u8) -> Update {
     let mut stream = blake3::Hasher::new().update(&[seed]).finalize_xof();
     let mut random = move || {
         let mut byte = [0; 2];
@@ -51,7 +51,7 @@ fn update(start: &Checkpoint, seed: u8, flip: u8) -> SparseUpdate {
         }
         tensor
     };
-    SparseUpdate { tensors: start.layout.shapes().into_iter().map(tensor).collect() }
+    SparseUpdate { tensors: start.layout.shapes().into_iter().map(tensor).collect() }.into()
 }
 
 /// A payload that lowers the loss on the corpus.
@@ -77,7 +77,7 @@ fn start_of(world: &World) -> Checkpoint {
     Checkpoint::from_safetensors(config, &blob(&manifest.initial_checkpoint)).expect("a checkpoint")
 }
 
-fn replay_round(data: &Path, round: u32) -> Replay {
+pub(crate) fn replay_round(data: &Path, round: u32) -> Replay {
     let read = |path: String| std::fs::read(data.join(path)).expect("written by the coordinator");
     let transcript = |round: u32| read(format!("transcripts/{round}.json"));
     let previous = round.checked_sub(1).map(transcript);

@@ -26,7 +26,7 @@ const COMPILER: Wheel = Wheel {
 };
 
 /// Each a `.cu` in kernels/cuda and a `.ptx` in kernels/cuda/ptx.
-const MODULES: [&str; 3] = ["gemm", "rows", "elementwise"];
+const MODULES: [&str; 4] = ["gemm", "rows", "elementwise", "compress"];
 /// What decides the bits, and the oldest GPU that the compiler knows (Turing, 2018).
 const OPTIONS: [&str; 8] = [
     "-ptx",

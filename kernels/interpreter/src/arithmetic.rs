@@ -75,6 +75,7 @@ pub(crate) fn action(opcode: &str) -> Option<Action> {
         "mul.lo.s32" | "mul.lo.u32" => Two(|a, b| u64::from(low(a).wrapping_mul(low(b)))),
         "mul.lo.s64" | "mul.lo.u64" => Two(u64::wrapping_mul),
         "mul.wide.u32" => Two(|a, b| u64::from(low(a)) * u64::from(low(b))),
+        "mul.wide.u16" => Two(|a, b| (a & 0xffff) * (b & 0xffff)),
         "mul.wide.s32" => Two(|a, b| (i64::from(signed(a)) * i64::from(signed(b))) as u64),
         "div.u32" => Two(|a, b| u64::from(low(a).checked_div(low(b)).unwrap_or(u32::MAX))),
         "rem.u32" => Two(|a, b| u64::from(low(a).checked_rem(low(b)).unwrap_or(low(a)))),
@@ -126,6 +127,7 @@ pub(crate) fn action(opcode: &str) -> Option<Action> {
         "selp.f32" | "selp.b32" | "selp.u32" | "selp.s32" => {
             Three(|a, b, choose| u64::from(low(if choose == 1 { a } else { b })))
         }
+        "selp.u16" | "selp.b16" | "selp.s16" => Three(|a, b, choose| (if choose == 1 { a } else { b }) & 0xffff),
         "selp.b64" | "selp.u64" | "selp.f64" | "selp.s64" => Three(|a, b, choose| if choose == 1 { a } else { b }),
         // Puts the low `len` bits of a into b, from bit `at` on.
         "bfi.b32" => Four(|a, b, at, len| {

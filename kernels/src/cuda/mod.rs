@@ -4,6 +4,7 @@
 //! operations that IEEE 754 defines to the bit (checked in `tests/cuda.rs`), so a GPU's results are the portable path's.
 //! This module must never fall back to the CPU by itself, and never launch a kernel on more than its buffers hold.
 
+pub mod compress;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod memory;
@@ -14,10 +15,11 @@ pub use gpu::Gpu;
 pub use memory::{Plain, Slice, Values};
 
 /// Every module's name and PTX.
-pub const MODULES: [(&str, &str); 3] = [
+pub const MODULES: [(&str, &str); 4] = [
     ("gemm", include_str!("../../cuda/ptx/gemm.ptx")),
     ("rows", include_str!("../../cuda/ptx/rows.ptx")),
     ("elementwise", include_str!("../../cuda/ptx/elementwise.ptx")),
+    ("compress", include_str!("../../cuda/ptx/compress.ptx")),
 ];
 
 /// Why a GPU can't be used, or stopped being usable.
@@ -157,4 +159,8 @@ kernels! {
     SubtractSparse => "elementwise" "subtract_sparse",
     AccumulateSparse => "elementwise" "accumulate_sparse",
     SubtractMean => "elementwise" "subtract_mean",
+    FeedBack => "compress" "feed_back",
+    TopK => "compress" "top_k",
+    Quantise => "compress" "quantise",
+    Pack => "compress" "pack",
 }

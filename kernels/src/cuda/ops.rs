@@ -9,7 +9,7 @@ use super::{Arg, CudaError, Kernel, Machine, Slice, Values};
 /// Rows and columns of a product that one block makes; queries that read their keys together.
 const TILE: usize = 128;
 const GEMM_THREADS: u32 = 256;
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 const ROWS_PER_BLOCK: usize = 8;
 
 /// One tensor's part of a sparse update on the device.
@@ -65,11 +65,11 @@ pub struct AttentionLayer<'a, M: Machine> {
     pub v: &'a Values<M, f32>,
 }
 
-fn number(value: usize) -> u32 {
+pub(super) fn number(value: usize) -> u32 {
     u32::try_from(value).expect("a model's dimensions fit in 32 bits")
 }
 
-fn blocks(work: usize, each: usize) -> u32 {
+pub(super) fn blocks(work: usize, each: usize) -> u32 {
     number(work.div_ceil(each))
 }
 

@@ -22,7 +22,7 @@ use crate::peer::session::{PeerParts, Session};
 use crate::peer::settings::PeerSettings;
 use crate::protocol::aggregate::{Aggregate, AggregatedUpdate, NOT_CLIPPED};
 use crate::protocol::api::{ContributionView, Phase, RegistrationView, RoundView, RunView};
-use crate::protocol::codec::{SparseTensor, SparseUpdate, kept, levels, tiles};
+use crate::protocol::codec::{SparseTensor, SparseUpdate, Update, kept, levels, tiles};
 use crate::protocol::held_out::secret_commitment;
 use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber, UnixMs};
 use crate::protocol::l402::Credentials;
@@ -104,8 +104,8 @@ impl Library {
                 upload_deadline_ms: SystemClock.now().plus_ms(90_000),
             }));
             let seeds = if round == UNCHANGED { vec![] } else { vec![2 * round + 1, 2 * round + 2] };
-            let updates: Vec<SparseUpdate> =
-                seeds.into_iter().map(|seed| update(&manifest, &checkpoint, seed)).collect();
+            let updates: Vec<Update> =
+                seeds.into_iter().map(|seed| update(&manifest, &checkpoint, seed).into()).collect();
             let mut clip = vec![1.0; checkpoint.layout.tensors.len()];
             clip[1] = 0.75;
             let clipped: Vec<_> = updates.iter().map(|update| ClippedUpdate { update, clip: &clip }).collect();

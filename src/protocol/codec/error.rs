@@ -12,8 +12,16 @@ pub enum UnsupportedParams {
     #[error("a tile of {0} × {0} is not supported: its side must be 1 to {MAX_TILE}")]
     Tile(u32),
     /// No codes have so many bits.
-    #[error("values of {0} bits are not supported: 1, 2 or 4")]
+    #[error("values of {0} bits are not supported: 1, 2 or 4 of the largest ones, 8 of all")]
     ValueBits(u32),
+    /// A dense update has every value.
+    #[error("values of 8 bits are for updates with every value: k must be {} with a tile of {tile}, not {k}", tile * tile)]
+    NotAll {
+        /// Values to keep.
+        k: u32,
+        /// The tile's side.
+        tile: u32,
+    },
     /// k is out of range.
     #[error("{k} values can't be kept of a tile of {tile} × {tile}")]
     Kept {
@@ -52,12 +60,34 @@ pub enum LevelFault {
     Unused,
 }
 
+/// What is wrong with a tile of a dense update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupFault {
+    /// Negative, subnormal, or so large that a value wouldn't be finite.
+    #[error("a scale is out of range")]
+    Scale,
+    /// Code 0, which would be the only one without an opposite.
+    #[error("a code is out of range")]
+    Code,
+    /// No value takes the largest code, or one isn't 0 in a tile of zeros: other bytes would say the same.
+    #[error("a tile is not scaled to its largest value")]
+    NotScaled,
+}
+
 /// Why an update can't be encoded. Every one of them is a mistake of the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// The settings.
     #[error(transparent)]
     Params(#[from] UnsupportedParams),
+    /// A dense update of another tile.
+    #[error("the update's tiles have side {found}, the run's {expected}")]
+    Tile {
+        /// The run's.
+        expected: u32,
+        /// The update's.
+        found: u32,
+    },
     /// Not one entry a tensor.
     #[error("the update has {found} tensors, the model {expected}")]
     Tensors {
@@ -102,6 +132,28 @@ pub enum EncodeError {
         /// The rule.
         fault: LevelFault,
     },
+    /// Not as many scales or codes as a dense tensor has.
+    #[error("tensor {tensor} has {scales} scales and {codes} codes; it needs {tiles} and {numel}")]
+    Values {
+        /// Its place in the layout.
+        tensor: usize,
+        /// Its tiles.
+        tiles: usize,
+        /// Its values.
+        numel: u64,
+        /// Scales found.
+        scales: usize,
+        /// Codes found.
+        codes: usize,
+    },
+    /// A tile breaks a rule.
+    #[error("tensor {tensor}: {fault}")]
+    Group {
+        /// Its place in the layout.
+        tensor: usize,
+        /// The rule.
+        fault: GroupFault,
+    },
 }
 
 /// Why bytes are not an update of the given shapes.
@@ -111,19 +163,19 @@ pub enum DecodeError {
     #[error(transparent)]
     Params(#[from] UnsupportedParams),
     /// It doesn't start like an update.
-    #[error("this is not a sparse update: the magic bytes are missing")]
+    #[error("this is not an update of this run's format: the magic bytes are missing")]
     Magic,
     /// Written in another version of the format.
-    #[error("sparse update of version {0}; only {VERSION} can be read")]
+    #[error("update of version {0}; only {VERSION} can be read")]
     Version(u8),
     /// It ends too early.
-    #[error("the sparse update is truncated")]
+    #[error("the update is truncated")]
     Truncated,
     /// It goes on after its end.
-    #[error("the sparse update is followed by other bytes")]
+    #[error("the update is followed by other bytes")]
     Trailing,
     /// Not the bytes that its own contents encode to.
-    #[error("the sparse update is not in its canonical encoding")]
+    #[error("the update is not in its canonical encoding")]
     NotCanonical,
     /// The levels break a rule.
     #[error("tensor {tensor}: {fault}")]
@@ -132,6 +184,14 @@ pub enum DecodeError {
         tensor: usize,
         /// The rule.
         fault: LevelFault,
+    },
+    /// A tile of a dense update breaks a rule.
+    #[error("tensor {tensor}: {fault}")]
+    Group {
+        /// Its place in the layout.
+        tensor: usize,
+        /// The rule.
+        fault: GroupFault,
     },
 }
 
@@ -151,6 +211,11 @@ impl DecodeError {
                 LevelFault::NegativeZero => "level_negative_zero",
                 LevelFault::NotAscending => "levels_not_ascending",
                 LevelFault::Unused => "unused_level",
+            },
+            DecodeError::Group { fault, .. } => match fault {
+                GroupFault::Scale => "scale_out_of_range",
+                GroupFault::Code => "code_out_of_range",
+                GroupFault::NotScaled => "tile_not_scaled",
             },
         }
     }

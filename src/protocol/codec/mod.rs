@@ -1,38 +1,18 @@
-//! The sparse update: SparseLoCo's top-k of each tile with 2-bit values, and its canonical wire format.
+//! What a peer sends of its pseudo-gradient, in canonical wire formats: the sparse update and the dense update.
 //!
 //! Floats appear as their bits only, and all arithmetic is on integers. A decoder meets hostile bytes: what it allocates
-//! and how long it works is decided by the run's shapes, never by the payload.
+//! and how long it works is decided by the run's shapes, never by the payload. A run's manifest says which of the two its
+//! updates are: sparse with values of 1, 2 or 4 bits ([`sparse`]), dense with those of 8 ([`dense`]).
 //!
-//! # The update
-//! Every tensor of the layout is there once, in layout order. It is cut into tiles ([`tiles`]), and of each tile exactly
-//! [`kept`] values are kept, so no count is ever written. A kept value is a code of 1, 2 or 4 bits (the run's manifest says
-//! which) that stands for one of the tensor's levels. The rules that leave one update one encoding:
-//! - indices ascend within a tile, and tiles follow one another; an empty tensor keeps nothing;
-//! - a level is an f32 whose lower 16 bits are zero (bfloat16), finite, and not −0;
-//! - the levels of the codes that occur ascend strictly; a code that doesn't occur has level +0 (bits 0).
-//!
-//! # Format, version 2
-//! ```text
-//! magic "L4SU" | version 2: u8 | words of the rows: u32 | words of the columns: u32 | rows | columns | codes
-//! ```
-//! All integers are little-endian. Rows, columns and codes are the words (u32) of three range coders (64-bit range, 32-bit
-//! words, carry into the words before, the whole low end written at the end), whose choices are, tensor by tensor (tensors
-//! without values are left out):
-//! 1. codes: for each code whether it occurs, and if so its level's upper 16 bits, most significant first: two halves of a
-//!    byte that are learned, one byte evenly likely;
-//! 2. tile by tile, for each row until all kept values are placed: in the rows how many it holds, in the columns which those
-//!    are: one as one choice, several by halving the tile's width again and again and giving how many lie in the left half;
-//! 3. after each tile, in the codes its codes, four bits of them in a choice.
-//!
-//! A count with one possible outcome is not coded. The probabilities are those of `model.rs`, starting afresh with each
-//! payload. The decoder accepts exactly what an encoder writes: every sequence of choices is one update, and the coders'
-//! final states and lengths are checked, which fixes the words.
+//! Every tensor of the layout is there once, in layout order, cut into tiles ([`tiles`]).
 
 mod columns;
+pub mod dense;
 mod error;
 mod joint;
 mod model;
 mod range;
+pub mod sparse;
 mod symbols;
 mod tiles;
 mod walk;
@@ -40,29 +20,21 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use error::{DecodeError, EncodeError, LevelFault, UnsupportedParams};
-pub use tiles::{Tile, kept, kept_in, tiles};
+pub use error::{DecodeError, EncodeError, GroupFault, LevelFault, UnsupportedParams};
+pub use tiles::{Tile, kept, kept_in, tiles, tiles_of};
 
-use self::joint::{Earlier, Shared};
-use self::model::Model;
-use self::range::{Decoder, Encoder, Ending};
-use self::walk::Streams;
 use super::manifest::CodecParams;
 
-/// The first bytes of an encoded update.
-pub const MAGIC: [u8; 4] = *b"L4SU";
-/// The wire format's version.
+/// The wire formats' version.
 pub const VERSION: u8 = 2;
 /// Largest tile side that is supported.
 pub const MAX_TILE: u32 = 256;
 /// Most values of one tensor, so that neither a flat index nor a count of choices overflows.
 pub const MAX_NUMEL: u32 = i32::MAX as u32;
-
-/// Most levels of a tensor: those of 4-bit codes.
+/// Most levels of a sparse tensor: those of 4-bit codes.
 pub const MAX_LEVELS: usize = 16;
-
-const WORD_BYTES: usize = 4;
-const HEADER_BYTES: usize = MAGIC.len() + 1 + 2 * WORD_BYTES;
+/// The bits of a dense update's values.
+pub const DENSE_BITS: u32 = 8;
 
 /// The f32 levels of a tensor, as bits: code c stands for the value `levels[c]`. 0 where there is no such code.
 pub type Levels = [u32; MAX_LEVELS];
@@ -72,7 +44,7 @@ pub fn levels(first: &[u32]) -> Levels {
     std::array::from_fn(|code| first.get(code).copied().unwrap_or(0))
 }
 
-/// One tensor's kept values.
+/// One tensor of a sparse update: its kept values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SparseTensor {
     /// Quantisation levels: bfloat16 values as f32 bits, strictly ascending over the codes that occur, 0 for the others.
@@ -83,11 +55,56 @@ pub struct SparseTensor {
     pub codes: Vec<u8>,
 }
 
-/// A decoded update: one entry a tensor, in layout order.
+/// A decoded sparse update: one entry a tensor, in layout order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SparseUpdate {
     /// In layout order.
     pub tensors: Vec<SparseTensor>,
+}
+
+/// One tensor of a dense update: a code for every value, a scale for every tile.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DenseTensor {
+    /// A tile's step, as bfloat16 bits (the upper half of an f32's), tile after tile. 0 where all its values are 0.
+    pub scales: Vec<u16>,
+    /// Of each value, row-major: code c stands for (c − 128) · scale, which an f32 holds exactly.
+    pub codes: Vec<u8>,
+}
+
+/// A decoded dense update: one entry a tensor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DenseUpdate {
+    /// Side of the square tiles that share a scale.
+    pub tile: u32,
+    /// In layout order.
+    pub tensors: Vec<DenseTensor>,
+}
+
+/// A decoded update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// The largest values of each tile.
+    Sparse(SparseUpdate),
+    /// Every value.
+    Dense(DenseUpdate),
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        Update::Sparse(SparseUpdate::default())
+    }
+}
+
+impl From<SparseUpdate> for Update {
+    fn from(update: SparseUpdate) -> Self {
+        Update::Sparse(update)
+    }
+}
+
+impl From<DenseUpdate> for Update {
+    fn from(update: DenseUpdate) -> Self {
+        Update::Dense(update)
+    }
 }
 
 /// A tensor's shape, as far as tiling is concerned.
@@ -117,16 +134,52 @@ impl TensorShape {
     }
 }
 
+/// Which of the formats a run's updates have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The largest values of each tile.
+    Sparse,
+    /// Every value.
+    Dense,
+}
+
+/// Which of the formats these parameters ask for.
+pub fn format(params: &CodecParams) -> Format {
+    if params.value_bits == DENSE_BITS { Format::Dense } else { Format::Sparse }
+}
+
 /// Checks that updates of these shapes can be coded with these parameters.
 pub fn check_params(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), UnsupportedParams> {
+    match format(params) {
+        Format::Sparse => check_sparse(params, shapes),
+        Format::Dense => check_dense(params, shapes),
+    }
+}
+
+fn check_sparse(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), UnsupportedParams> {
+    if !matches!(params.value_bits, 1 | 2 | 4) {
+        return Err(UnsupportedParams::ValueBits(params.value_bits));
+    }
+    check_tiles(params, shapes)
+}
+
+fn check_dense(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), UnsupportedParams> {
+    if params.value_bits != DENSE_BITS {
+        return Err(UnsupportedParams::ValueBits(params.value_bits));
+    }
+    check_tiles(params, shapes)?;
+    if params.k != params.tile * params.tile {
+        return Err(UnsupportedParams::NotAll { k: params.k, tile: params.tile });
+    }
+    Ok(())
+}
+
+fn check_tiles(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), UnsupportedParams> {
     if params.version != u32::from(VERSION) {
         return Err(UnsupportedParams::Version(params.version));
     }
     if !(1..=MAX_TILE).contains(&params.tile) {
         return Err(UnsupportedParams::Tile(params.tile));
-    }
-    if !matches!(params.value_bits, 1 | 2 | 4) {
-        return Err(UnsupportedParams::ValueBits(params.value_bits));
     }
     if !(1..=params.tile * params.tile).contains(&params.k) {
         return Err(UnsupportedParams::Kept { k: params.k, tile: params.tile });
@@ -137,243 +190,54 @@ pub fn check_params(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), 
     }
 }
 
-/// Encodes an update of a model with these tensors.
-pub fn encode(params: &CodecParams, shapes: &[TensorShape], update: &SparseUpdate) -> Result<Vec<u8>, EncodeError> {
-    let mut bytes = MAGIC.to_vec();
-    bytes.push(VERSION);
-    write(params, shapes, &[update], &mut bytes)?;
-    Ok(bytes)
+/// Encodes an update of a model with these tensors, in the format that these parameters ask for.
+pub fn encode(params: &CodecParams, shapes: &[TensorShape], update: &Update) -> Result<Vec<u8>, EncodeError> {
+    match update {
+        Update::Sparse(update) => sparse::encode(params, shapes, update),
+        Update::Dense(update) => dense::encode(params, shapes, update),
+    }
 }
 
 /// Decodes an update of a model with these tensors. Never panics, and accepts a byte string only if [`encode`] gives it
 /// back.
-pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Result<SparseUpdate, DecodeError> {
-    check_params(params, shapes)?;
-    let mut updates = read(params, shapes, 1, after_version(bytes)?)?;
-    // One was asked for.
-    Ok(updates.pop().unwrap_or_default())
+pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Result<Update, DecodeError> {
+    match format(params) {
+        Format::Sparse => sparse::decode(params, shapes, bytes).map(Update::Sparse),
+        Format::Dense => dense::decode(params, shapes, bytes).map(Update::Dense),
+    }
 }
 
-/// The lengths of the streams and the streams of some updates of one model: tensor by tensor, of each tensor update by update,
-/// with one set of probabilities. All but the first are coded beside those before them (`joint.rs`).
+/// Some updates of one model, together and without their headers: what the sparse ones share is written once, the dense ones
+/// follow one another.
 pub(super) fn write(
     params: &CodecParams,
     shapes: &[TensorShape],
-    updates: &[&SparseUpdate],
+    updates: &[&Update],
     bytes: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
-    check_params(params, shapes)?;
-    if let Some(update) = updates.iter().find(|update| update.tensors.len() != shapes.len()) {
-        return Err(EncodeError::Tensors { expected: shapes.len(), found: update.tensors.len() });
-    }
-    let mut coders = Streams { rows: Encoder::new(), columns: Encoder::new(), codes: Encoder::new() };
-    let (mut model, mut shared) = (Model::new(), Shared::new());
-    for (at, shape) in shapes.iter().enumerate() {
-        let mut earlier = Earlier::default();
-        for (place, update) in updates.iter().enumerate() {
-            let tensor = &update.tensors[at];
-            check_positions(params, at, *shape, tensor)?;
-            let mut used = used_codes(params, at, tensor)?;
-            check_levels(&tensor.levels, &used).map_err(|fault| EncodeError::Levels { tensor: at, fault })?;
-            if shape.numel() == 0 {
-                continue;
-            }
-            let mut coded = tensor.clone();
-            if earlier.is_empty() {
-                walk::tensor(&mut coders, &mut model, params, *shape, &mut used, &mut coded);
-            } else {
-                let models = (&mut model, &mut shared);
-                joint::tensor(&mut coders, models, params, *shape, &mut used, (&earlier, &mut coded));
-            }
-            if place + 1 < updates.len() {
-                earlier.add(*shape, tensor);
-            }
+    let mut sparse_ones = Vec::new();
+    for update in updates {
+        match update {
+            Update::Sparse(update) => sparse_ones.push(update),
+            Update::Dense(update) => dense::write(params, shapes, update, bytes)?,
         }
     }
-    let streams = coders.each().map(Encoder::finish);
-    bytes.reserve(2 * WORD_BYTES + streams.iter().map(Vec::len).sum::<usize>());
-    for counted in &streams[..2] {
-        // A tensor has fewer than 2³¹ values, and a model that is in memory not nearly 2³² words of rows.
-        bytes.extend_from_slice(&((counted.len() / WORD_BYTES) as u32).to_le_bytes());
+    match format(params) {
+        Format::Sparse => sparse::write(params, shapes, &sparse_ones, bytes),
+        Format::Dense if sparse_ones.is_empty() => Ok(()),
+        Format::Dense => Err(UnsupportedParams::ValueBits(params.value_bits).into()),
     }
-    streams.iter().for_each(|stream| bytes.extend_from_slice(stream));
-    Ok(())
 }
 
-/// What [`write`] wrote, and nothing else. The memory that it takes is that of so many updates, whatever the bytes say, and it
-/// stops at the first tensor that they don't reach.
+/// What [`write`] wrote, and nothing else. The memory that it takes is that of so many updates, whatever the bytes say.
 pub(super) fn read(
     params: &CodecParams,
     shapes: &[TensorShape],
     updates: usize,
     bytes: &[u8],
-) -> Result<Vec<SparseUpdate>, DecodeError> {
-    check_params(params, shapes)?;
-    let Streams { rows, columns, codes } = split(bytes)?;
-    let mut coders = Streams { rows: Decoder::new(rows), columns: Decoder::new(columns), codes: Decoder::new(codes) };
-    let mut models = (Model::new(), Shared::new());
-    let mut decoded = vec![SparseUpdate::default(); updates];
-    for (at, shape) in shapes.iter().enumerate() {
-        let mut earlier = Earlier::default();
-        for (place, update) in decoded.iter_mut().enumerate() {
-            let tensor = read_tensor(params, at, *shape, &mut coders, &mut models, &earlier)?;
-            if place + 1 < updates && shape.numel() > 0 {
-                earlier.add(*shape, &tensor);
-            }
-            update.tensors.push(tensor);
-        }
+) -> Result<Vec<Update>, DecodeError> {
+    match format(params) {
+        Format::Sparse => Ok(sparse::read(params, shapes, updates, bytes)?.into_iter().map(Update::Sparse).collect()),
+        Format::Dense => Ok(dense::read(params, shapes, updates, bytes)?.into_iter().map(Update::Dense).collect()),
     }
-    for ending in coders.each().map(|coder| coder.ending()) {
-        match ending {
-            Ending::Exact => {}
-            Ending::Truncated => return Err(DecodeError::Truncated),
-            Ending::Trailing => return Err(DecodeError::Trailing),
-            Ending::NotCanonical => return Err(DecodeError::NotCanonical),
-        }
-    }
-    Ok(decoded)
-}
-
-fn read_tensor(
-    params: &CodecParams,
-    at: usize,
-    shape: TensorShape,
-    coders: &mut Streams<Decoder<'_>>,
-    (model, shared): &mut (Model, Shared),
-    earlier: &Earlier,
-) -> Result<SparseTensor, DecodeError> {
-    let mut tensor = SparseTensor::default();
-    if shape.numel() == 0 {
-        return Ok(tensor);
-    }
-    let kept = kept_in(shape, params) as usize;
-    tensor.indices = vec![0; kept];
-    tensor.codes = vec![0; kept];
-    let mut used = [false; MAX_LEVELS];
-    if earlier.is_empty() {
-        walk::tensor(coders, model, params, shape, &mut used, &mut tensor);
-    } else {
-        joint::tensor(coders, (model, shared), params, shape, &mut used, (earlier, &mut tensor));
-    }
-    let Streams { rows, columns, codes } = coders;
-    if [&rows, &columns, &codes].into_iter().any(|coder| coder.overrun()) {
-        return Err(DecodeError::Truncated);
-    }
-    if [&rows, &columns, &codes].into_iter().any(|coder| coder.outside()) {
-        return Err(DecodeError::NotCanonical);
-    }
-    check_decoded_levels(&tensor, &used).map_err(|fault| DecodeError::Levels { tensor: at, fault })?;
-    Ok(tensor)
-}
-
-/// How long the parts of an encoded update are, in bytes: of its header, and of its rows, columns and codes. For measuring;
-/// looks at the header only.
-pub fn part_bytes(bytes: &[u8]) -> Result<[usize; 4], DecodeError> {
-    let streams = split(after_version(bytes)?)?.each().map(<[u8]>::len);
-    Ok([HEADER_BYTES, streams[0], streams[1], streams[2]])
-}
-
-/// What follows an update's magic bytes and version.
-fn after_version(bytes: &[u8]) -> Result<&[u8], DecodeError> {
-    if bytes.len() < HEADER_BYTES {
-        return Err(DecodeError::Truncated);
-    }
-    match bytes.split_at(MAGIC.len()) {
-        (magic, _) if magic != MAGIC => Err(DecodeError::Magic),
-        (_, [VERSION, rest @ ..]) => Ok(rest),
-        (_, rest) => Err(DecodeError::Version(rest[0])),
-    }
-}
-
-/// The streams, by their lengths.
-fn split(bytes: &[u8]) -> Result<Streams<&[u8]>, DecodeError> {
-    let (lengths, body) = bytes.split_at_checked(2 * WORD_BYTES).ok_or(DecodeError::Truncated)?;
-    let stream_bytes = |at: usize| {
-        let words = u32::from_le_bytes([lengths[at], lengths[at + 1], lengths[at + 2], lengths[at + 3]]);
-        usize::try_from(words).ok().and_then(|words| words.checked_mul(WORD_BYTES)).ok_or(DecodeError::Truncated)
-    };
-    let (rows, body) = body.split_at_checked(stream_bytes(0)?).ok_or(DecodeError::Truncated)?;
-    let (columns, codes) = body.split_at_checked(stream_bytes(WORD_BYTES)?).ok_or(DecodeError::Truncated)?;
-    Ok(Streams { rows, columns, codes })
-}
-
-fn check_positions(
-    params: &CodecParams,
-    at: usize,
-    shape: TensorShape,
-    tensor: &SparseTensor,
-) -> Result<(), EncodeError> {
-    let kept_values = kept_in(shape, params);
-    let (indices, codes) = (tensor.indices.len(), tensor.codes.len());
-    if indices as u64 != kept_values || codes as u64 != kept_values {
-        return Err(EncodeError::Kept { tensor: at, kept: kept_values, indices, codes });
-    }
-    let mut rest = tensor.indices.iter();
-    for tile in tiles(shape, params) {
-        let past = tile.first + tile.rows * tile.stride;
-        let (mut row, mut least) = (tile.first, tile.first);
-        for index in rest.by_ref().take(kept(params, tile.numel()) as usize) {
-            // Walks down the rows, since indices ascend.
-            while row + tile.stride <= *index && row + tile.stride < past {
-                row += tile.stride;
-            }
-            if *index < least.max(row) || *index >= row + tile.cols {
-                return Err(EncodeError::Index { tensor: at, index: *index });
-            }
-            least = *index + 1;
-        }
-    }
-    Ok(())
-}
-
-fn used_codes(params: &CodecParams, at: usize, tensor: &SparseTensor) -> Result<[bool; MAX_LEVELS], EncodeError> {
-    let mut used = [false; MAX_LEVELS];
-    let known = 1 << params.value_bits;
-    for code in &tensor.codes {
-        match used[..known].get_mut(usize::from(*code)) {
-            Some(used) => *used = true,
-            None => return Err(EncodeError::Code { tensor: at, code: *code }),
-        }
-    }
-    Ok(used)
-}
-
-/// As [`check_levels`], for codes that a payload says are used.
-fn check_decoded_levels(tensor: &SparseTensor, said: &[bool; MAX_LEVELS]) -> Result<(), LevelFault> {
-    let mut used = [false; MAX_LEVELS];
-    for code in &tensor.codes {
-        used[usize::from(*code)] = true;
-    }
-    if used != *said {
-        return Err(LevelFault::Unused);
-    }
-    check_levels(&tensor.levels, &used)
-}
-
-fn check_levels(levels: &Levels, used: &[bool; MAX_LEVELS]) -> Result<(), LevelFault> {
-    let mut above = None;
-    for (level, used) in levels.iter().zip(used) {
-        if !used {
-            if *level != 0 {
-                return Err(LevelFault::Unused);
-            }
-            continue;
-        }
-        if level & 0xffff != 0 {
-            return Err(LevelFault::TooPrecise);
-        }
-        if level & 0x7f80_0000 == 0x7f80_0000 {
-            return Err(LevelFault::NotFinite);
-        }
-        if *level == 1 << 31 {
-            return Err(LevelFault::NegativeZero);
-        }
-        // Maps the bits of finite floats to integers in the same order.
-        let order = if level >> 31 == 1 { !level } else { level | 1 << 31 };
-        if above.is_some_and(|last| last >= order) {
-            return Err(LevelFault::NotAscending);
-        }
-        above = Some(order);
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::sparse::{MAGIC, decode, encode, read, write};
 use super::*;
 
 const PARAMS: CodecParams = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
@@ -252,7 +253,9 @@ fn settings_that_no_update_can_have_are_refused() {
     assert_eq!(check(2, 8, 65, 2), Err(UnsupportedParams::Kept { k: 65, tile: 8 }));
     assert_eq!(check(2, 8, 0, 2), Err(UnsupportedParams::Kept { k: 0, tile: 8 }));
     assert_eq!(check(2, 256, 65_536, 4), Ok(()));
-    for value_bits in [0, 3, 5, 8, u32::MAX] {
+    assert_eq!(check(2, 64, 64, 8), Err(UnsupportedParams::NotAll { k: 64, tile: 64 }));
+    assert_eq!(check(2, 64, 4096, 8), Ok(()));
+    for value_bits in [0, 3, 5, 16, u32::MAX] {
         assert_eq!(check(2, 64, 64, value_bits), Err(UnsupportedParams::ValueBits(value_bits)));
     }
     let huge = TensorShape::Matrix { rows: u32::MAX, cols: u32::MAX };

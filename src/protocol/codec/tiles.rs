@@ -27,6 +27,18 @@ impl Tile {
         self.at(position / self.cols, position % self.cols)
     }
 
+    /// As [`flat`](Self::flat), for many positions below 2¹⁶: divides once.
+    pub fn flats(&self) -> impl Fn(u32) -> u32 + use<> {
+        let Tile { first, cols, stride, .. } = *self;
+        // Too large by at most 1 ÷ cols of 2⁻³², which no product with fewer than 2¹⁶ brings to the next whole number.
+        let reciprocal = (1_u64 << 32) / u64::from(cols) + 1;
+        move |position| {
+            let row = (u64::from(position).wrapping_mul(reciprocal) >> 32) as u32;
+            let col = position.wrapping_sub(row.wrapping_mul(cols));
+            first.wrapping_add(row.wrapping_mul(stride)).wrapping_add(col)
+        }
+    }
+
     /// The tensor's flat index of a row and column of the tile.
     pub(super) fn at(&self, row: u32, col: u32) -> u32 {
         self.first + row * self.stride + col
@@ -58,7 +70,12 @@ pub fn kept(params: &CodecParams, numel: u32) -> u32 {
 /// into squares of `tile` × `tile`, a vector into chunks of `tile` values; those at the right and lower edges hold what
 /// is left.
 pub fn tiles(shape: TensorShape, params: &CodecParams) -> impl Iterator<Item = Tile> + use<> {
-    let side = params.tile.max(1);
+    tiles_of(shape, params.tile)
+}
+
+/// As [`tiles`], of tiles with this side.
+pub fn tiles_of(shape: TensorShape, side: u32) -> impl Iterator<Item = Tile> + use<> {
+    let side = side.max(1);
     let (rows, cols) = match shape {
         TensorShape::Vector { len } => (len.min(1), len),
         TensorShape::Matrix { rows, cols } => (rows, cols),
@@ -121,12 +138,24 @@ mod tests {
                 sum += u64::from(kept(&PARAMS, tile.numel()));
                 for position in 0..tile.numel() {
                     let flat = tile.flat(position);
+                    assert_eq!(tile.flats()(position), flat);
                     assert_eq!(tile.position(flat), Some(position));
                     seen[flat as usize] += 1;
                 }
             }
             assert!(seen.iter().all(|times| *times == 1), "{shape:?}");
             assert_eq!(kept_in(shape, &PARAMS), sum, "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn one_division_serves_every_position_of_any_tile() {
+        for cols in 1..=256 {
+            let tile = Tile { first: 7, rows: 256, cols, stride: 1000 };
+            let flat = tile.flats();
+            for position in 0..1 << 16 {
+                assert_eq!(flat(position), tile.flat(position), "{position} of {cols} columns");
+            }
         }
     }
 
