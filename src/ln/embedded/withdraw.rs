@@ -3,8 +3,10 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use bitcoin::Address;
 use bitcoin::address::NetworkUnchecked;
+use bitcoin::hashes::Hash as _;
+use bitcoin::{Address, Txid};
+use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::{ChannelDetails, Node, NodeError};
 
 use super::EmbeddedNode;
@@ -63,7 +65,7 @@ impl EmbeddedNode {
                 )),
                 error => ldk_error("send coins", error),
             })?;
-            wait_until_seen(node, before.total_onchain_balance_sats.saturating_sub(leaves_sat), &txid.to_string())?;
+            wait_until_seen(node, before.total_onchain_balance_sats.saturating_sub(leaves_sat), &txid)?;
             Ok(txid.to_string())
         })
         .await
@@ -93,10 +95,12 @@ impl EmbeddedNode {
 }
 
 /// The transaction is only queued when LDK says that it was sent, and its wallet forgets it unless the chain source shows
-/// it. So a node must not be stopped before.
-fn wait_until_seen(node: &Node, left_sat: u64, txid: &str) -> Result<(), LnError> {
+/// it. So a node must not be stopped before. The balance shows it at once, unless other coins come in meanwhile (a closed
+/// channel's); LDK's list of payments then has it with the next block, and sooner with an esplora or electrum.
+fn wait_until_seen(node: &Node, left_sat: u64, txid: &Txid) -> Result<(), LnError> {
     for _ in 0..SEEN_POLLS {
-        if node.list_balances().total_onchain_balance_sats <= left_sat {
+        let spent = node.list_balances().total_onchain_balance_sats <= left_sat;
+        if spent || node.payment(&PaymentId(txid.to_byte_array())).is_some() {
             return Ok(());
         }
         std::thread::sleep(SEEN_PAUSE);
