@@ -21,7 +21,7 @@ const TASK: &str = "/task";
 /// Where a candidate finds what its build left.
 const BUILT: &str = "/build";
 /// Where a build leaves it.
-const BUILD_OUTPUT: &str = super::sandbox::WORK;
+const BUILD_OUTPUT: &str = super::sandbox::SCRATCH;
 /// Where a scorer finds itself, and what it is to score.
 const SCORER: &str = "/scorer";
 const SCORED: &str = "/in";
@@ -34,7 +34,7 @@ const MOST_SCORE_BYTES: u64 = 4_096;
 /// An archive's headers and padding, beside its contents.
 const ARCHIVE_OVERHEAD_BYTES: u64 = 16 << 20;
 /// Of a box's memory, what it may keep in files: at most so much, and at most the half.
-const MOST_WORK_BYTES: u64 = 256 << 20;
+const MOST_SCRATCH_BYTES: u64 = 256 << 20;
 const MOST_TMP_BYTES: u64 = 16 << 20;
 
 /// Runs commands in boxes: the sandbox, or a test's idea of one.
@@ -280,7 +280,7 @@ impl Run<'_> {
             cpu_ms: limits.cpu_ms,
             wall_ms: limits.wall_ms,
             memory_bytes: limits.memory_bytes,
-            work_bytes: MOST_WORK_BYTES.min(limits.memory_bytes / 2),
+            scratch_bytes: MOST_SCRATCH_BYTES.min(limits.memory_bytes / 2),
             tmp_bytes: MOST_TMP_BYTES.min(limits.memory_bytes / 2),
             output_bytes: limits.output_bytes,
             processes: limits.processes,

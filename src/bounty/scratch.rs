@@ -5,9 +5,6 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-/// So often removing one is tried.
-const ATTEMPTS: u32 = 3;
-
 /// A new folder that only this user can enter; removed with everything in it.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
@@ -30,13 +27,13 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Somebody who was not waited for may still be writing into it.
-        for _ in 0..ATTEMPTS {
-            match fs::remove_dir_all(&self.0) {
-                Ok(()) => return,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-                Err(error) => tracing::warn!(path = %self.0.display(), %error, "a scratch folder stays behind"),
-            }
+        // Somebody who was not waited for may still be writing: under another name nothing more comes in.
+        let gone = self.0.with_extension("gone");
+        let removed = fs::rename(&self.0, &gone).and_then(|()| fs::remove_dir_all(&gone));
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %gone.display(), %error, "a scratch folder stays behind");
         }
     }
 }

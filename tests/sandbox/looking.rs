@@ -26,7 +26,7 @@ fn labels_are_not_found_anywhere_on_disk() {
     let hunt = format!(
         "cat {path}; cat /proc/1/root{path}; cat /proc/*/cwd/labels; find / -xdev -name labels -not -path '/usr/*' -exec cat {{}} +; \
          ls /root /home /var /run /opt /srv /media /mnt /etc/passwd; \
-         grep -rsl {label} /work /tmp /dev/shm /etc /proc/self/environ /proc/*/cmdline /proc/*/environ; true"
+         grep -rsl {label} /scratch /tmp /dev/shm /etc /proc/self/environ /proc/*/cmdline /proc/*/environ; true"
     );
     // The last search meets its own command line.
     let outcome = run(&shell(&format!("({}) | grep -v '^/proc/[0-9a-z-]*/cmdline$'; true", hunt)));
@@ -50,7 +50,7 @@ fn another_box_at_the_same_time_is_not_to_be_seen() {
     let (_, label) = labels();
     std::thread::scope(|scope| {
         let scorer = scope.spawn(|| {
-            let keeps = "import sys, time; open('/work/labels', 'w').write(sys.argv[1]); open('/dev/shm/labels', 'w').write(sys.argv[1]); time.sleep(1.5)";
+            let keeps = "import sys, time; open('/scratch/labels', 'w').write(sys.argv[1]); open('/dev/shm/labels', 'w').write(sys.argv[1]); time.sleep(1.5)";
             let mut spec = python(keeps).variable("LABEL", &*label);
             spec.argv.push(label.clone());
             run(&spec)
@@ -58,7 +58,7 @@ fn another_box_at_the_same_time_is_not_to_be_seen() {
         let hunt = "import glob, os, time\n\
             end = time.time() + 1\n\
             while time.time() < end:\n\
-            \x20   for path in glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/root/work/*') + glob.glob('/tmp/*') + glob.glob('/dev/shm/*'):\n\
+            \x20   for path in glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/root/scratch/*') + glob.glob('/tmp/*') + glob.glob('/dev/shm/*'):\n\
             \x20       try:\n\
             \x20           if b'held-' + b'out' in open(path, 'rb').read(): print(path)\n\
             \x20       except OSError: pass\n\
@@ -84,9 +84,9 @@ fn open_files_of_this_process_are_not_inherited() {
 
 #[test]
 fn nothing_of_what_ran_before_is_left() {
-    let leave = shell("echo left >/tmp/left; echo left >/work/left; echo left >/dev/shm/left");
+    let leave = shell("echo left >/tmp/left; echo left >/scratch/left; echo left >/dev/shm/left");
     for _ in 0..sandbox().slots().get() {
         assert_eq!(run(&leave).ending, Ending::Exited { code: 0 });
     }
-    assert_eq!(answer(&shell("ls -A /tmp /work /dev/shm")), "/dev/shm:\n\n/tmp:\n\n/work:\n");
+    assert_eq!(answer(&shell("ls -A /tmp /scratch /dev/shm")), "/dev/shm:\n\n/scratch:\n\n/tmp:\n");
 }

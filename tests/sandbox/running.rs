@@ -37,7 +37,7 @@ fn a_command_that_does_not_want_its_input_ends_well() {
 #[test]
 fn the_environment_is_the_same_on_every_machine() {
     let spec = shell("env | sort; pwd; hostname").variable("SEED", "7").variable("EMPTY", "");
-    let expected = "EMPTY=\nHOME=/work\nLANG=C.UTF-8\nPATH=/usr/bin:/usr/local/bin\nPWD=/work\nPYTHONHASHSEED=0\nSEED=7\nTZ=UTC\n/work\nbox\n";
+    let expected = "EMPTY=\nHOME=/scratch\nLANG=C.UTF-8\nPATH=/usr/bin:/usr/local/bin\nPWD=/scratch\nPYTHONHASHSEED=0\nSEED=7\nTZ=UTC\n/scratch\nbox\n";
     assert_eq!(answer(&spec), expected);
 }
 
@@ -56,8 +56,8 @@ fn what_a_box_may_read_needs_to_be_readable_by_this_process_only() {
     fs::write(&tool, "#!/bin/sh\necho ran\n").expect("written");
     fs::set_permissions(data.join("secret"), fs::Permissions::from_mode(0o600)).expect("set");
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o700)).expect("set");
-    let spec = shell("cat /in/secret /work/one; /in/tool; echo x 2>&- >/in/secret || echo read-only");
-    let spec = spec.reading(&data, "/in").reading(data.join("secret"), "/work/one");
+    let spec = shell("cat /in/secret /scratch/one; /in/tool; echo x 2>&- >/in/secret || echo read-only");
+    let spec = spec.reading(&data, "/in").reading(data.join("secret"), "/scratch/one");
     assert_eq!(answer(&spec), "the labelsthe labelsran\nread-only\n");
 }
 
@@ -89,7 +89,7 @@ fn what_is_not_the_commands_fault_is_never_an_ending() {
 
 #[test]
 fn a_program_that_is_not_there_is_told_from_one_that_fails() {
-    assert_eq!(run(&BoxSpec::new(["/work/not-built"])).ending, Ending::NotExecuted);
+    assert_eq!(run(&BoxSpec::new(["/scratch/not-built"])).ending, Ending::NotExecuted);
     assert_eq!(run(&shell("exit 127")).ending, Ending::Exited { code: 127 });
     assert_eq!(run(&shell("kill -SEGV $$")).ending, Ending::Signalled { signal: 11 });
     // The words alone prove nothing.

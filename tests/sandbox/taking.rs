@@ -8,7 +8,7 @@ use l402t::bounty::sandbox::{Archive, ArchiveError, ArchiveLimits, BoxSpec, Endi
 use super::{run, shell};
 
 fn taken(spec: &BoxSpec) -> Result<Archive, ArchiveError> {
-    let outcome = run(&spec.clone().returning("/work/out"));
+    let outcome = run(&spec.clone().returning("/scratch/out"));
     assert_eq!(outcome.ending, Ending::Exited { code: 0 }, "{}", String::from_utf8_lossy(&outcome.stderr));
     Archive::read(outcome.stdout, ArchiveLimits { entries: 20, bytes: 100_000 })
 }
@@ -32,10 +32,10 @@ fn what_a_build_made_comes_out_and_goes_into_the_next_box() {
 
 #[test]
 fn the_same_tree_is_the_same_archive() {
-    let build = shell("mkdir out; echo b >out/b; echo a >out/a").returning("/work/out");
+    let build = shell("mkdir out; echo b >out/b; echo a >out/a").returning("/scratch/out");
     assert_eq!(
         run(&build).stdout,
-        run(&shell("mkdir out; echo a >out/a; echo b >out/b").returning("/work/out")).stdout
+        run(&shell("mkdir out; echo a >out/a; echo b >out/b").returning("/scratch/out")).stdout
     );
 }
 
@@ -45,16 +45,16 @@ fn links_and_devices_do_not_come_out() {
         let found = taken(&shell(&format!("mkdir out; {make}")));
         assert_eq!(found, Err(ArchiveError::NotAFile { path: name.to_owned() }));
     }
-    let found = run(&shell("ln -s /usr/bin out").returning("/work/out"));
+    let found = run(&shell("ln -s /usr/bin out").returning("/scratch/out"));
     assert_ne!(Archive::read(found.stdout, ArchiveLimits { entries: 20, bytes: 1_000 }).map(|_| ()), Ok(()));
 }
 
 #[test]
 fn a_build_that_fails_has_no_archive() {
-    let outcome = run(&shell("mkdir out; exit 9").returning("/work/out"));
+    let outcome = run(&shell("mkdir out; exit 9").returning("/scratch/out"));
     assert_eq!((outcome.ending, outcome.stdout), (Ending::Exited { code: 9 }, Vec::new()));
     assert_eq!(
-        run(&shell("true").returning("/work/out")).ending,
+        run(&shell("true").returning("/scratch/out")).ending,
         Ending::Exited { code: 2 },
         "there is no such folder"
     );
@@ -69,7 +69,7 @@ fn too_much_of_it_is_refused() {
     assert!(matches!(taken(&shell("mkdir out; cd out; seq 30 | xargs touch")), Err(ArchiveError::TooLarge { .. })));
     let capped = shell("mkdir out; head -c 200000 /dev/zero >out/big")
         .limits(Limits { output_bytes: 9_000, ..Limits::default() });
-    assert_eq!(run(&capped.returning("/work/out")).ending, Ending::OutputLimit);
+    assert_eq!(run(&capped.returning("/scratch/out")).ending, Ending::OutputLimit);
 }
 
 /// What a build that writes the archive itself could try.
@@ -84,7 +84,7 @@ fn forged_archives_are_refused() {
     let bad = |path: &str| Err(ArchiveError::BadPath { path: path.to_owned() });
     assert_eq!(forge("tar --format=ustar -cf - ./x"), Ok(()));
     assert_eq!(forge("tar --format=ustar -Pcf - ./../a/x"), bad("./../a/x"));
-    assert_eq!(forge("tar --format=ustar -Pcf - /work/a/x 2>&-"), bad("/work/a/x"));
+    assert_eq!(forge("tar --format=ustar -Pcf - /scratch/a/x 2>&-"), bad("/scratch/a/x"));
     assert_eq!(forge("tar --format=ustar -cf - ./x ./x --hard-dereference"), bad("./x"));
     assert_eq!(forge("tar --format=ustar --transform=s,x,y/x, -cf - ./x"), bad("./y/x"));
     assert_eq!(forge("rm x; : >\"$(printf '\\377')\"; tar --format=ustar -cf - ./*"), bad("./\u{fffd}"));

@@ -104,8 +104,8 @@ fn memory_without_a_process_is_none_too() {
 
 #[test]
 fn what_is_in_its_folders_is_memory() {
-    let limits = Limits { memory_bytes: 48 << 20, work_bytes: 40 << 20, tmp_bytes: 40 << 20, ..Limits::default() };
-    let fill = shell("head -c 39m /dev/zero >/tmp/a; head -c 39m /dev/zero >/work/b; echo kept").limits(limits);
+    let limits = Limits { memory_bytes: 48 << 20, scratch_bytes: 40 << 20, tmp_bytes: 40 << 20, ..Limits::default() };
+    let fill = shell("head -c 39m /dev/zero >/tmp/a; head -c 39m /dev/zero >/scratch/b; echo kept").limits(limits);
     for outcome in run_in_each_tier(&fill) {
         match outcome.tier {
             Tier::CgroupV2 | Tier::CgroupV1 => assert_eq!(outcome.ending, Ending::MemoryLimit),

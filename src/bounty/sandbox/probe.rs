@@ -41,7 +41,7 @@ pub(super) fn probe(sandbox: &Sandbox) -> Result<Vec<Probe>, SandboxUnavailable>
     let limits = Limits {
         wall_ms: 20_000,
         memory_bytes: 64 << 20,
-        work_bytes: 1 << 20,
+        scratch_bytes: 1 << 20,
         tmp_bytes: 1 << 20,
         ..Limits::default()
     };

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use super::spec::{BoxSpec, WORK, fixed_environment};
+use super::spec::{BoxSpec, SCRATCH, fixed_environment};
 
 /// Who the command is in its box, whoever it is outside.
 const NOBODY: &str = "65534";
@@ -35,10 +35,10 @@ pub(super) fn arguments(spec: &BoxSpec, mounts: &Mounts, handed: &Handed) -> Vec
         list.add(["--setenv", name, value]);
     }
     system(&mut list);
-    let (work, tmp) = (spec.limits.work_bytes.to_string(), spec.limits.tmp_bytes.to_string());
+    let (scratch, tmp) = (spec.limits.scratch_bytes.to_string(), spec.limits.tmp_bytes.to_string());
     list.add(["--proc", "/proc", "--dev", "/dev"]);
     list.add(["--size", &tmp, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]);
-    list.add(["--size", &tmp, "--tmpfs", "/tmp", "--size", &work, "--tmpfs", WORK]);
+    list.add(["--size", &tmp, "--tmpfs", "/tmp", "--size", &scratch, "--tmpfs", SCRATCH]);
     for (host, inside) in mounts {
         list.0.extend_from_slice(b"--ro-bind\0");
         list.0.extend_from_slice(std::os::unix::ffi::OsStrExt::as_bytes(host.as_os_str()));
@@ -46,7 +46,7 @@ pub(super) fn arguments(spec: &BoxSpec, mounts: &Mounts, handed: &Handed) -> Vec
         list.add([inside]);
     }
     // Last: bubblewrap makes what is mounted on, in this folder, itself.
-    list.add(["--remount-ro", "/", "--chdir", WORK]);
+    list.add(["--remount-ro", "/", "--chdir", SCRATCH]);
     for filter in &handed.filters {
         list.add(["--add-seccomp-fd", &filter.to_string()]);
     }

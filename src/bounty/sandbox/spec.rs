@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::BoxError;
 
 /// Where a box's command starts, and its `HOME`: empty, writable, gone with the box.
-pub const WORK: &str = "/work";
+pub const SCRATCH: &str = "/scratch";
 
 /// At most this many arguments and variables, and this many bytes in all of them.
 const MOST_WORDS: usize = 1_000;
@@ -19,10 +19,10 @@ const MOST_MOUNTS: usize = 32;
 const OWN: [&str; 10] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/proc", "/dev", "/tmp", "/sys"];
 
 /// A command and its box. Nothing of this machine is inside but /usr, what [`BoxSpec::read_only`] names, and an empty
-/// [`WORK`] and /tmp; there is no network. The command has no privilege and sees no other box.
+/// [`SCRATCH`] and /tmp; there is no network. The command has no privilege and sees no other box.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoxSpec {
-    /// The program (absolute, or found in /usr/bin or /usr/local/bin) and its arguments. It starts in [`WORK`].
+    /// The program (absolute, or found in /usr/bin or /usr/local/bin) and its arguments. It starts in [`SCRATCH`].
     pub argv: Vec<String>,
     /// What it reads on stdin.
     pub stdin: Vec<u8>,
@@ -42,7 +42,7 @@ pub struct BoxSpec {
 pub struct ReadOnly {
     /// Where it is on this machine.
     pub host: PathBuf,
-    /// Where it is in the box: absolute, such as `/in` or `/work/model.bin`.
+    /// Where it is in the box: absolute, such as `/in` or `/scratch/model.bin`.
     pub inside: String,
 }
 
@@ -53,10 +53,10 @@ pub struct Limits {
     pub cpu_ms: u64,
     /// Time on the wall, in milliseconds, from when the command starts.
     pub wall_ms: u64,
-    /// Memory, in bytes, what is in [`WORK`], /tmp and /dev/shm included. At least [`LEAST_MEMORY_BYTES`].
+    /// Memory, in bytes, what is in [`SCRATCH`], /tmp and /dev/shm included. At least [`LEAST_MEMORY_BYTES`].
     pub memory_bytes: u64,
-    /// Size of [`WORK`], in bytes.
-    pub work_bytes: u64,
+    /// Size of [`SCRATCH`], in bytes.
+    pub scratch_bytes: u64,
     /// Size of /tmp and of /dev/shm, in bytes, each.
     pub tmp_bytes: u64,
     /// Most bytes on stdout.
@@ -74,7 +74,7 @@ impl Default for Limits {
             cpu_ms: 10_000,
             wall_ms: 30_000,
             memory_bytes: 512 << 20,
-            work_bytes: 64 << 20,
+            scratch_bytes: 64 << 20,
             tmp_bytes: 16 << 20,
             output_bytes: 1 << 20,
             processes: 32,
@@ -156,7 +156,8 @@ impl BoxSpec {
         for ReadOnly { inside, .. } in &self.read_only {
             let parts = inside.strip_prefix('/').unwrap_or_default().split('/');
             let plain = parts.clone().all(|part| !matches!(part, "" | "." | "..") && !part.contains('\0'));
-            let own = OWN.iter().any(|own| inside == own || inside.starts_with(&format!("{own}/"))) || inside == WORK;
+            let own =
+                OWN.iter().any(|own| inside == own || inside.starts_with(&format!("{own}/"))) || inside == SCRATCH;
             if !plain || own || !seen.insert(inside) {
                 return Err(BoxError::Spec { what: format!("a mount at {inside:?}") });
             }
@@ -167,15 +168,15 @@ impl BoxSpec {
 
 impl Limits {
     fn check(&self) -> Result<(), BoxError> {
-        let Limits { cpu_ms, wall_ms, memory_bytes, work_bytes, tmp_bytes, output_bytes: _, processes } = *self;
+        let Limits { cpu_ms, wall_ms, memory_bytes, scratch_bytes, tmp_bytes, output_bytes: _, processes } = *self;
         let day_ms = 24 * 3_600 * 1_000;
         let what = if !(1..=day_ms).contains(&cpu_ms) || !(1..=day_ms).contains(&wall_ms) {
             format!("a time limit of {cpu_ms} ms on processors, {wall_ms} ms on the wall (1 ms to a day)")
         } else if !(LEAST_MEMORY_BYTES..=1 << 44).contains(&memory_bytes) {
             format!("a memory limit of {memory_bytes} bytes (at least {LEAST_MEMORY_BYTES})")
-        } else if work_bytes == 0 || tmp_bytes == 0 || work_bytes > memory_bytes || tmp_bytes > memory_bytes {
+        } else if scratch_bytes == 0 || tmp_bytes == 0 || scratch_bytes > memory_bytes || tmp_bytes > memory_bytes {
             // Size 0 would mean no limit at all to tmpfs.
-            format!("folders of {work_bytes} and {tmp_bytes} bytes in a memory of {memory_bytes}")
+            format!("folders of {scratch_bytes} and {tmp_bytes} bytes in a memory of {memory_bytes}")
         } else if !(1..=10_000).contains(&processes) {
             format!("a limit of {processes} processes (1 to 10,000)")
         } else {
@@ -187,8 +188,14 @@ impl Limits {
 
 /// The variables of every box: the same on every machine.
 pub fn fixed_environment() -> impl Iterator<Item = (&'static str, &'static str)> {
-    [("PATH", "/usr/bin:/usr/local/bin"), ("HOME", WORK), ("LANG", "C.UTF-8"), ("TZ", "UTC"), ("PYTHONHASHSEED", "0")]
-        .into_iter()
+    [
+        ("PATH", "/usr/bin:/usr/local/bin"),
+        ("HOME", SCRATCH),
+        ("LANG", "C.UTF-8"),
+        ("TZ", "UTC"),
+        ("PYTHONHASHSEED", "0"),
+    ]
+    .into_iter()
 }
 
 #[cfg(test)]
@@ -204,12 +211,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_run_is_refused_by_name() {
-        assert!(BoxSpec::new(["true"]).reading("/a", "/in").reading("/b", "/work/b").check().is_ok());
+        assert!(BoxSpec::new(["true"]).reading("/a", "/in").reading("/b", "/scratch/b").check().is_ok());
         assert_eq!(refused(&BoxSpec::new([""; 0])), "there is no command");
         assert_eq!(refused(&BoxSpec::new(["a\0b"])), "a NUL in an argument or a variable");
-        assert_eq!(refused(&BoxSpec::new(["true"]).variable("PATH", "/work")), "a variable named \"PATH\"");
+        assert_eq!(refused(&BoxSpec::new(["true"]).variable("PATH", "/scratch")), "a variable named \"PATH\"");
         assert_eq!(refused(&BoxSpec::new(["true"]).variable("A=B", "")), "a variable named \"A=B\"");
-        for inside in ["", "in", "/", "/in/", "/in/../usr", "/usr", "/usr/bin/x", "/proc/1", "/work", "/in\0"] {
+        for inside in ["", "in", "/", "/in/", "/in/../usr", "/usr", "/usr/bin/x", "/proc/1", "/scratch", "/in\0"] {
             assert_eq!(refused(&BoxSpec::new(["true"]).reading("/a", inside)), format!("a mount at {inside:?}"));
         }
         assert_eq!(refused(&BoxSpec::new(["true"]).reading("/a", "/in").reading("/b", "/in")), "a mount at \"/in\"");
@@ -217,7 +224,7 @@ mod tests {
             Limits { cpu_ms: 0, ..Limits::default() },
             Limits { wall_ms: u64::MAX, ..Limits::default() },
             Limits { memory_bytes: 1, ..Limits::default() },
-            Limits { work_bytes: 0, ..Limits::default() },
+            Limits { scratch_bytes: 0, ..Limits::default() },
             Limits { tmp_bytes: 0, ..Limits::default() },
             Limits { processes: 0, ..Limits::default() },
         ] {

@@ -440,7 +440,7 @@ fn resources(launch: &Launch<'_>) -> Vec<(Resource, u64)> {
     let mut resources = vec![
         (Resource::Core, 0),
         (Resource::Cpu, limits.cpu_ms / 1_000 + 2),
-        (Resource::FileSize, limits.work_bytes.max(limits.tmp_bytes)),
+        (Resource::FileSize, limits.scratch_bytes.max(limits.tmp_bytes)),
         (Resource::LockedMemory, 0),
         (Resource::MessageQueues, 0),
         (Resource::OpenFiles, 256),
