@@ -1,4 +1,7 @@
-//! The copy test: how many indices two updates share.
+//! The copy test: which part of an update's indices an earlier one has.
+//!
+//! Nothing that an earlier update leaves out makes a later one its copy: one of a few lucky places would otherwise have the
+//! honest ones refused that come after it.
 //!
 //! A dense update has every index, which says nothing. What tells it apart is where its largest values are, and those are what
 //! a sparse update would have sent: of each tile that isn't all zeros a 64th, at least one. So one threshold serves both.
@@ -30,10 +33,10 @@ impl IndexSet {
         self.0.iter().map(|indices| indices.len() as u64).sum()
     }
 
-    /// Shared indices ÷ the smaller index count.
-    pub(super) fn overlap(&self, other: &IndexSet) -> Ppm {
-        let shared = self.0.iter().zip(&other.0).map(|(a, b)| shared(a, b)).sum();
-        Ppm::ratio_floor(shared, self.len().min(other.len()))
+    /// The part of its indices that an earlier update has, too.
+    pub(super) fn overlap(&self, earlier: &IndexSet) -> Ppm {
+        let shared = self.0.iter().zip(&earlier.0).map(|(own, theirs)| shared(own, theirs)).sum();
+        Ppm::ratio_floor(shared, self.len())
     }
 }
 
@@ -120,14 +123,37 @@ mod tests {
     }
 
     #[test]
-    fn overlap_is_shared_indices_over_the_smaller_count() {
+    fn overlap_is_shared_indices_over_the_later_updates_own() {
         let a = set(&[&[9, 1, 5], &[2]]);
         assert_eq!(a.overlap(&a), Ppm::ONE);
-        assert_eq!(a.overlap(&set(&[&[1, 5], &[]])), Ppm::ONE);
+        let fewer = set(&[&[1, 5], &[]]);
+        assert_eq!(a.overlap(&fewer).get(), 500_000);
+        assert_eq!(fewer.overlap(&a), Ppm::ONE);
         assert_eq!(a.overlap(&set(&[&[2, 3], &[2, 9]])).get(), 250_000);
         // The same number in another tensor is another index.
         assert_eq!(a.overlap(&set(&[&[2], &[9, 1, 5]])), Ppm::ZERO);
         assert_eq!(a.overlap(&set(&[&[], &[]])), Ppm::ZERO);
+    }
+
+    /// A dense update of tensors of 32 × 32 in tiles of 16 × 16, all zeros but for the codes at these places.
+    fn few(places: &[(usize, u8)]) -> IndexSet {
+        let shape = TensorShape::Matrix { rows: 32, cols: 32 };
+        let mut tensor = DenseTensor { scales: vec![0; 4], codes: vec![dense::ZERO; 1024] };
+        for (flat, code) in places {
+            tensor.scales[flat / 512 * 2 + flat % 32 / 16] = 0x3f80;
+            tensor.codes[*flat] = *code;
+        }
+        IndexSet::new(&[shape], &Update::Dense(DenseUpdate { tile: 16, tensors: vec![tensor] }))
+    }
+
+    #[test]
+    fn a_dense_update_of_almost_nothing_makes_no_copies_of_those_after_it() {
+        // An honest update has sixteen places. Four are guessed by one that has little else.
+        let honest: Vec<(usize, u8)> =
+            (0..4).flat_map(|tile| (0..4).map(move |at| (tile / 2 * 512 + tile % 2 * 16 + 33 * at, 255))).collect();
+        let (tiny, honest) = (few(&honest[..4]), few(&honest));
+        assert_eq!(honest.overlap(&tiny).get(), 250_000);
+        assert_eq!(tiny.overlap(&honest), Ppm::ONE);
     }
 
     #[test]

@@ -152,7 +152,7 @@ pub struct JudgeParams {
     /// Smallest gain that is paid, as a part of the median of the round's gains: noise that happens to help a little is
     /// no work.
     pub min_gain_of_median_ppm: Ppm,
-    /// Index overlap with an earlier contribution from which a contribution is a copy.
+    /// The part of a contribution's indices from which it is a copy of an earlier one that has them too.
     pub copy_overlap_ppm: Ppm,
     /// The outer step's α.
     pub outer_lr_ppm: Ppm,

@@ -28,7 +28,7 @@ pub enum Rejection {
     Copy {
         /// The earliest such contribution.
         of: ContributionId,
-        /// Shared indices ÷ the smaller index count.
+        /// Shared indices ÷ its own index count.
         overlap_ppm: Ppm,
     },
     /// The update does not lower the held-out loss enough.
