@@ -5,8 +5,8 @@
 //! - the scale is m ÷ 127, rounded to the nearest bfloat16, halves to even, at most [`MAX_SCALE`]; 0 where that is subnormal;
 //! - the code of v is 128 plus v ÷ scale, rounded to a whole number; 128 where the scale is 0.
 //!
-//! A scale is off by at most 2⁻⁹ of itself, so that m's code is 1 or 255 and no value's is beyond. A code c stands for
-//! (c − 128) · scale: at most 15 significant bits, exact.
+//! A scale is off by at most 2⁻⁸ of itself and 127 · 2⁻⁸ is below ½, so that m's code is 1 or 255 and no value's is beyond.
+//! A code c stands for (c − 128) · scale: at most 15 significant bits, exact.
 
 use crate::fma::Fma;
 use crate::isa::dispatch;
