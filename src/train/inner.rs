@@ -203,7 +203,7 @@ impl Trainer {
         begin: Begin,
         observer: &mut dyn Observer,
     ) -> Result<Trained, TrainError> {
-        self.check_job(inner_loop)?;
+        self.check_inner_loop(inner_loop)?;
         let start_hash = inner_loop.start.hash();
         let mut losses = None;
         let first_step = match begin {
@@ -366,7 +366,7 @@ impl Trainer {
         })
     }
 
-    fn check_job(&self, inner_loop: &InnerLoop<'_>) -> Result<(), TrainError> {
+    fn check_inner_loop(&self, inner_loop: &InnerLoop<'_>) -> Result<(), TrainError> {
         if inner_loop.start.layout != self.layout {
             return Err(TrainError::Settings("the round's checkpoint is of another model".into()));
         }
