@@ -73,15 +73,14 @@ fn largest(shape: TensorShape, side: u32, tensor: &DenseTensor) -> Vec<u32> {
     indices
 }
 
-/// The places of the codes that are farthest from 0's, of equal ones the first.
+/// The places of the codes that are farthest from 0's, of equal ones the first; never those of zeros.
 fn largest_of_tile(tile: &Tile, codes: &[u8], indices: &mut Vec<u32>) {
     let places = || (0..tile.numel()).map(|position| tile.flat(position));
     let steps = |flat: u32| usize::from(codes[flat as usize].abs_diff(dense::ZERO));
     let mut counts = [0; 129];
     places().for_each(|flat| counts[steps(flat)] += 1);
-    let wanted = looked_at(tile.numel()) as usize;
     // The least distance of which not all are wanted, and how many are.
-    let (mut least, mut room) = (128, wanted);
+    let (mut least, mut room) = (128, (looked_at(tile.numel()) as usize).min(tile.numel() as usize - counts[0]));
     while counts[least] < room {
         room -= counts[least];
         least -= 1;
@@ -154,6 +153,14 @@ mod tests {
         let (tiny, honest) = (few(&honest[..4]), few(&honest));
         assert_eq!(honest.overlap(&tiny).get(), 250_000);
         assert_eq!(tiny.overlap(&honest), Ppm::ONE);
+    }
+
+    #[test]
+    fn a_zero_is_never_among_the_largest() {
+        let one = few(&[(5, 255)]);
+        assert_eq!(one.0, [[5]]);
+        assert_eq!(few(&[(6, 255)]).overlap(&one), Ppm::ZERO);
+        assert_eq!(few(&[(5, 1), (6, 200), (700, 255)]).0, [[5, 6, 700]]);
     }
 
     #[test]
