@@ -198,6 +198,7 @@ impl Findings {
             let fix = match error {
                 RulesError::TargetNotBetter { .. } => "Set a target that the workspace doesn't reach already",
                 RulesError::StepTooLarge { .. } => "Hold out more items, or set a farther target",
+                RulesError::StepPaysNothing { .. } => "Raise the budget, or min_improvement",
                 RulesError::Budget(_) | RulesError::SubmissionCap(_) => "Mend bounty.toml",
             };
             self.error("rules", error.to_string(), fix);

@@ -133,7 +133,7 @@ fn notes(entry: &Entry, given_back: Vec<(u32, String)>) -> Vec<String> {
         Stage::Closed(Ending::Missed { reason } | Ending::NoTicket { reason } | Ending::FeeUnpaid { reason }) => {
             notes.push(reason.clone())
         }
-        Stage::Closed(Ending::Accepted { .. } | Ending::Rejected { .. })
+        Stage::Closed(Ending::Accepted { .. } | Ending::Rejected { .. } | Ending::NotReached { .. })
         | Stage::Trained
         | Stage::Paying(_)
         | Stage::Paid(_)
@@ -150,7 +150,7 @@ fn state(entry: &Entry) -> String {
     match &entry.stage {
         Stage::Closed(ending) => match ending {
             Ending::Accepted { .. } => "accepted",
-            Ending::Rejected { .. } => "rejected",
+            Ending::Rejected { .. } | Ending::NotReached { .. } => "rejected",
             Ending::FeeUnpaid { .. } => "fee unpaid",
             Ending::NoTicket { .. } => "no ticket",
             Ending::Missed { .. } => "missed",

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::peer::events::PeerEvent;
+use crate::protocol::bounty;
 use crate::protocol::verdict::{Outcome, Rejection};
 use crate::ui::{Format, Progress, Ui, Unit};
 
@@ -90,6 +91,12 @@ fn line(event: &PeerEvent) -> Option<String> {
             Outcome::Accepted { reward_msat, .. } => format!("round {round}: accepted, {reward_msat} earned"),
             Outcome::Rejected { rejection } => format!("round {round}: rejected, {}", reason(rejection)),
         },
+        PeerEvent::BountyVerdict { outcome: bounty::verdict::Outcome::Reached { reward_msat }, .. } => {
+            format!("claim reached: {reward_msat} earned")
+        }
+        PeerEvent::BountyVerdict { outcome: bounty::verdict::Outcome::Rejected { reason }, .. } => {
+            format!("claim not reached: {reason}")
+        }
         PeerEvent::Settled { round, reward_msat, lost_msat, .. } if lost_msat.msat() > 0 => {
             format!("round {round}: {reward_msat} received; {lost_msat} expired before they could be claimed")
         }

@@ -11,7 +11,7 @@ use crate::protocol::round::{Event, Lapse, Progress};
 use crate::protocol::sign::Statement;
 use crate::protocol::statements::Receipt;
 use crate::protocol::transcript::{ContributionRecord, Transcript};
-use crate::protocol::verdict::{Outcome, Rejection};
+use crate::protocol::verdict::{Outcome, Rejection, Verdict};
 use crate::store::StoreError;
 use crate::store::blobs::write_synced;
 use crate::store::coordinator::{self as tables, RoundRow};
@@ -132,7 +132,7 @@ impl Core {
             tables::set_closed(t, number, &body.digest(), &next_checkpoint, (body.loss_before, body.loss_after))?;
             tables::publish(t, &next_checkpoint)?;
             for record in &body.contributions {
-                tables::set_receipt(t, &record.verdict, &record.receipt)?;
+                tables::set_receipt(t, &Verdict::Training(record.verdict.clone()), &record.receipt)?;
                 if record.uploaded {
                     tables::publish(t, &record.commitment.body.payload)?;
                 }

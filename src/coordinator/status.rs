@@ -6,10 +6,11 @@ use super::core::Core;
 use super::error::CoordinatorError;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{ContributionState, LightningView, Phase};
+use crate::protocol::bounty;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PeerId, RoundNumber, RunId, UnixMs};
 use crate::protocol::manifest::RunManifest;
 use crate::protocol::round::{Round, TrancheState};
-use crate::protocol::verdict::{Outcome, Rejection, Score};
+use crate::protocol::verdict::{Outcome, Rejection, Score, Verdict};
 use crate::store::coordinator::{self as tables, ContributionRow, RoundRow};
 use crate::store::ledger::{self, Totals};
 
@@ -104,16 +105,30 @@ fn reason(rejection: &Rejection) -> &'static str {
     }
 }
 
+/// A verdict in a word, and why where it pays nothing.
+fn outcome(verdict: &Verdict) -> (&'static str, Option<&'static str>) {
+    match verdict {
+        Verdict::Training(verdict) => match &verdict.outcome {
+            Outcome::Accepted { .. } => ("accepted", None),
+            Outcome::Rejected { rejection } => ("rejected", Some(reason(rejection))),
+        },
+        Verdict::Bounty(verdict) => match verdict.outcome {
+            bounty::verdict::Outcome::Reached { .. } => ("accepted", None),
+            bounty::verdict::Outcome::Rejected { reason } => ("rejected", Some(reason.name())),
+        },
+    }
+}
+
 /// A round's contributions.
 pub(super) fn contributions(round: &Round, documents: &[ContributionRow]) -> Vec<ContributionStatus> {
     let since = |from: Option<UnixMs>, to: Option<UnixMs>| Some(to?.0.saturating_sub(from?.0));
     let entries = round.contributions.iter().zip(documents);
     entries
         .map(|(entry, documents)| {
-            let (outcome, reason, reward_msat) = match documents.verdict.as_ref().map(|verdict| &verdict.outcome) {
-                None => (None, None, Msat::ZERO),
-                Some(Outcome::Accepted { reward_msat, .. }) => (Some("accepted"), None, *reward_msat),
-                Some(Outcome::Rejected { rejection }) => (Some("rejected"), Some(reason(rejection)), Msat::ZERO),
+            let (outcome, reason) = documents.verdict.as_ref().map(outcome).unzip();
+            let gain = match &documents.verdict {
+                Some(Verdict::Training(verdict)) => verdict.gain,
+                Some(Verdict::Bounty(_)) | None => None,
             };
             let settled = || {
                 entry
@@ -128,9 +143,9 @@ pub(super) fn contributions(round: &Round, documents: &[ContributionRow]) -> Vec
                 state: entry.api_state(),
                 payload_bytes: entry.payload_bytes,
                 outcome,
-                reason,
-                gain: documents.verdict.as_ref().and_then(|verdict| verdict.gain),
-                reward_msat,
+                reason: reason.flatten(),
+                gain,
+                reward_msat: documents.verdict.as_ref().map_or(Msat::ZERO, Verdict::reward),
                 settled_msat: Msat::checked_sum(settled().map(|(_, terms)| terms.amount_msat)).unwrap_or(Msat::ZERO),
                 lock_ms: since(entry.invoices_ms, entry.locked_ms),
                 settle_ms: settled().filter_map(|(t, _)| since(round.closed_ms, t.ended_ms)).collect(),

@@ -29,7 +29,7 @@ use crate::protocol::statements::{
     Commitment, InvoiceSubmission, PeerRegistration, Receipt, RewardTerms, RoundOpening, Tranche,
 };
 use crate::protocol::transcript::{ContributionRecord, RevealedWindow, Transcript};
-use crate::protocol::verdict::{Outcome, Rejection, Score, VerdictRecord};
+use crate::protocol::verdict::{Outcome, Rejection, Score, Verdict, VerdictRecord};
 use crate::store::ledger::Totals;
 
 /// The fake coordinator's clock, in Unix seconds.
@@ -65,6 +65,7 @@ pub(crate) fn commitment() -> Signed<Commitment> {
         peer: peer_key().id(),
         payload: Blake3Hash::of(&payload()),
         payload_bytes: payload().len() as u64,
+        claim: None,
     })
 }
 
@@ -473,7 +474,7 @@ impl CoordinatorHandle for FakeCoordinator {
             return Err(refuse(404, "no_such_contribution"));
         }
         let mut view = contribution_view(ContributionState::Finished);
-        view.verdict = Some(verdict(outcomes().remove(0)));
+        view.verdict = Some(Verdict::Training(verdict(outcomes().remove(0))));
         view.receipt = Some(receipt());
         Ok(view)
     }

@@ -12,9 +12,9 @@ use crate::protocol::l402::{ChallengeParams, Identifier, Macaroon};
 use crate::protocol::manifest::RunManifest;
 use crate::protocol::reward::tranche_amounts;
 use crate::protocol::shards::MAX_SHARDS;
-use crate::protocol::sign::{Signed, Statement};
+use crate::protocol::sign::Signed;
 use crate::protocol::statements::{Receipt, RoundOpening};
-use crate::protocol::verdict::{Outcome, VerdictRecord};
+use crate::protocol::verdict::Verdict;
 
 /// The manifest and codec versions that this program speaks.
 const MANIFEST_VERSION: u32 = 1;
@@ -162,11 +162,11 @@ pub(super) fn check_receipt(
     entry: &Entry,
     offer: &Offer,
     receipt: &Signed<Receipt>,
-    verdict: &VerdictRecord,
+    verdict: &Verdict,
     manifest: &RunManifest,
 ) -> Result<Judged, PeerError> {
     let body = receipt.verify(&manifest.coordinator).map_err(|error| untrusted(format!("the receipt: {error}")))?;
-    if body.contribution != entry.contribution || verdict.contribution != entry.contribution {
+    if body.contribution != entry.contribution || verdict.contribution() != entry.contribution {
         return Err(untrusted("the receipt is for another contribution"));
     }
     if body.verdict != verdict.digest() {
@@ -191,12 +191,14 @@ pub(super) fn check_receipt(
         paid_mask |= 1 << place;
         paid = paid.checked_add(tranche.amount_msat).ok_or_else(|| untrusted("the receipt pays more than there is"))?;
     }
-    let (verdict_mask, verdict_paid) = match &verdict.outcome {
-        Outcome::Accepted { reward_msat, tranches_paid, .. } => (*tranches_paid, *reward_msat),
-        Outcome::Rejected { .. } => (0, Msat::ZERO),
-    };
-    if (paid_mask, paid) != (verdict_mask, verdict_paid) {
-        return Err(untrusted(format!("the verdict pays {verdict_paid}, the receipt's preimages are worth {paid}")));
+    // A fee that comes back is no reward.
+    let is_worth = paid == verdict.reward() || verdict.returns_fee();
+    if paid_mask != verdict.tranches_paid() || !is_worth {
+        return Err(untrusted(format!(
+            "the verdict pays {} in tranches {:b}, the receipt's preimages are worth {paid} in tranches {paid_mask:b}",
+            verdict.reward(),
+            verdict.tranches_paid()
+        )));
     }
     Ok(Judged { offer: offer.clone(), receipt: receipt.clone(), verdict: verdict.clone() })
 }

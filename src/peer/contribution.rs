@@ -6,6 +6,7 @@ use crate::protocol::amount::Msat;
 use crate::protocol::api::ContributionState;
 use crate::protocol::sign::Statement;
 use crate::protocol::statements::{InvoiceSubmission, RoundOpening};
+use crate::protocol::verdict::Verdict;
 
 use super::api::{ApiFailure, TicketOffer};
 use super::checks;
@@ -365,11 +366,15 @@ impl Session {
                         return Err(error);
                     }
                 };
-                self.emit(&PeerEvent::Verdict {
-                    round: entry.round(),
-                    contribution: entry.contribution,
-                    outcome: verdict.outcome.clone(),
-                    gain: verdict.gain,
+                let (round, contribution) = (entry.round(), entry.contribution);
+                self.emit(&match verdict {
+                    Verdict::Training(verdict) => {
+                        let (outcome, gain) = (verdict.outcome.clone(), verdict.gain);
+                        PeerEvent::Verdict { round, contribution, outcome, gain }
+                    }
+                    Verdict::Bounty(verdict) => {
+                        PeerEvent::BountyVerdict { round, contribution, outcome: verdict.outcome }
+                    }
                 });
                 return self.moved(entry.at(Stage::Judged(Box::new(judged))), &[]);
             }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::guard::Holding;
 use crate::protocol::amount::Msat;
+use crate::protocol::bounty;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PeerId, RoundNumber, RunId};
 use crate::protocol::verdict::{Outcome, Score};
 
@@ -144,6 +145,16 @@ pub enum PeerEvent {
         outcome: Outcome,
         /// What the update gained, in 2⁻³² nats over the held-out batch.
         gain: Option<Score>,
+    },
+    /// The receipt of a submission to a bounty is here.
+    BountyVerdict {
+        /// Which round of the bounty's run.
+        round: RoundNumber,
+        /// The submission.
+        contribution: ContributionId,
+        /// The claim was reached, or not, and why.
+        #[serde(flatten)]
+        outcome: bounty::verdict::Outcome,
     },
     /// Every tranche has ended.
     Settled {

@@ -367,6 +367,7 @@ mod tests {
             peer: key.id(),
             payload: Blake3Hash::of(b"payload"),
             payload_bytes: 7,
+            claim: None,
         };
         let contribution = commitment.contribution_id();
         let commitment = key.sign(commitment);

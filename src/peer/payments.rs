@@ -3,10 +3,11 @@
 use crate::clock::Timer;
 use crate::ln::{InvoiceStatus, LnError, PayLimits, PaymentStatus};
 use crate::protocol::amount::Msat;
+use crate::protocol::bounty;
 use crate::protocol::hold::may_upload;
 use crate::protocol::ids::{PaymentHash, Preimage};
 use crate::protocol::statements::RoundOpening;
-use crate::protocol::verdict::Outcome;
+use crate::protocol::verdict::{Outcome, Verdict};
 
 use super::contribution::{FeePayment, Patience, Progress};
 use super::error::PeerError;
@@ -216,9 +217,15 @@ impl Session {
         if lost_msat > Msat::ZERO {
             tracing::error!(%lost_msat, "a reward expired before it could be claimed");
         }
-        let ending = match &judged.verdict.outcome {
-            Outcome::Accepted { .. } => Ending::Accepted { received_msat, lost_msat },
-            Outcome::Rejected { rejection } => Ending::Rejected { rejection: rejection.clone() },
+        let ending = match &judged.verdict {
+            Verdict::Training(verdict) => match &verdict.outcome {
+                Outcome::Accepted { .. } => Ending::Accepted { received_msat, lost_msat },
+                Outcome::Rejected { rejection } => Ending::Rejected { rejection: rejection.clone() },
+            },
+            Verdict::Bounty(verdict) => match verdict.outcome {
+                bounty::verdict::Outcome::Reached { .. } => Ending::Accepted { received_msat, lost_msat },
+                bounty::verdict::Outcome::Rejected { reason } => Ending::NotReached { reason, received_msat },
+            },
         };
         let fee = judged.offer.ticket.fee.as_ref();
         let fee_msat = fee.map_or(Msat::ZERO, |paid| sum(vec![paid.fee.amount_msat, paid.routing_msat]));

@@ -136,7 +136,7 @@ impl Session {
             Progress::Ended(entry, ending) => {
                 self.tidy(entry.round())?;
                 match &ending {
-                    Ending::Accepted { .. } | Ending::Rejected { .. } => {}
+                    Ending::Accepted { .. } | Ending::Rejected { .. } | Ending::NotReached { .. } => {}
                     Ending::Missed { reason } | Ending::NoTicket { reason } => self.tell_missed(entry.round(), reason),
                     Ending::FeeUnpaid { reason } => {
                         self.tell_missed(entry.round(), &format!("the submission fee could not be paid: {reason}"));
@@ -193,7 +193,7 @@ impl Tally {
                 summary.accepted += 1;
                 (self.fees_without_ticket, self.unpaid_fees) = (0, 0);
             }
-            Ending::Rejected { .. } => {
+            Ending::Rejected { .. } | Ending::NotReached { .. } => {
                 summary.contributions += 1;
                 summary.rejected += 1;
                 (self.fees_without_ticket, self.unpaid_fees) = (0, 0);

@@ -4,10 +4,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::amount::Msat;
+use crate::protocol::bounty;
 use crate::protocol::ids::{ContributionId, PaymentHash, Preimage, RoundNumber, RunId};
 use crate::protocol::sign::Signed;
 use crate::protocol::statements::{Commitment, InvoiceSubmission, Receipt, RewardTerms};
-use crate::protocol::verdict::{Rejection, VerdictRecord};
+use crate::protocol::verdict::{Rejection, Verdict};
 
 /// A contribution, as the journal has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,7 +169,7 @@ pub struct Judged {
     /// Signed by the coordinator.
     pub receipt: Signed<Receipt>,
     /// What the receipt's digest stands for.
-    pub verdict: VerdictRecord,
+    pub verdict: Verdict,
 }
 
 /// How a contribution ended.
@@ -186,6 +187,13 @@ pub enum Ending {
     Rejected {
         /// Why.
         rejection: Rejection,
+    },
+    /// A submission to a bounty that was not paid for.
+    NotReached {
+        /// Why.
+        reason: bounty::verdict::Rejection,
+        /// The fee, where it came back.
+        received_msat: Msat,
     },
     /// The fee could not be paid; the money is still here.
     FeeUnpaid {

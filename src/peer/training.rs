@@ -52,6 +52,7 @@ impl Session {
             peer: self.parts.key.id(),
             payload,
             payload_bytes,
+            claim: None,
         };
         let entry = Entry {
             contribution: commitment.contribution_id(),

@@ -13,15 +13,26 @@
 //! | POST /v1/contributions/{id}/invoices, `Signed<InvoiceSubmission>` | [`ContributionView`] |
 //! | PUT /v1/contributions/{id}/payload, the encoded sparse update | [`ContributionView`] |
 //! | GET /v1/contributions/{id} | [`ContributionView`] |
+//! | GET /v1/bounties | [`BountyList`] |
+//! | POST /v1/bounties, [`PostRequest`] | [`PostAnswer`] |
+//! | GET /v1/bounties/{bounty} | [`BountyView`] |
+//! | GET /v1/bounties/{bounty}/closing | the signed closing's bytes |
+//! | POST /v1/bounties/{bounty}/sponsor, `Signed<SponsorRequest>` | [`BountyView`] |
 //! | GET /v1/openapi.json | the API's OpenAPI description |
+//!
+//! Rounds, blobs, peers, tickets and contributions of a bounty are under /v1/bounties/{bounty} as those of the training run are
+//! under /v1.
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Blake3Hash, ContributionId, RoundNumber, RunId, UnixMs};
+use super::amount::Msat;
+use super::bounty::score::Score;
+use super::bounty::statements::{BountyManifest, Posting};
+use super::ids::{Blake3Hash, BountyId, ContributionId, RoundNumber, RunId, UnixMs};
 use super::manifest::RunManifest;
 use super::sign::Signed;
 use super::statements::{Receipt, RewardTerms, RoundOpening};
-use super::verdict::VerdictRecord;
+use super::verdict::Verdict;
 
 /// The run, and how to reach the coordinator's Lightning node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +134,7 @@ pub struct ContributionView {
     /// Where it stands.
     pub state: ContributionState,
     /// The verdict, once judged.
-    pub verdict: Option<VerdictRecord>,
+    pub verdict: Option<Verdict>,
     /// Signed by the coordinator, once judged.
     pub receipt: Option<Signed<Receipt>>,
 }
@@ -145,6 +156,90 @@ pub enum ChannelOffer {
 pub struct RegistrationView {
     /// The channel between the two nodes.
     pub channel: ChannelOffer,
+}
+
+/// Where a bounty stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BountyPhase {
+    /// Posted; the sponsor's budget is not locked yet.
+    AwaitingEscrow,
+    /// The budget is locked; the baseline is being measured.
+    Checking,
+    /// Submissions are taken.
+    Open,
+    /// No more are taken; what is under way is decided.
+    Closing,
+    /// What was sealed is opened.
+    Closed,
+    /// It never opened, and the budget went back.
+    Refused,
+}
+
+/// A bounty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BountyView {
+    /// The bounty's id: the digest of its posting.
+    pub bounty: BountyId,
+    /// The id of its run: the digest of the manifest.
+    pub run: RunId,
+    /// Signed by the coordinator.
+    pub manifest: Signed<BountyManifest>,
+    /// Where it stands.
+    pub phase: BountyPhase,
+    /// Why it was refused, or is closing.
+    pub why: Option<String>,
+    /// The best claim that was reached so far; the baseline at first.
+    pub best: Score,
+    /// What must be claimed at least; `None` where nothing is left to pay.
+    pub least_claim: Option<Score>,
+    /// Submissions taken.
+    pub submissions: u32,
+    /// Rewards earned.
+    pub paid_msat: Msat,
+    /// Taken of the escrow, and paid to nobody: the sponsor's, once the bounty is closed.
+    pub surplus_msat: Msat,
+    /// The newest round; `None` before the first.
+    pub current_round: Option<RoundNumber>,
+    /// How many rounds have a transcript: rounds 0 .. this.
+    pub closed_rounds: u32,
+    /// The coordinator's node.
+    pub lightning: LightningView,
+    /// The coordinator's clock.
+    pub now_ms: UnixMs,
+}
+
+/// Every bounty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BountyList {
+    /// The newest first.
+    pub bounties: Vec<BountyView>,
+}
+
+/// A sponsor posts a bounty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostRequest {
+    /// By the sponsor.
+    pub posting: Signed<Posting>,
+    /// The package, standard base64.
+    pub package: String,
+    /// The held-out part as a package of its own, standard base64.
+    pub held_out: String,
+    /// What the held-out part was committed with.
+    #[serde(with = "hex")]
+    pub held_out_salt: [u8; 32],
+}
+
+/// What the sponsor pays before the bounty opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostAnswer {
+    /// The bounty as it stands.
+    pub view: BountyView,
+    /// One BOLT 11 hold invoice for each entry of the manifest's escrow.
+    pub invoices: Vec<String>,
+    /// Until when they must be locked.
+    pub pay_until_ms: UnixMs,
 }
 
 /// Every error answer.

@@ -96,10 +96,6 @@ public_bytes32!(
     BountyId
 );
 public_bytes32!(
-    /// A submission to a bounty: the digest of its commitment.
-    SubmissionId
-);
-public_bytes32!(
     /// A peer or a coordinator: a BIP 340 x-only public key.
     PeerId
 );

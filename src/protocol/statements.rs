@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::amount::Msat;
+use super::bounty::score::Score;
 use super::ids::{Blake3Hash, ContributionId, PaymentHash, PeerId, Preimage, RoundNumber, RunId, UnixMs};
 use super::sign::Statement;
 
@@ -44,10 +45,13 @@ pub struct Commitment {
     pub opening: Blake3Hash,
     /// Who commits.
     pub peer: PeerId,
-    /// BLAKE3 of the encoded sparse update.
+    /// BLAKE3 of the encoded sparse update, or of a bounty's [`super::bounty::payload`].
     pub payload: Blake3Hash,
     /// Its length in bytes.
     pub payload_bytes: u64,
+    /// To a bounty only: what the payload's diff scores at least. Fixes what it is paid, and pays nothing where it is too much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Score>,
 }
 
 impl Statement for Commitment {

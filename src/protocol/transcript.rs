@@ -21,10 +21,10 @@ pub struct RevealedWindow {
     pub proof: Vec<Blake3Hash>,
 }
 
-/// One contribution from commitment to receipt.
+/// One contribution from commitment to receipt, with its run's kind of verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ContributionRecord {
+pub struct ContributionRecord<V = VerdictRecord> {
     /// By the peer.
     pub commitment: Signed<Commitment>,
     /// By the coordinator.
@@ -34,7 +34,7 @@ pub struct ContributionRecord {
     /// Did the payload arrive in time, with the reward locked?
     pub uploaded: bool,
     /// The judge's.
-    pub verdict: VerdictRecord,
+    pub verdict: V,
     /// By the coordinator.
     pub receipt: Signed<Receipt>,
 }

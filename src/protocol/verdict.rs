@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::amount::{Msat, Ppm};
+use super::bounty;
 use super::ids::{Blake3Hash, ContributionId};
 use super::sign::Statement;
 
@@ -75,4 +76,58 @@ pub struct VerdictRecord {
 
 impl Statement for VerdictRecord {
     const CONTEXT: &'static str = "l402t verdict v1";
+}
+
+/// A verdict on a contribution to a run of either kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Verdict {
+    /// On a sparse update.
+    Training(VerdictRecord),
+    /// On a submission to a bounty.
+    Bounty(bounty::statements::VerdictRecord),
+}
+
+impl Verdict {
+    /// On which contribution.
+    pub fn contribution(&self) -> ContributionId {
+        match self {
+            Verdict::Training(verdict) => verdict.contribution,
+            Verdict::Bounty(verdict) => verdict.contribution,
+        }
+    }
+
+    /// What receipts refer to.
+    pub fn digest(&self) -> Blake3Hash {
+        match self {
+            Verdict::Training(verdict) => verdict.digest(),
+            Verdict::Bounty(verdict) => verdict.digest(),
+        }
+    }
+
+    /// Which tranches it pays: bit i for the i-th.
+    pub fn tranches_paid(&self) -> u32 {
+        match self {
+            Verdict::Training(VerdictRecord { outcome: Outcome::Accepted { tranches_paid, .. }, .. }) => *tranches_paid,
+            Verdict::Training(VerdictRecord { outcome: Outcome::Rejected { .. }, .. }) => 0,
+            Verdict::Bounty(verdict) => verdict.tranches_paid,
+        }
+    }
+
+    /// Does it give the fee back?
+    pub fn returns_fee(&self) -> bool {
+        match self {
+            Verdict::Training(_) => false,
+            Verdict::Bounty(verdict) => verdict.outcome.fee() == bounty::verdict::FeeFate::Refunded,
+        }
+    }
+
+    /// What it says that it is worth.
+    pub fn reward(&self) -> Msat {
+        match self {
+            Verdict::Training(VerdictRecord { outcome: Outcome::Accepted { reward_msat, .. }, .. }) => *reward_msat,
+            Verdict::Training(VerdictRecord { outcome: Outcome::Rejected { .. }, .. }) => Msat::ZERO,
+            Verdict::Bounty(verdict) => verdict.outcome.reward(),
+        }
+    }
 }

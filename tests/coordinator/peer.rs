@@ -88,6 +88,7 @@ impl Peer {
             peer: self.key.id(),
             payload: Blake3Hash::of(&self.payload),
             payload_bytes: self.payload.len() as u64,
+            claim: None,
         }))
     }
 

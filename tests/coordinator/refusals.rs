@@ -11,7 +11,7 @@ use l402t::protocol::ids::{Blake3Hash, Preimage, RoundNumber};
 use l402t::protocol::l402::TokenError;
 use l402t::protocol::sign::Signed;
 use l402t::protocol::statements::{Commitment, InvoiceSubmission};
-use l402t::protocol::verdict::{Outcome, Rejection};
+use l402t::protocol::verdict::{Outcome, Rejection, Verdict};
 
 use crate::peer::{Manner, Peer, request};
 use crate::world::{COORDINATOR, World};
@@ -300,7 +300,8 @@ async fn a_late_upload_is_refused_even_before_the_engine_has_looked_and_its_mone
     let view = scene.handle.contribution(ticket.contribution).await.expect("known");
     let receipt = view.receipt.expect("judged");
     assert!(receipt.body.preimages.iter().all(Option::is_none), "a preimage for nothing");
-    assert_eq!(view.verdict.expect("judged").outcome, Outcome::Rejected { rejection: Rejection::NotUploaded });
+    let Some(Verdict::Training(verdict)) = view.verdict else { panic!("judged") };
+    assert_eq!(verdict.outcome, Outcome::Rejected { rejection: Rejection::NotUploaded });
     for tranche in &ticket.terms.body.tranches {
         scene.peer.ln.cancel(tranche.payment_hash).await.expect("cancelled");
     }

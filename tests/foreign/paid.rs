@@ -64,8 +64,15 @@ impl Scene {
         let opening = self.client.round(None).await.expect("a round").opening.body;
         let payload = Blake3Hash::of(name.as_bytes());
         let (round, opening) = (opening.round, opening.digest());
-        let commitment =
-            key.sign(Commitment { run, round, opening, peer: key.id(), payload, payload_bytes: name.len() as u64 });
+        let commitment = key.sign(Commitment {
+            run,
+            round,
+            opening,
+            peer: key.id(),
+            payload,
+            payload_bytes: name.len() as u64,
+            claim: None,
+        });
         (format!("{}/v1/rounds/{round}/tickets", self.client.url()), commitment)
     }
 

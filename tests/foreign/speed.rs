@@ -162,6 +162,7 @@ fn commit(
         peer: key.id(),
         payload: Blake3Hash::of(name.as_bytes()),
         payload_bytes: name.len() as u64,
+        claim: None,
     })
 }
 

@@ -123,6 +123,7 @@ fn play(fixture: &Fixture, round: u32, start: &Checkpoint, previous: Option<&Tra
                 peer: peer.id(),
                 payload: Blake3Hash::of(payload),
                 payload_bytes: payload.len() as u64,
+                claim: None,
             })
         })
         .collect();

@@ -15,7 +15,7 @@ use crate::protocol::manifest::RunManifest;
 use crate::protocol::reward::tranche_amounts;
 use crate::protocol::sign::{IdentityKey, Statement};
 use crate::protocol::statements::{Commitment, InvoiceSubmission, Receipt, RewardTerms, Tranche};
-use crate::protocol::verdict::{Outcome, Rejection, VerdictRecord};
+use crate::protocol::verdict::{Outcome, Rejection, Verdict, VerdictRecord};
 
 const NOW: UnixMs = UnixMs(1_000);
 
@@ -100,6 +100,7 @@ fn contribution(manifest: &RunManifest) -> (Entry, Offer) {
         peer: key(1).id(),
         payload: Blake3Hash::of(b"payload"),
         payload_bytes: 7,
+        claim: None,
     };
     let contribution = commitment.contribution_id();
     let amounts = tranche_amounts(&manifest.reward);
@@ -146,7 +147,7 @@ async fn a_receipt_must_pay_what_its_verdict_says() {
     let paid = |byte| Some(Preimage::from_bytes([byte; 32]));
     let check = |signer: u8, of: ContributionId, shown: &VerdictRecord, meant: &VerdictRecord, preimages| {
         let receipt = key(signer).sign(Receipt { contribution: of, verdict: meant.digest(), preimages });
-        check_receipt(&entry, &offer, &receipt, shown, &manifest)
+        check_receipt(&entry, &offer, &receipt, &Verdict::Training(shown.clone()), &manifest)
     };
     let id = entry.contribution;
     let one = verdict(0b01, unit);

@@ -29,7 +29,7 @@ use crate::protocol::sign::{IdentityKey, Signed, Statement};
 use crate::protocol::statements::{
     Commitment, InvoiceSubmission, PeerRegistration, Receipt, RewardTerms, RoundOpening, Tranche,
 };
-use crate::protocol::verdict::{Outcome, Rejection, VerdictRecord};
+use crate::protocol::verdict::{Outcome, Rejection, Verdict, VerdictRecord};
 
 pub(super) const FEE: Msat = Msat::new(1_000);
 const ROOT: RootKey = RootKey::from_bytes([5; 32]);
@@ -188,7 +188,7 @@ impl FakeCoordinator {
             contribution: id,
             round: known.round,
             state: known.state,
-            verdict: known.verdict.clone(),
+            verdict: known.verdict.clone().map(Verdict::Training),
             receipt: known.receipt.clone(),
         })
     }

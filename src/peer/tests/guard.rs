@@ -23,7 +23,7 @@ use crate::protocol::ids::{Blake3Hash, ContributionId, Preimage, RoundNumber, Ru
 use crate::protocol::l402::Credentials;
 use crate::protocol::sign::{IdentityKey, Signed, Statement};
 use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration, Receipt, RewardTerms, Tranche};
-use crate::protocol::verdict::{Outcome, VerdictRecord};
+use crate::protocol::verdict::{Outcome, Verdict, VerdictRecord};
 
 const HOLD_BLOCKS: u32 = 144;
 /// The simulated chain starts at 120, and nodes give back 39 blocks before the timeout.
@@ -48,7 +48,7 @@ fn judged(offer: Offer, preimage: Preimage) -> Stage {
     let outcome = Outcome::Accepted { share_ppm: Ppm::ONE, reward_msat: Msat::new(50_000), tranches_paid: 1 };
     let verdict = VerdictRecord { contribution, loss_after: None, gain: None, clip: None, outcome };
     let receipt = Receipt { contribution, verdict: verdict.digest(), preimages: vec![Some(preimage)] };
-    Stage::Judged(Box::new(Judged { offer, receipt: key(3).sign(receipt), verdict }))
+    Stage::Judged(Box::new(Judged { offer, receipt: key(3).sign(receipt), verdict: Verdict::Training(verdict) }))
 }
 
 impl Guarded {
@@ -81,6 +81,7 @@ impl Guarded {
             peer: key(1).id(),
             payload: Blake3Hash::of(b"payload"),
             payload_bytes: 7,
+            claim: None,
         };
         let contribution = commitment.contribution_id();
         let terms = RewardTerms {

@@ -3,12 +3,14 @@
 //! A function of its history: feeding a new book the same commitments and findings gives the same verdicts, which is how a
 //! closed bounty is replayed. It decides in the order of commitments, whatever the order in which evaluations end.
 
+use super::offer::{LEAST_TRANCHE, Offer};
 use super::pay::Scale;
 use super::score::Score;
-use super::statements::{Commitment, Rules, RulesError};
+use super::statements::{Rules, RulesError};
 use super::verdict::{Outcome, Rejection};
 use crate::protocol::amount::Msat;
-use crate::protocol::ids::{Blake3Hash, SubmissionId, UnixMs};
+use crate::protocol::ids::{Blake3Hash, ContributionId, UnixMs};
+use crate::protocol::statements::Commitment;
 
 /// Why a submission is not taken: nothing was paid, and it doesn't count.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,13 +23,16 @@ pub enum Refusal {
     CapReached(u32),
     /// The same commitment, or one to the same diff, was taken already.
     #[error("this was committed already, as {0}")]
-    Duplicate(SubmissionId),
+    Duplicate(ContributionId),
     /// Not better than the best so far by a step.
     #[error("a claim must be at least {least} units", least = .0.units())]
     ClaimTooSmall(Score),
     /// The target is reached: there is nothing left.
     #[error("the whole budget is paid")]
     NothingLeft,
+    /// A commitment to a round of training.
+    #[error("a submission needs a claim: the score that it reaches at least")]
+    NoClaim,
 }
 
 /// A finding that fits no open submission.
@@ -35,13 +40,13 @@ pub enum Refusal {
 pub enum OutOfOrder {
     /// Never taken.
     #[error("submission {0} was never taken")]
-    Unknown(SubmissionId),
+    Unknown(ContributionId),
     /// Has its verdict.
     #[error("submission {0} has its verdict")]
-    Decided(SubmissionId),
+    Decided(ContributionId),
     /// An earlier one has to be decided first.
     #[error("submission {0} has to be decided first")]
-    Waits(SubmissionId),
+    Waits(ContributionId),
 }
 
 /// What an evaluation found.
@@ -59,16 +64,16 @@ pub enum Finding {
 }
 
 /// A submission that was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its id.
-    pub submission: SubmissionId,
-    /// The diff that it committed to.
-    pub diff: Blake3Hash,
+    pub submission: ContributionId,
+    /// The payload that it committed to.
+    pub payload: Blake3Hash,
     /// What it claims.
     pub claim: Score,
-    /// The most that it can be paid: this is locked.
-    pub offer: Msat,
+    /// The most that it can be paid, and its fee: this is locked.
+    pub offer: Offer,
     /// The tree that it came to, where it did.
     pub tree: Option<Blake3Hash>,
     /// `None` while it is open.
@@ -112,16 +117,16 @@ impl Book {
     pub fn least_claim(&self) -> Option<Score> {
         let left = self.scale.payout(self.rules.budget_msat, self.rules.target, self.best);
         let least = self.rules.direction.better_by(self.best, self.rules.step())?;
-        (left > Msat::ZERO).then_some(least)
+        (left >= LEAST_TRANCHE).then_some(least)
     }
 
-    /// Takes a submission, and returns the most that it can be paid. Its place in the order is its place in [`Book::entries`].
-    pub fn take(&mut self, commitment: &Commitment, now: UnixMs) -> Result<Msat, Refusal> {
+    /// Would a submission be taken, and for how much?
+    pub fn offer(&self, commitment: &Commitment, now: UnixMs) -> Result<Offer, Refusal> {
         if now > self.rules.deadline_ms {
             return Err(Refusal::Closed(self.rules.deadline_ms));
         }
-        let submission = commitment.submission_id();
-        let same = |entry: &&Entry| entry.submission == submission || entry.diff == commitment.diff;
+        let submission = commitment.contribution_id();
+        let same = |entry: &&Entry| entry.submission == submission || entry.payload == commitment.payload;
         if let Some(entry) = self.entries.iter().find(same) {
             return Err(Refusal::Duplicate(entry.submission));
         }
@@ -129,23 +134,36 @@ impl Book {
         if self.entries.len() >= self.rules.submission_cap as usize {
             return Err(Refusal::CapReached(self.rules.submission_cap));
         }
+        let claim = commitment.claim.ok_or(Refusal::NoClaim)?;
         let least = self.least_claim().ok_or(Refusal::NothingLeft)?;
-        if !self.is_a_step(commitment.claim) {
+        if !self.is_a_step(claim) {
             return Err(Refusal::ClaimTooSmall(least));
         }
-        let claim = commitment.claim;
         let offer = self.scale.payout(self.rules.budget_msat, claim, self.best);
-        self.entries.push(Entry { submission, diff: commitment.diff, claim, offer, tree: None, outcome: None });
+        Offer::new(offer, self.rules.fee_msat).ok_or(Refusal::ClaimTooSmall(least))
+    }
+
+    /// Takes a submission, and returns the most that it can be paid. Its place in the order is its place in [`Book::entries`].
+    pub fn take(&mut self, commitment: &Commitment, now: UnixMs) -> Result<Offer, Refusal> {
+        let offer = self.offer(commitment, now)?;
+        self.entries.push(Entry {
+            submission: commitment.contribution_id(),
+            payload: commitment.payload,
+            claim: commitment.claim.ok_or(Refusal::NoClaim)?,
+            offer: offer.clone(),
+            tree: None,
+            outcome: None,
+        });
         Ok(offer)
     }
 
     /// The submission that has to be decided next.
-    pub fn next(&self) -> Option<SubmissionId> {
+    pub fn next(&self) -> Option<ContributionId> {
         self.entries.iter().find(|entry| entry.outcome.is_none()).map(|entry| entry.submission)
     }
 
     /// Decides the next submission.
-    pub fn decide(&mut self, submission: SubmissionId, finding: Finding) -> Result<Outcome, OutOfOrder> {
+    pub fn decide(&mut self, submission: ContributionId, finding: Finding) -> Result<Outcome, OutOfOrder> {
         let place = self.entries.iter().position(|entry| entry.submission == submission);
         let place = place.ok_or(OutOfOrder::Unknown(submission))?;
         if self.entries[place].outcome.is_some() {
@@ -184,7 +202,8 @@ impl Book {
         if self.rules.direction.improvement(claim, score) < 0 {
             return rejected(Rejection::BelowClaim);
         }
-        let reward_msat = self.scale.payout(self.rules.budget_msat, claim, self.best);
+        let left = self.scale.payout(self.rules.budget_msat, claim, self.best);
+        let (_, reward_msat) = self.entries[place].offer.covered(left);
         if reward_msat == Msat::ZERO { rejected(Rejection::NoImprovement) } else { Outcome::Reached { reward_msat } }
     }
 

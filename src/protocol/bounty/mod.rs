@@ -6,8 +6,10 @@
 pub mod book;
 pub mod canary;
 pub mod held_out;
+pub mod offer;
 pub mod order;
 pub mod pay;
+pub mod payload;
 pub mod score;
 pub mod split;
 pub mod statements;

@@ -1,18 +1,22 @@
-//! What sponsor, agent and coordinator say to each other under their signatures in the course of a bounty.
+//! What sponsor and coordinator say to each other under their signatures in the course of a bounty.
 //!
-//! In order: posting, commitment, reveal, verdict and receipt of each submission, closing. Between commitment and closing
-//! nobody but the coordinator sees a diff or a score; at the closing both are opened, and everything can be recomputed.
+//! In order: posting, manifest, one transcript a round, closing. A submission is a contribution to a round of the bounty's run
+//! and goes the way of every other one: commitment, reward terms, invoices, payload, receipt
+//! ([`crate::protocol::statements`]); its payload is [`super::payload`]. Until the closing nobody but the coordinator sees a
+//! diff or a score; then both are opened, and everything can be recomputed.
 
 use serde::{Deserialize, Serialize};
 
+use super::offer::LEAST_TRANCHE;
 use super::pay::{Direction, Scale};
 use super::score::{Decimals, Score};
 use super::verdict::Outcome;
 use crate::protocol::amount::Msat;
-use crate::protocol::ids::{Blake3Hash, BountyId, PeerId, Preimage, SubmissionId, UnixMs};
-use crate::protocol::sign::Statement;
-
-const DIFF: &str = "l402t bounty diff v1";
+use crate::protocol::ids::{Blake3Hash, BountyId, ContributionId, PeerId, RoundNumber, RunId, UnixMs};
+use crate::protocol::manifest::TimingParams;
+use crate::protocol::sign::{Signed, Statement};
+use crate::protocol::statements::{RoundOpening, Tranche};
+use crate::protocol::transcript::ContributionRecord;
 
 /// Most submissions that a bounty may take: each answers one bit about the held-out part.
 pub const MOST_SUBMISSIONS: u32 = 100_000;
@@ -64,6 +68,12 @@ pub enum RulesError {
         /// From baseline to target.
         span: u64,
     },
+    /// Less than a node can carry.
+    #[error("the smallest paid improvement, {step} units, pays less than 1 sat")]
+    StepPaysNothing {
+        /// The step.
+        step: u64,
+    },
     /// Nothing to pay with, or more than there is.
     #[error("a budget of {0} can't be paid")]
     Budget(Msat),
@@ -88,6 +98,10 @@ impl Rules {
         if self.budget_msat == Msat::ZERO || self.budget_msat > Msat::MAX_MONEY {
             return Err(RulesError::Budget(self.budget_msat));
         }
+        let one_step = u128::from(self.budget_msat.msat()) * u128::from(self.step()) / u128::from(span.max(1));
+        if one_step < u128::from(LEAST_TRANCHE.msat()) {
+            return Err(RulesError::StepPaysNothing { step: self.step() });
+        }
         if !(1..=MOST_SUBMISSIONS).contains(&self.submission_cap) {
             return Err(RulesError::SubmissionCap(self.submission_cap));
         }
@@ -106,16 +120,16 @@ impl Rules {
 pub struct Posting {
     /// Who pays.
     pub sponsor: PeerId,
+    /// Who evaluates, and holds the money meanwhile.
+    pub coordinator: PeerId,
     /// For people.
     pub title: String,
     /// In numbers.
     pub rules: Rules,
-    /// Digest of the sponsor's bounty.toml, byte for byte.
-    pub manifest: Blake3Hash,
+    /// The blob with everything that agents get: bounty.toml, workspace, scorer, public part.
+    pub package: Blake3Hash,
     /// Digest of the tree that agents start from.
     pub baseline_tree: Blake3Hash,
-    /// Digest of the public part and the scorer.
-    pub public: Blake3Hash,
     /// `held_out::commitment`: opened by the closing.
     #[serde(with = "hex")]
     pub held_out: [u8; 32],
@@ -132,60 +146,36 @@ impl Posting {
     }
 }
 
-/// An agent commits to a diff and to what it scores, before anyone can see it. Signed by `agent`; its digest is the
-/// submission's id.
+/// The coordinator takes a posting on: what a bounty has in common with a training run. Signed by the coordinator; its digest
+/// is the id of the bounty's run, in whose rounds submissions are contributions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Commitment {
-    /// To which bounty.
-    pub bounty: BountyId,
-    /// Who commits.
-    pub agent: PeerId,
-    /// [`diff_commitment`].
-    pub diff: Blake3Hash,
-    /// The diff's length in bytes.
-    pub diff_bytes: u64,
-    /// What it scores at least: fixes what it is paid, and pays nothing where it is too much.
-    pub claim: Score,
+pub struct BountyManifest {
+    /// 1.
+    pub version: u32,
+    /// By the sponsor; its `coordinator` signs this.
+    pub posting: Signed<Posting>,
+    /// When it was taken on.
+    pub created_ms: UnixMs,
+    /// The sponsor locks the budget in these hold invoices before the bounty opens. Together they are the budget.
+    pub escrow: Vec<Tranche>,
+    /// CLTV delta that agents' hold invoices ask for, in blocks.
+    pub hold_blocks: u32,
+    /// A round's deadlines: one takes submissions until the first is in, and those that are on the way.
+    pub timing: TimingParams,
+    /// Largest payload: [`super::payload`].
+    pub max_payload_bytes: u64,
 }
 
-impl Statement for Commitment {
-    const CONTEXT: &'static str = "l402t bounty commitment v1";
+impl Statement for BountyManifest {
+    const CONTEXT: &'static str = "l402t bounty manifest v1";
 }
 
-impl Commitment {
-    /// The submission's id.
-    pub fn submission_id(&self) -> SubmissionId {
-        SubmissionId::from_bytes(*self.digest().as_bytes())
+impl BountyManifest {
+    /// The id of the bounty's run.
+    pub fn run_id(&self) -> RunId {
+        RunId::from_bytes(*self.digest().as_bytes())
     }
-
-    /// Does this diff open it?
-    pub fn opens(&self, nonce: &[u8; 32], diff: &[u8]) -> bool {
-        self.diff_bytes == diff.len() as u64 && self.diff == diff_commitment(&self.agent, nonce, diff)
-    }
-}
-
-/// What commits to a diff: hides it behind 32 random bytes, and binds it to its author, so that nobody can send in another's
-/// commitment as his own.
-pub fn diff_commitment(agent: &PeerId, nonce: &[u8; 32], diff: &[u8]) -> Blake3Hash {
-    Blake3Hash::derive(DIFF, &[agent.as_bytes().as_slice(), nonce, diff].concat())
-}
-
-/// The agent opens its commitment to the coordinator; the diff itself travels as a blob. Signed by the agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reveal {
-    /// Which submission.
-    pub submission: SubmissionId,
-    /// The commitment's random bytes.
-    #[serde(with = "hex")]
-    pub nonce: [u8; 32],
-    /// BLAKE3 of the diff.
-    pub diff: Blake3Hash,
-}
-
-impl Statement for Reveal {
-    const CONTEXT: &'static str = "l402t bounty reveal v1";
 }
 
 /// What an evaluation measured. Sealed until the bounty closes; the verdict holds its digest.
@@ -193,12 +183,12 @@ impl Statement for Reveal {
 #[serde(deny_unknown_fields)]
 pub struct EvaluationRecord {
     /// Which submission.
-    pub submission: SubmissionId,
+    pub contribution: ContributionId,
     /// Random: without it the digest in the verdict would tell the score to whoever tries them all.
     pub seal: Blake3Hash,
     /// The verified score; `None` where it came to none.
     pub score: Option<Score>,
-    /// Digest of the changed tree; `None` where the diff didn't apply.
+    /// Digest of the changed tree; `None` where it came to no score.
     pub tree: Option<Blake3Hash>,
     /// How strong the boxes were.
     pub tier: String,
@@ -213,31 +203,39 @@ impl Statement for EvaluationRecord {
 #[serde(deny_unknown_fields)]
 pub struct VerdictRecord {
     /// Which submission.
-    pub submission: SubmissionId,
-    /// Its place in the order of commitments, from 0.
+    pub contribution: ContributionId,
+    /// Its place in the order of the bounty's commitments, from 0.
     pub sequence: u32,
-    /// Digest of the sealed [`EvaluationRecord`].
-    pub evaluation: Blake3Hash,
+    /// Digest of the sealed [`EvaluationRecord`]; `None` where there was nothing to evaluate.
+    pub evaluation: Option<Blake3Hash>,
     /// What follows.
     pub outcome: Outcome,
+    /// Which of its tranches that pays: bit i for the i-th ([`super::offer::Offer::paid`]).
+    pub tranches_paid: u32,
 }
 
 impl Statement for VerdictRecord {
     const CONTEXT: &'static str = "l402t bounty verdict v1";
 }
 
-/// The coordinator's final word on a submission. Signed by the coordinator.
+/// A closed round of a bounty. Signed by the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Receipt {
-    /// Its verdict.
-    pub verdict: VerdictRecord,
-    /// One entry a tranche, in the terms' order: the preimage where the tranche was earned; the agent cancels the others.
-    pub preimages: Vec<Option<Preimage>>,
+pub struct BountyTranscript {
+    /// 1.
+    pub version: u32,
+    /// The bounty's run.
+    pub run: RunId,
+    /// Which round.
+    pub round: RoundNumber,
+    /// As it was opened.
+    pub opening: Signed<RoundOpening>,
+    /// In the order of commitments.
+    pub contributions: Vec<ContributionRecord<VerdictRecord>>,
 }
 
-impl Statement for Receipt {
-    const CONTEXT: &'static str = "l402t bounty receipt v1";
+impl Statement for BountyTranscript {
+    const CONTEXT: &'static str = "l402t bounty transcript v1";
 }
 
 /// The coordinator closes a bounty and opens what was sealed. Signed by the coordinator.
@@ -246,10 +244,16 @@ impl Statement for Receipt {
 pub struct Closing {
     /// Which bounty.
     pub bounty: BountyId,
+    /// When.
+    pub closed_ms: UnixMs,
+    /// Digests of the bodies of its rounds' transcripts, in order.
+    pub transcripts: Vec<Blake3Hash>,
+    /// The blob of the held-out part.
+    pub held_out: Blake3Hash,
     /// Opens the held-out commitment, together with the part itself.
     #[serde(with = "hex")]
     pub held_out_salt: [u8; 32],
-    /// The submissions in the order of commitments.
+    /// Of every submission whose diff was there, in the order of commitments.
     pub evaluations: Vec<EvaluationRecord>,
 }
 
@@ -257,11 +261,37 @@ impl Statement for Closing {
     const CONTEXT: &'static str = "l402t bounty closing v1";
 }
 
+/// What a sponsor may ask for once the bounty has been posted. Signed by the sponsor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SponsorRequest {
+    /// Which bounty.
+    pub bounty: BountyId,
+    /// What.
+    pub ask: SponsorAsk,
+}
+
+/// What a sponsor may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SponsorAsk {
+    /// Take no more submissions: those that are under way are decided, then the bounty closes.
+    Close,
+    /// Pay back what was taken of the escrow and paid to nobody.
+    PayBack {
+        /// A BOLT 11 invoice for exactly that.
+        invoice: String,
+    },
+}
+
+impl Statement for SponsorRequest {
+    const CONTEXT: &'static str = "l402t bounty sponsor request v1";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::bounty::verdict::Rejection;
-    use crate::protocol::sign::{IdentityKey, Signed};
+    use crate::protocol::sign::IdentityKey;
 
     fn score(units: i64) -> Score {
         Score::from_units(units).expect("in range")
@@ -286,16 +316,6 @@ mod tests {
         }
     }
 
-    fn commitment(agent: &IdentityKey, diff: &[u8]) -> Commitment {
-        Commitment {
-            bounty: BountyId::from_bytes([1; 32]),
-            agent: agent.id(),
-            diff: diff_commitment(&agent.id(), &[9; 32], diff),
-            diff_bytes: diff.len() as u64,
-            claim: score(9_000),
-        }
-    }
-
     #[test]
     fn the_larger_of_step_and_noise_counts() {
         assert_eq!(rules().step(), 224);
@@ -310,6 +330,9 @@ mod tests {
         assert!(matches!(wrong_way.scale(), Err(RulesError::TargetNotBetter { .. })));
         let coarse = Rules { noise_bound: 1_141, ..rules() };
         assert_eq!(coarse.scale(), Err(RulesError::StepTooLarge { step: 1_141, span: 1_140 }));
+        // 224 of 1,140 units: 5,089 msat are the least budget of which they are 1 sat.
+        let poor = |msat| Rules { budget_msat: Msat::new(msat), ..rules() }.scale().map(drop);
+        assert_eq!((poor(5_089), poor(5_090)), (Err(RulesError::StepPaysNothing { step: 224 }), Ok(())));
         for budget_msat in [Msat::ZERO, Msat::new(u64::MAX)] {
             assert_eq!(Rules { budget_msat, ..rules() }.scale(), Err(RulesError::Budget(budget_msat)));
         }
@@ -319,27 +342,9 @@ mod tests {
     }
 
     #[test]
-    fn a_commitment_opens_to_its_own_diff_nonce_and_author_only() {
-        let made = commitment(&key(1), b"diff");
-        assert!(made.opens(&[9; 32], b"diff"));
-        assert!(!made.opens(&[9; 32], b"Diff"));
-        assert!(!made.opens(&[8; 32], b"diff"));
-        let stolen = Commitment { agent: key(2).id(), ..made.clone() };
-        assert!(!stolen.opens(&[9; 32], b"diff"));
-        assert!(!Commitment { diff_bytes: 5, ..made }.opens(&[9; 32], b"diff"));
-    }
-
-    #[test]
-    fn another_claim_is_another_submission() {
-        let made = commitment(&key(1), b"diff");
-        let bolder = Commitment { claim: score(9_001), ..made.clone() };
-        assert_ne!(made.submission_id(), bolder.submission_id());
-    }
-
-    #[test]
     fn the_same_score_under_another_seal_has_another_digest() {
         let record = |seal| EvaluationRecord {
-            submission: SubmissionId::from_bytes([1; 32]),
+            contribution: ContributionId::from_bytes([1; 32]),
             seal: Blake3Hash::from_bytes([seal; 32]),
             score: Some(score(9_000)),
             tree: None,
@@ -349,29 +354,14 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_is_signed_and_read_back_as_it_was() {
-        let verdict = VerdictRecord {
-            submission: commitment(&key(1), b"diff").submission_id(),
-            sequence: 3,
-            evaluation: Blake3Hash::of(b"sealed"),
-            outcome: Outcome::Rejected { reason: Rejection::BelowClaim },
-        };
-        let signed = key(7).sign(Receipt { verdict, preimages: vec![None, Some(Preimage::from_bytes([1; 32]))] });
-        let read = Signed::<Receipt>::from_bytes(&signed.to_bytes()).expect("canonical");
-        assert_eq!(read, signed);
-        assert!(read.verify(&key(7).id()).is_ok());
-        assert!(read.verify(&key(1).id()).is_err());
-    }
-
-    #[test]
     fn the_bytes_of_statements_stay_what_they_were() {
         let posting = Posting {
             sponsor: key(3).id(),
+            coordinator: key(4).id(),
             title: "t".into(),
             rules: rules(),
-            manifest: Blake3Hash::of(b"m"),
+            package: Blake3Hash::of(b"p"),
             baseline_tree: Blake3Hash::of(b"b"),
-            public: Blake3Hash::of(b"p"),
             held_out: [4; 32],
         };
         let json = String::from_utf8(crate::protocol::sign::canonical_json(&posting.rules)).expect("text");
@@ -379,9 +369,6 @@ mod tests {
             json,
             r#"{"decimals":4,"direction":"higher","baseline":8720,"target":9860,"budget_msat":100000000,"min_improvement":50,"noise_bound":224,"submission_cap":100,"fee_msat":1000,"deadline_ms":1000}"#
         );
-        let pinned = |digest: Blake3Hash| digest.to_string()[..16].to_owned();
-        let digests =
-            [posting.digest(), commitment(&key(1), b"diff").digest(), diff_commitment(&key(1).id(), &[9; 32], b"diff")];
-        assert_eq!(digests.map(pinned), ["b6284b5b186c9173", "21eb0fb6d5cf4a60", "607ff0c1da49d59a"]);
+        assert_eq!(posting.digest().to_string()[..16], *"cc8ae7a28e092a4b");
     }
 }

@@ -38,6 +38,8 @@ pub enum Rejection {
     ScorerFailed,
     /// The held-out part is not the one that the sponsor committed to.
     HeldoutMismatch,
+    /// The diff was here, but the reward came back, or was about to expire, before the verdict: nothing could be paid.
+    LockLost,
     /// The boxes can't be set up on this machine.
     SandboxUnavailable,
 }
@@ -66,7 +68,7 @@ pub enum FeeFate {
 
 impl Rejection {
     /// All of them.
-    pub const ALL: [Rejection; 15] = [
+    pub const ALL: [Rejection; 16] = [
         Rejection::NotRevealed,
         Rejection::RejectedStatic,
         Rejection::BuildFailed,
@@ -81,6 +83,7 @@ impl Rejection {
         Rejection::BelowClaim,
         Rejection::ScorerFailed,
         Rejection::HeldoutMismatch,
+        Rejection::LockLost,
         Rejection::SandboxUnavailable,
     ];
 
@@ -101,6 +104,7 @@ impl Rejection {
             Rejection::BelowClaim => "below_claim",
             Rejection::ScorerFailed => "scorer_failed",
             Rejection::HeldoutMismatch => "heldout_mismatch",
+            Rejection::LockLost => "lock_lost",
             Rejection::SandboxUnavailable => "sandbox_unavailable",
         }
     }
@@ -119,7 +123,8 @@ impl Rejection {
             | Rejection::Nondeterministic
             | Rejection::CanaryTripped
             | Rejection::NoImprovement
-            | Rejection::BelowClaim => Fault::Agent,
+            | Rejection::BelowClaim
+            | Rejection::LockLost => Fault::Agent,
             Rejection::ScorerFailed | Rejection::HeldoutMismatch => Fault::Sponsor,
             Rejection::SandboxUnavailable => Fault::Coordinator,
         }

@@ -7,7 +7,7 @@ use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
 use crate::protocol::round::Round;
 use crate::protocol::sign::Signed;
 use crate::protocol::statements::{Commitment, InvoiceSubmission, Receipt, RewardTerms, RoundOpening};
-use crate::protocol::verdict::{Score, VerdictRecord};
+use crate::protocol::verdict::{Score, Verdict};
 use crate::store::StoreError;
 
 /// A round.
@@ -39,7 +39,7 @@ pub struct ContributionRow {
     /// By the peer.
     pub invoices: Option<Signed<InvoiceSubmission>>,
     /// Once judged.
-    pub verdict: Option<VerdictRecord>,
+    pub verdict: Option<Verdict>,
     /// Once judged.
     pub receipt: Option<Signed<Receipt>>,
 }
@@ -169,10 +169,10 @@ pub fn set_invoices(
 }
 
 /// Notes a contribution's verdict and receipt.
-pub fn set_receipt(db: &Connection, verdict: &VerdictRecord, receipt: &Signed<Receipt>) -> Result<(), StoreError> {
+pub fn set_receipt(db: &Connection, verdict: &Verdict, receipt: &Signed<Receipt>) -> Result<(), StoreError> {
     db.execute(
         "UPDATE contributions SET verdict = ?2, receipt = ?3 WHERE id = ?1",
-        params![verdict.contribution.as_bytes(), to_json(verdict)?, receipt.to_bytes()],
+        params![verdict.contribution().as_bytes(), to_json(verdict)?, receipt.to_bytes()],
     )?;
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::http::server::handlers::OPENAPI;
 use crate::http::server::routes::methods_and_paths;
 use crate::http::testing as sample;
 use crate::protocol::api::{ApiError, ChannelOffer, ContributionState, ErrorBody, Phase, RegistrationView};
+use crate::protocol::verdict::Verdict;
 
 fn document() -> Value {
     serde_json::from_str(OPENAPI).expect("JSON")
@@ -59,7 +60,7 @@ fn the_schemas_have_exactly_the_fields_of_the_types() {
     conforms("ContributionView", &view);
     view.receipt = Some(sample::receipt());
     for outcome in sample::outcomes() {
-        view.verdict = Some(sample::verdict(outcome));
+        view.verdict = Some(Verdict::Training(sample::verdict(outcome)));
         conforms("ContributionView", &view);
     }
     let error = ApiError { code: "a".into(), message: "b".into(), fix: "c".into() };

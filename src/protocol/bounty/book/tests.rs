@@ -4,7 +4,7 @@ use super::*;
 use crate::protocol::bounty::pay::Direction;
 use crate::protocol::bounty::score::Decimals;
 use crate::protocol::bounty::verdict::FeeFate;
-use crate::protocol::ids::{BountyId, PeerId};
+use crate::protocol::ids::{PeerId, RoundNumber, RunId};
 
 const NOW: UnixMs = UnixMs(500);
 
@@ -40,12 +40,18 @@ fn book(rules: Rules) -> Book {
 
 fn claim(diff: u8, units: i64) -> Commitment {
     Commitment {
-        bounty: BountyId::from_bytes([1; 32]),
-        agent: PeerId::from_bytes([diff; 32]),
-        diff: tree(diff),
-        diff_bytes: 10,
-        claim: score(units),
+        run: RunId::from_bytes([1; 32]),
+        round: RoundNumber(0),
+        opening: tree(0),
+        peer: PeerId::from_bytes([diff; 32]),
+        payload: tree(diff),
+        payload_bytes: 10,
+        claim: Some(score(units)),
     }
+}
+
+fn offer(msat: u64) -> Offer {
+    Offer::new(Msat::new(msat), rules().fee_msat).expect("1 sat or more")
 }
 
 /// Takes a claim and decides it.
@@ -53,7 +59,7 @@ fn submit(book: &mut Book, diff: u8, claimed: i64, scored: i64) -> Outcome {
     let commitment = claim(diff, claimed);
     book.take(&commitment, NOW).expect("taken");
     let finding = Finding::Scored { score: score(scored), tree: tree(diff) };
-    book.decide(commitment.submission_id(), finding).expect("next")
+    book.decide(commitment.contribution_id(), finding).expect("next")
 }
 
 fn rejected(reason: Rejection) -> Outcome {
@@ -83,7 +89,7 @@ fn overclaiming_pays_nothing_and_leaves_the_best_as_it_was() {
 fn a_claim_below_the_step_is_refused_before_it_costs_anything() {
     let mut book = book(rules());
     assert_eq!(book.take(&claim(1, 1_099), NOW), Err(Refusal::ClaimTooSmall(score(1_100))));
-    assert_eq!(book.take(&claim(1, 1_100), NOW), Ok(Msat::new(10_000_000)));
+    assert_eq!(book.take(&claim(1, 1_100), NOW), Ok(offer(10_000_000)));
     assert_eq!(book.entries().len(), 1);
 }
 
@@ -108,27 +114,27 @@ fn the_same_files_again_are_no_improvement_whatever_they_claim() {
     let copy = claim(2, 1_900);
     book.take(&copy, NOW).expect("another diff");
     let finding = Finding::Scored { score: score(1_900), tree: tree(1) };
-    assert_eq!(book.decide(copy.submission_id(), finding), Ok(rejected(Rejection::NoImprovement)));
+    assert_eq!(book.decide(copy.contribution_id(), finding), Ok(rejected(Rejection::NoImprovement)));
     // A diff that changes nothing, too.
     let nothing = claim(3, 1_900);
     book.take(&nothing, NOW).expect("taken");
     let finding = Finding::Scored { score: score(1_900), tree: BASELINE_TREE };
-    assert_eq!(book.decide(nothing.submission_id(), finding), Ok(rejected(Rejection::NoImprovement)));
+    assert_eq!(book.decide(nothing.contribution_id(), finding), Ok(rejected(Rejection::NoImprovement)));
 }
 
 #[test]
 fn two_claims_at_once_are_decided_in_the_order_of_their_commitments() {
     let mut book = book(rules());
     let (first, second) = (claim(1, 1_300), claim(2, 1_400));
-    assert_eq!(book.take(&first, NOW), Ok(Msat::new(30_000_000)));
-    assert_eq!(book.take(&second, NOW), Ok(Msat::new(40_000_000)));
+    assert_eq!(book.take(&first, NOW), Ok(offer(30_000_000)));
+    assert_eq!(book.take(&second, NOW), Ok(offer(40_000_000)));
     let finding = |diff| Finding::Scored { score: score(1_400), tree: tree(diff) };
-    let (first, second) = (first.submission_id(), second.submission_id());
+    let (first, second) = (first.contribution_id(), second.contribution_id());
     // The second one's evaluation is ready first: it waits.
     assert_eq!(book.decide(second, finding(2)), Err(OutOfOrder::Waits(first)));
     assert_eq!(book.decide(first, finding(1)), Ok(Outcome::Reached { reward_msat: Msat::new(30_000_000) }));
     // Less than it was offered: the first one has improved meanwhile.
-    assert_eq!(book.decide(second, finding(2)), Ok(Outcome::Reached { reward_msat: Msat::new(10_000_000) }));
+    assert_eq!(book.decide(second, finding(2)), Ok(Outcome::Reached { reward_msat: Msat::new(9_032_254) }));
     assert_eq!(book.decide(second, finding(2)), Err(OutOfOrder::Decided(second)));
 }
 
@@ -139,8 +145,8 @@ fn a_claim_that_another_one_overtakes_is_no_improvement() {
     book.take(&first, NOW).expect("taken");
     book.take(&second, NOW).expect("taken");
     let finding = |diff| Finding::Scored { score: score(1_900), tree: tree(diff) };
-    book.decide(first.submission_id(), finding(1)).expect("next");
-    assert_eq!(book.decide(second.submission_id(), finding(2)), Ok(rejected(Rejection::NoImprovement)));
+    book.decide(first.contribution_id(), finding(1)).expect("next");
+    assert_eq!(book.decide(second.contribution_id(), finding(2)), Ok(rejected(Rejection::NoImprovement)));
 }
 
 #[test]
@@ -150,7 +156,7 @@ fn the_cap_counts_submissions_of_everybody_and_of_every_outcome() {
         let commitment = claim(diff, 1_500);
         book.take(&commitment, NOW).expect("below the cap");
         let finding = Finding::Failed(if diff == 1 { Rejection::ScorerFailed } else { Rejection::BuildFailed });
-        let outcome = book.decide(commitment.submission_id(), finding).expect("next");
+        let outcome = book.decide(commitment.contribution_id(), finding).expect("next");
         assert_eq!(outcome.fee(), if diff == 1 { FeeFate::Refunded } else { FeeFate::Kept });
     }
     assert_eq!(book.take(&claim(6, 1_500), NOW), Err(Refusal::CapReached(5)));
@@ -161,11 +167,11 @@ fn late_and_repeated_commitments_are_refused() {
     let mut book = book(rules());
     book.take(&claim(1, 1_500), UnixMs(1_000)).expect("at the last moment");
     assert_eq!(book.take(&claim(2, 1_500), UnixMs(1_001)), Err(Refusal::Closed(UnixMs(1_000))));
-    let first = claim(1, 1_500).submission_id();
+    let first = claim(1, 1_500).contribution_id();
     assert_eq!(book.take(&claim(1, 1_500), NOW), Err(Refusal::Duplicate(first)));
     // The same diff for another claim would be a second bit for one idea.
     assert_eq!(book.take(&claim(1, 1_600), NOW), Err(Refusal::Duplicate(first)));
-    let unknown = claim(9, 1_500).submission_id();
+    let unknown = claim(9, 1_500).contribution_id();
     let finding = Finding::Failed(Rejection::NotRevealed);
     assert_eq!(book.decide(unknown, finding), Err(OutOfOrder::Unknown(unknown)));
 }
@@ -192,7 +198,7 @@ proptest! {
                 }
             }
             for (commitment, finding) in &open {
-                first.decide(commitment.submission_id(), *finding).expect("in order");
+                first.decide(commitment.contribution_id(), *finding).expect("in order");
             }
             history.push(open);
         }
@@ -201,7 +207,7 @@ proptest! {
                 second.take(commitment, NOW).expect("as before");
             }
             for (commitment, finding) in open {
-                second.decide(commitment.submission_id(), *finding).expect("in order");
+                second.decide(commitment.contribution_id(), *finding).expect("in order");
             }
         }
         prop_assert_eq!(first.entries(), second.entries());
@@ -209,7 +215,7 @@ proptest! {
         prop_assert_eq!(paid, first.paid().msat());
         prop_assert!(paid <= rules.budget_msat.msat());
         for entry in first.entries() {
-            prop_assert!(entry.outcome.expect("decided").reward() <= entry.offer);
+            prop_assert!(entry.outcome.expect("decided").reward() <= entry.offer.most());
         }
     }
 }
