@@ -79,6 +79,8 @@ pub enum Extent {
     Whole,
     /// Only what everybody gets.
     Public,
+    /// A package: it holds only what everybody gets, so nothing of its data is held out.
+    Package,
 }
 
 impl Bounty {
@@ -98,10 +100,11 @@ impl Bounty {
             Parts::Split { public, held_out } => {
                 let held_out = match extent {
                     Extent::Whole => Some(part("data.held_out", held_out)?),
-                    Extent::Public => None,
+                    Extent::Public | Extent::Package => None,
                 };
                 (part("data.public", public)?, held_out)
             }
+            Parts::Whole(all) if extent == Extent::Package => (part("data.all", all)?, None),
             Parts::Whole(all) => {
                 let all = part("data.all", all)?;
                 let split = split(&salt, &all.inputs);
@@ -110,7 +113,7 @@ impl Bounty {
                 }
                 let held_out = match extent {
                     Extent::Whole => Some(all.select(&split.held_out)),
-                    Extent::Public => None,
+                    Extent::Public | Extent::Package => None,
                 };
                 (all.select(&split.public), held_out)
             }

@@ -3,9 +3,11 @@
 pub mod data;
 pub mod diff;
 pub mod evaluate;
+pub mod judge;
 pub mod lint;
 pub mod load;
 pub mod manifest;
+pub mod package;
 pub mod sandbox;
 pub mod scratch;
 pub mod tree;

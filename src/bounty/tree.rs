@@ -13,7 +13,7 @@ use crate::protocol::ids::Blake3Hash;
 const CONTEXT: &str = "l402t bounty tree v1";
 
 /// Deepest folder.
-const MOST_DEPTH: usize = 32;
+pub(super) const MOST_DEPTH: usize = 32;
 
 /// How much a tree may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

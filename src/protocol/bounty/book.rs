@@ -59,6 +59,11 @@ pub enum Finding {
         /// Digest of the changed tree.
         tree: Blake3Hash,
     },
+    /// Its tree needed no evaluation: [`Book::is_known`].
+    Copy {
+        /// Digest of the changed tree.
+        tree: Blake3Hash,
+    },
     /// It came to no score.
     Failed(Rejection),
 }
@@ -162,8 +167,14 @@ impl Book {
         self.entries.iter().find(|entry| entry.outcome.is_none()).map(|entry| entry.submission)
     }
 
-    /// Decides the next submission.
-    pub fn decide(&mut self, submission: ContributionId, finding: Finding) -> Result<Outcome, OutOfOrder> {
+    /// Is a tree the baseline, or that of an earlier submission? Then it can't be an improvement, whatever it scores.
+    pub fn is_known(&self, submission: &ContributionId, tree: &Blake3Hash) -> bool {
+        let earlier = self.entries.iter().take_while(|entry| entry.submission != *submission);
+        *tree == self.baseline_tree || earlier.into_iter().any(|entry| entry.tree == Some(*tree))
+    }
+
+    /// Decides the next submission: its place in the order, its outcome, and the mask of the tranches that this pays.
+    pub fn decide(&mut self, submission: ContributionId, finding: Finding) -> Result<(u32, Outcome, u32), OutOfOrder> {
         let place = self.entries.iter().position(|entry| entry.submission == submission);
         let place = place.ok_or(OutOfOrder::Unknown(submission))?;
         if self.entries[place].outcome.is_some() {
@@ -175,6 +186,7 @@ impl Book {
         }
         let outcome = match finding {
             Finding::Failed(reason) => Outcome::Rejected { reason },
+            Finding::Copy { .. } => Outcome::Rejected { reason: Rejection::NoImprovement },
             Finding::Scored { score, tree } => self.judge(place, score, tree),
         };
         if let Outcome::Reached { reward_msat } = outcome {
@@ -185,18 +197,18 @@ impl Book {
         let entry = &mut self.entries[place];
         entry.outcome = Some(outcome);
         entry.tree = match finding {
-            Finding::Scored { tree, .. } => Some(tree),
+            Finding::Scored { tree, .. } | Finding::Copy { tree } => Some(tree),
             Finding::Failed(_) => None,
         };
-        Ok(outcome)
+        // A bounty takes at most 100,000 submissions.
+        Ok((place as u32, outcome, entry.offer.paid(&outcome).0))
     }
 
     fn judge(&self, place: usize, score: Score, tree: Blake3Hash) -> Outcome {
         let claim = self.entries[place].claim;
         let rejected = |reason| Outcome::Rejected { reason };
-        let copy = tree == self.baseline_tree || self.entries[..place].iter().any(|entry| entry.tree == Some(tree));
         // What is public is asked first: so `no_improvement` says nothing about the held-out part.
-        if copy || !self.is_a_step(claim) {
+        if self.is_known(&self.entries[place].submission, &tree) || !self.is_a_step(claim) {
             return rejected(Rejection::NoImprovement);
         }
         if self.rules.direction.improvement(claim, score) < 0 {

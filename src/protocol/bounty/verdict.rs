@@ -38,6 +38,8 @@ pub enum Rejection {
     ScorerFailed,
     /// The held-out part is not the one that the sponsor committed to.
     HeldoutMismatch,
+    /// The sponsor's money was gone before the verdict.
+    EscrowLost,
     /// The diff was here, but the reward came back, or was about to expire, before the verdict: nothing could be paid.
     LockLost,
     /// The boxes can't be set up on this machine.
@@ -68,7 +70,7 @@ pub enum FeeFate {
 
 impl Rejection {
     /// All of them.
-    pub const ALL: [Rejection; 16] = [
+    pub const ALL: [Rejection; 17] = [
         Rejection::NotRevealed,
         Rejection::RejectedStatic,
         Rejection::BuildFailed,
@@ -83,6 +85,7 @@ impl Rejection {
         Rejection::BelowClaim,
         Rejection::ScorerFailed,
         Rejection::HeldoutMismatch,
+        Rejection::EscrowLost,
         Rejection::LockLost,
         Rejection::SandboxUnavailable,
     ];
@@ -104,6 +107,7 @@ impl Rejection {
             Rejection::BelowClaim => "below_claim",
             Rejection::ScorerFailed => "scorer_failed",
             Rejection::HeldoutMismatch => "heldout_mismatch",
+            Rejection::EscrowLost => "escrow_lost",
             Rejection::LockLost => "lock_lost",
             Rejection::SandboxUnavailable => "sandbox_unavailable",
         }
@@ -125,7 +129,7 @@ impl Rejection {
             | Rejection::NoImprovement
             | Rejection::BelowClaim
             | Rejection::LockLost => Fault::Agent,
-            Rejection::ScorerFailed | Rejection::HeldoutMismatch => Fault::Sponsor,
+            Rejection::ScorerFailed | Rejection::HeldoutMismatch | Rejection::EscrowLost => Fault::Sponsor,
             Rejection::SandboxUnavailable => Fault::Coordinator,
         }
     }
@@ -196,7 +200,7 @@ mod tests {
             .filter(|reason| fee(*reason) == FeeFate::Refunded)
             .map(Rejection::name)
             .collect();
-        assert_eq!(refunded, ["scorer_failed", "heldout_mismatch", "sandbox_unavailable"]);
+        assert_eq!(refunded, ["scorer_failed", "heldout_mismatch", "escrow_lost", "sandbox_unavailable"]);
         assert_eq!(fee(Rejection::BuildFailed), FeeFate::Kept);
         assert_eq!(Outcome::Reached { reward_msat: Msat::new(5) }.fee(), FeeFate::Kept);
     }

@@ -59,7 +59,7 @@ fn submit(book: &mut Book, diff: u8, claimed: i64, scored: i64) -> Outcome {
     let commitment = claim(diff, claimed);
     book.take(&commitment, NOW).expect("taken");
     let finding = Finding::Scored { score: score(scored), tree: tree(diff) };
-    book.decide(commitment.contribution_id(), finding).expect("next")
+    book.decide(commitment.contribution_id(), finding).expect("next").1
 }
 
 fn rejected(reason: Rejection) -> Outcome {
@@ -114,12 +114,18 @@ fn the_same_files_again_are_no_improvement_whatever_they_claim() {
     let copy = claim(2, 1_900);
     book.take(&copy, NOW).expect("another diff");
     let finding = Finding::Scored { score: score(1_900), tree: tree(1) };
-    assert_eq!(book.decide(copy.contribution_id(), finding), Ok(rejected(Rejection::NoImprovement)));
+    assert_eq!(
+        book.decide(copy.contribution_id(), finding).map(|(_, outcome, _)| outcome),
+        Ok(rejected(Rejection::NoImprovement))
+    );
     // A diff that changes nothing, too.
     let nothing = claim(3, 1_900);
     book.take(&nothing, NOW).expect("taken");
     let finding = Finding::Scored { score: score(1_900), tree: BASELINE_TREE };
-    assert_eq!(book.decide(nothing.contribution_id(), finding), Ok(rejected(Rejection::NoImprovement)));
+    assert_eq!(
+        book.decide(nothing.contribution_id(), finding).map(|(_, outcome, _)| outcome),
+        Ok(rejected(Rejection::NoImprovement))
+    );
 }
 
 #[test]
@@ -132,9 +138,15 @@ fn two_claims_at_once_are_decided_in_the_order_of_their_commitments() {
     let (first, second) = (first.contribution_id(), second.contribution_id());
     // The second one's evaluation is ready first: it waits.
     assert_eq!(book.decide(second, finding(2)), Err(OutOfOrder::Waits(first)));
-    assert_eq!(book.decide(first, finding(1)), Ok(Outcome::Reached { reward_msat: Msat::new(30_000_000) }));
+    assert_eq!(
+        book.decide(first, finding(1)).map(|(_, outcome, _)| outcome),
+        Ok(Outcome::Reached { reward_msat: Msat::new(30_000_000) })
+    );
     // Less than it was offered: the first one has improved meanwhile.
-    assert_eq!(book.decide(second, finding(2)), Ok(Outcome::Reached { reward_msat: Msat::new(9_032_254) }));
+    assert_eq!(
+        book.decide(second, finding(2)).map(|(_, outcome, _)| outcome),
+        Ok(Outcome::Reached { reward_msat: Msat::new(9_032_254) })
+    );
     assert_eq!(book.decide(second, finding(2)), Err(OutOfOrder::Decided(second)));
 }
 
@@ -146,7 +158,10 @@ fn a_claim_that_another_one_overtakes_is_no_improvement() {
     book.take(&second, NOW).expect("taken");
     let finding = |diff| Finding::Scored { score: score(1_900), tree: tree(diff) };
     book.decide(first.contribution_id(), finding(1)).expect("next");
-    assert_eq!(book.decide(second.contribution_id(), finding(2)), Ok(rejected(Rejection::NoImprovement)));
+    assert_eq!(
+        book.decide(second.contribution_id(), finding(2)).map(|(_, outcome, _)| outcome),
+        Ok(rejected(Rejection::NoImprovement))
+    );
 }
 
 #[test]
@@ -156,7 +171,7 @@ fn the_cap_counts_submissions_of_everybody_and_of_every_outcome() {
         let commitment = claim(diff, 1_500);
         book.take(&commitment, NOW).expect("below the cap");
         let finding = Finding::Failed(if diff == 1 { Rejection::ScorerFailed } else { Rejection::BuildFailed });
-        let outcome = book.decide(commitment.contribution_id(), finding).expect("next");
+        let outcome = book.decide(commitment.contribution_id(), finding).expect("next").1;
         assert_eq!(outcome.fee(), if diff == 1 { FeeFate::Refunded } else { FeeFate::Kept });
     }
     assert_eq!(book.take(&claim(6, 1_500), NOW), Err(Refusal::CapReached(5)));
