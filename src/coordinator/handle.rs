@@ -1,11 +1,16 @@
 //! What the HTTP server may ask of the coordinator.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::protocol::api::{ApiError, ContributionView, RegistrationView, RoundView, RunView, Ticket};
-use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
+use crate::protocol::api::{
+    ApiError, BountyList, BountyView, ContributionView, PostAnswer, PostRequest, RegistrationView, RoundView, RunView,
+    Ticket,
+};
+use crate::protocol::bounty::statements::SponsorRequest;
+use crate::protocol::ids::{Blake3Hash, BountyId, ContributionId, RoundNumber};
 use crate::protocol::l402::TokenError;
 use crate::protocol::sign::Signed;
 use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
@@ -96,4 +101,30 @@ pub trait CoordinatorHandle: Send + Sync + std::fmt::Debug {
 
     /// What the status page shows: one JSON object (rounds, losses, payments).
     async fn status(&self) -> Result<serde_json::Value, Refusal>;
+}
+
+/// A bounty's coordinator, seen from the server. Rounds, tickets and contributions are as those of training.
+#[async_trait]
+pub trait BountyHandle: CoordinatorHandle {
+    /// The bounty.
+    async fn bounty(&self) -> Result<BountyView, Refusal>;
+
+    /// The bytes of a closed bounty's signed closing.
+    async fn closing(&self) -> Result<Vec<u8>, Refusal>;
+
+    /// What its sponsor asks for.
+    async fn sponsor(&self, request: Signed<SponsorRequest>) -> Result<BountyView, Refusal>;
+}
+
+/// All bounties of a coordinator, seen from the server.
+#[async_trait]
+pub trait BountyBoard: Send + Sync + std::fmt::Debug {
+    /// Every bounty, the newest first.
+    async fn list(&self) -> Result<BountyList, Refusal>;
+
+    /// Takes a posting on. The same again gets the same answer.
+    async fn post(&self, request: PostRequest) -> Result<PostAnswer, Refusal>;
+
+    /// A bounty.
+    fn find(&self, bounty: &BountyId) -> Option<Arc<dyn BountyHandle>>;
 }
