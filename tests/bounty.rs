@@ -83,6 +83,7 @@ fn cheats_and_mistakes_get_the_verdict_of_their_own() {
     let answer = |line: &str| format!("import sys\nfor number, item in enumerate(sys.stdin):\n    {line}\n");
     for (content, reason) in [
         ("print('{\"score\": 1.0}')\n".to_owned(), "malformed_output"),
+        (answer("print('1\\x0b2')"), "malformed_output"),
         ("import nowhere\n".to_owned(), "crashed"),
         (answer("print(number % 10)"), "nondeterministic"),
         (answer("print(open('/in/labels').read())"), "crashed"),
@@ -93,7 +94,7 @@ fn cheats_and_mistakes_get_the_verdict_of_their_own() {
         let (code, report) = attempt("digits", "classify.py", &content);
         assert_eq!((code, report["reason"].as_str()), (Some(1), Some(reason)), "{content}: {report}");
     }
-    // Answers from the workspace's own file of labels are no secret, but no improvement either.
+    // One answer for everything is allowed, but no improvement.
     let (code, report) = attempt("digits", "classify.py", &answer("print(7)"));
     assert_eq!(
         (code, report["reason"].as_str(), &report["improves"]),

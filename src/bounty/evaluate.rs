@@ -235,6 +235,13 @@ impl Run<'_> {
         if answers.len() != items {
             return reject(Rejection::MalformedOutput, format!("{} lines of answers for {items} items", answers.len()));
         }
+        // Restored items may hold anything, and no scorer reads those.
+        if stage != Stage::Restore
+            && let Some(place) = answers.iter().position(|answer| answer.contains(breaks_lines))
+        {
+            let detail = format!("answer {} has a control character or a line break of another kind", place + 1);
+            return reject(Rejection::MalformedOutput, detail);
+        }
         Ok(answers)
     }
 
@@ -286,6 +293,11 @@ impl Run<'_> {
             processes: limits.processes,
         }
     }
+}
+
+/// What some language's line reader takes for the end of a line: a scorer would see more answers than there are.
+fn breaks_lines(c: char) -> bool {
+    c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// How a box ended, and the last line that it wrote to stderr.

@@ -153,6 +153,19 @@ fn anything_but_one_line_an_item_is_malformed() {
 }
 
 #[test]
+fn no_answer_has_what_a_scorer_could_take_for_the_end_of_a_line() {
+    for end in ["\r", "\x0b", "\x0c", "\x1c", "\x1e", "\u{85}", "\u{2028}", "\u{2029}", "\0"] {
+        let answers = |stdin: &str| stdin.lines().map(|line| format!("{line}{end}1\n")).collect::<String>();
+        let evaluation = evaluate(100, |_, stdin| (WELL, answers(stdin)));
+        assert_eq!(evaluation.score, Err(Rejection::MalformedOutput), "{end:?}");
+    }
+    let tabbed = |stdin: &str| right(stdin).replace('\n', "\t\n");
+    let scored =
+        evaluate(100, |program, stdin| (WELL, if program == "candidate" { tabbed(stdin) } else { "1".into() }));
+    assert!(scored.score.is_ok(), "{scored:?}");
+}
+
+#[test]
 fn answers_that_depend_on_the_order_are_nondeterministic() {
     let by_place = |stdin: &str| stdin.lines().enumerate().map(|(place, _)| format!("{}\n", place % 7)).collect();
     let evaluation = evaluate(100, |_, stdin| (WELL, by_place(stdin)));
