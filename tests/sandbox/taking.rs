@@ -72,6 +72,19 @@ fn too_much_of_it_is_refused() {
     assert_eq!(run(&capped.returning("/scratch/out")).ending, Ending::OutputLimit);
 }
 
+#[test]
+fn folders_in_folders_are_refused_before_they_are_too_deep_for_a_box() {
+    let nested = |levels: u32| {
+        let outcome = run(&shell(&format!("mkdir -p out/$(seq -s/ {levels})")).returning("/scratch/out"));
+        Archive::read(outcome.stdout, ArchiveLimits::default())
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    nested(32).expect("an archive").write_to(&out).expect("written");
+    assert_eq!(run(&shell("ls /built").reading(&out, "/built")).ending, Ending::Exited { code: 0 });
+    assert!(matches!(nested(33), Err(ArchiveError::BadPath { .. })));
+}
+
 /// What a build that writes the archive itself could try.
 #[test]
 fn forged_archives_are_refused() {

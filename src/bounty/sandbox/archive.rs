@@ -12,6 +12,9 @@ use super::BoxSpec;
 /// tar's unit.
 const BLOCK: usize = 512;
 
+/// Deepest folder, far less than what a box may be given.
+const MOST_DEPTH: usize = 32;
+
 /// What an archive may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArchiveLimits {
@@ -44,7 +47,7 @@ pub enum ArchiveError {
         /// Which one.
         path: String,
     },
-    /// A name that doesn't stay inside, isn't UTF-8, or is there twice.
+    /// A name that doesn't stay inside, isn't UTF-8, is there twice, or is too deep.
     #[error("{path:?} is no usable path")]
     BadPath {
         /// Which one.
@@ -163,7 +166,8 @@ fn add(entries: &mut BTreeMap<String, Entry>, path: &[u8], entry: Entry) -> Resu
     if plain.is_empty() && entry == Entry::Folder {
         return Ok(());
     }
-    if plain.split('/').any(|part| matches!(part, "" | "." | "..") || part.contains('\0')) {
+    let usable = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    if !plain.split('/').all(usable) || plain.split('/').count() > MOST_DEPTH {
         return Err(bad());
     }
     let in_a_folder = plain.rsplit_once('/').is_none_or(|(parent, _)| entries.get(parent) == Some(&Entry::Folder));
