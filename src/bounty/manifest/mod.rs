@@ -10,6 +10,7 @@ use std::fmt;
 use serde::Serialize;
 use toml::de::DeTable;
 
+use crate::bounty::sandbox::Tier;
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::pay::Direction;
 use crate::protocol::bounty::score::{Decimals, Score};
@@ -165,18 +166,6 @@ pub struct BoxLimits {
     pub output_bytes: u64,
     /// Processes and threads.
     pub processes: u32,
-}
-
-/// How strong the boxes must be at least, as receipts name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tier {
-    /// Resource limits and a watchdog.
-    Rlimits,
-    /// Control groups, version 1 or 2.
-    Cgroup,
-    /// Control groups, version 2.
-    CgroupV2,
 }
 
 impl Manifest {

@@ -46,7 +46,7 @@ output_kb = 100
 processes = 8
 
 [sandbox]
-tier = "cgroup"
+tier = "cgroup_v1"
 "#;
 
 /// What is wrong with GOOD once `from` is replaced by `to`: (line, message, fix).
@@ -83,7 +83,7 @@ fn every_key_is_read() {
     assert_eq!((manifest.submission_cap, manifest.max_diff_bytes), (100, 32_768));
     let BoxLimits { cpu_ms, wall_ms, memory_bytes, output_bytes, processes } = manifest.limits;
     assert_eq!((cpu_ms, wall_ms, memory_bytes, output_bytes, processes), (5_000, 20_000, 268_435_456, 102_400, 8));
-    assert_eq!((manifest.tier, manifest.demo_only), (Tier::Cgroup, DemoOnly::No));
+    assert_eq!((manifest.tier, manifest.demo_only), (Tier::CgroupV1, DemoOnly::No));
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 
 use toml::de::DeValue;
 
-use super::{Noise, Tier};
+use super::Noise;
+use crate::bounty::sandbox::Tier;
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::pay::Direction;
 use crate::protocol::bounty::score::{Decimals, Score};
@@ -194,12 +195,11 @@ pub(super) fn direction(value: &DeValue<'_>) -> Result<Direction, String> {
 }
 
 pub(super) fn tier(value: &DeValue<'_>) -> Result<Tier, String> {
-    match string(value)? {
-        "rlimits" => Ok(Tier::Rlimits),
-        "cgroup" => Ok(Tier::Cgroup),
-        "cgroup_v2" => Ok(Tier::CgroupV2),
-        other => Err(format!("{other:?} is none of \"rlimits\", \"cgroup\", \"cgroup_v2\"")),
-    }
+    let name = string(value)?;
+    Tier::ALL.into_iter().find(|tier| tier.name() == name).ok_or_else(|| {
+        let known = Tier::ALL.map(|tier| format!("{:?}", tier.name())).join(", ");
+        format!("{name:?} is none of {known}")
+    })
 }
 
 /// A date and time with its offset from UTC.

@@ -79,7 +79,10 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// As in receipts.
+    /// All of them, the better ones behind.
+    pub const ALL: [Tier; 3] = [Tier::Rlimits, Tier::CgroupV1, Tier::CgroupV2];
+
+    /// As in receipts and bounty.toml.
     pub const fn name(self) -> &'static str {
         match self {
             Tier::Rlimits => "rlimits",

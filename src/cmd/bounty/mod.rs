@@ -8,8 +8,8 @@ use std::path::Path;
 use super::{Context, ExitCode, Failure};
 use crate::bounty::evaluate::EvaluateError;
 use crate::bounty::load::{Bounty, Extent, LoadError};
-use crate::bounty::manifest::{Manifest, Problems, Tier};
-use crate::bounty::sandbox::{Sandbox, SandboxSettings, SandboxUnavailable, Tier as BoxTier, TierChoice};
+use crate::bounty::manifest::{Manifest, Problems};
+use crate::bounty::sandbox::{Sandbox, SandboxSettings, SandboxUnavailable, TierChoice};
 use crate::bounty::scratch::Scratch;
 use crate::cli::{BountyArgs, BountyCommand};
 
@@ -63,12 +63,7 @@ fn advice(Problems(problems): &Problems) -> String {
 
 /// Boxes as strong as a bounty asks for, or none.
 fn sandbox(manifest: &Manifest) -> Result<Sandbox, Failure> {
-    let least = match manifest.tier {
-        Tier::Rlimits => BoxTier::Rlimits,
-        Tier::Cgroup => BoxTier::CgroupV1,
-        Tier::CgroupV2 => BoxTier::CgroupV2,
-    };
-    let settings = SandboxSettings { tier: TierChoice::AtLeast(least), ..SandboxSettings::default() };
+    let settings = SandboxSettings { tier: TierChoice::AtLeast(manifest.tier), ..SandboxSettings::default() };
     Sandbox::detect(settings).map_err(|SandboxUnavailable { cause, fix }| {
         Failure::new(ExitCode::Sandbox, SandboxUnavailable::CODE, format_args!("no sandbox: {cause}"), fix)
     })
