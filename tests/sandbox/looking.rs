@@ -70,6 +70,22 @@ fn another_box_at_the_same_time_is_not_to_be_seen() {
 }
 
 #[test]
+fn two_boxes_can_not_talk_over_a_file_that_both_may_read() {
+    // Locks that can be asked for or show in /proc/locks, leases, and three ways to be told that somebody opens a file.
+    let talk = "import ctypes, fcntl, os, struct\n\
+        libc = ctypes.CDLL(None, use_errno=True)\n\
+        file, folder = os.open('/usr/bin/env', os.O_RDONLY), os.open('/usr/bin', os.O_RDONLY)\n\
+        lock = struct.pack('hhqqi4x', fcntl.F_RDLCK, 0, 0, 0, 0)\n\
+        fcntl.fcntl(file, fcntl.F_SETLK, lock)\n\
+        for fd, command, argument in [(file, 5, lock), (file, 36, lock), (file, 37, lock), (file, 38, lock), \
+        (file, 1024, fcntl.F_RDLCK), (folder, 1026, 1)]:\n\
+        \x20   try: fcntl.fcntl(fd, command, argument); print('talks', command)\n\
+        \x20   except OSError as error: print(command, error.errno)\n\
+        for init in (libc.inotify_init, libc.inotify_init1): print(init(0), ctypes.get_errno())\n";
+    assert_eq!(answer(&python(talk)), "5 1\n36 1\n37 1\n38 1\n1024 1\n1026 1\n-1 38\n-1 38\n");
+}
+
+#[test]
 fn open_files_of_this_process_are_not_inherited() {
     let (folder, _) = labels();
     let file = File::open(folder.path().join("labels")).expect("opened");

@@ -69,8 +69,16 @@ const FORBIDDEN: [c_long; 50] = [
 const UNCOUNTED: [c_long; 4] = [libc::SYS_memfd_create, libc::SYS_msgget, libc::SYS_semget, libc::SYS_shmget];
 
 /// Refused with ENOSYS, so that programs use another way: clone3 hides its flags behind a pointer, where no filter can
-/// look; a lock on a file that two boxes can read is a message from one to the other.
-const MISSING: [c_long; 2] = [libc::SYS_clone3, libc::SYS_flock];
+/// look; a lock on a file that two boxes can read is a message from one to the other, and so is that it was opened.
+#[cfg(target_arch = "x86_64")]
+const MISSING: [c_long; 4] = [libc::SYS_clone3, libc::SYS_flock, libc::SYS_inotify_init, libc::SYS_inotify_init1];
+#[cfg(not(target_arch = "x86_64"))]
+const MISSING: [c_long; 3] = [libc::SYS_clone3, libc::SYS_flock, libc::SYS_inotify_init1];
+
+/// What fcntl does that two boxes with one file could notice of each other: who has a lock, locks that /proc/locks shows
+/// everybody, and being told that somebody opens it. A process's own locks remain: nobody else sees them.
+const NOTICES: [libc::c_int; 6] =
+    [libc::F_GETLK, libc::F_NOTIFY, libc::F_OFD_GETLK, libc::F_OFD_SETLK, libc::F_OFD_SETLKW, libc::F_SETLEASE];
 
 /// Namespaces that clone could make.
 const NAMESPACES: [libc::c_int; 7] = [
@@ -129,11 +137,11 @@ fn forbidden(tier: Tier) -> Result<Rules, seccompiler::BackendError> {
         clones.push(when(0, SeccompCmpOp::MaskedEq(flag), flag)?);
     }
     rules.insert(libc::SYS_clone, clones);
-    let mut ioctls = Vec::new();
-    for request in TERMINAL_INPUT {
-        ioctls.push(when(1, SeccompCmpOp::Eq, request)?);
-    }
-    rules.insert(libc::SYS_ioctl, ioctls);
+    let with_any = |commands: &[u64]| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+        commands.iter().map(|command| when(1, SeccompCmpOp::Eq, *command)).collect()
+    };
+    rules.insert(libc::SYS_ioctl, with_any(&TERMINAL_INPUT)?);
+    rules.insert(libc::SYS_fcntl, with_any(&NOTICES.map(|command| u64::from(command.cast_unsigned())))?);
     Ok(rules)
 }
 
