@@ -87,6 +87,15 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn a_command_fits_into_a_box() {
+    let words = |count: usize| format!("[{}]", vec![format!("\"{}\"", "x".repeat(4_096)); count].join(", "));
+    let command = "[\"python3\", \"/task/classify.py\"]";
+    Manifest::parse(&GOOD.replacen(command, &words(16), 1)).expect("64 KiB");
+    let found = problem(command, &words(17));
+    assert_eq!((found.0, found.1.as_str()), (10, "run.command: its words have 69632 bytes together, and 65536 may be"));
+}
+
+#[test]
 fn what_may_be_left_out_has_a_default() {
     let limits = GOOD.find("[limits]").expect("there");
     let text = GOOD[..limits].replace("fee_sat = 10\n", "").replace("max_diff_kb = 32\n", "");

@@ -13,9 +13,10 @@ use crate::protocol::ids::UnixMs;
 
 /// Most target files.
 const MOST_TARGETS: usize = 100;
-/// Most arguments of a command, and bytes in each.
+/// Most arguments of a command, bytes in each, and bytes in all of them: a box takes these and what evaluation adds.
 const MOST_ARGUMENTS: usize = 100;
 const MOST_ARGUMENT_BYTES: usize = 4_096;
+const MOST_COMMAND_BYTES: usize = 64 << 10;
 /// Most classes.
 const MOST_CLASSES: usize = 1_000;
 
@@ -110,6 +111,10 @@ pub(super) fn command(value: &DeValue<'_>) -> Result<Vec<String>, String> {
     }
     if words.len() > MOST_ARGUMENTS || !words.iter().all(usable) {
         return Err(format!("more than {MOST_ARGUMENTS} words, or one of more than {MOST_ARGUMENT_BYTES} bytes"));
+    }
+    let bytes: usize = words.iter().map(String::len).sum();
+    if bytes > MOST_COMMAND_BYTES {
+        return Err(format!("its words have {bytes} bytes together, and {MOST_COMMAND_BYTES} may be"));
     }
     Ok(words)
 }
