@@ -134,7 +134,7 @@ pub struct Metric {
     pub direction: Direction,
     /// Of every score.
     pub decimals: Decimals,
-    /// What the workspace scores; `None`: whatever it is measured to.
+    /// What the workspace scores; `None`: whatever it is measured to. Never there where a salt decides what is scored.
     pub baseline: Option<Score>,
     /// Pays all.
     pub target: Score,
@@ -202,7 +202,13 @@ impl Manifest {
             Some(value.span().start)
         };
         let metric = &self.metric;
+        let is_drawn = !self.data.classes.is_empty() || matches!(self.data.parts, Parts::Whole(_));
         if let Some(baseline) = metric.baseline {
+            if is_drawn {
+                let message = "metric.baseline can't be known: which items are scored is drawn when the bounty is posted \
+                               (data.all, data.classes)";
+                findings.add(at("metric", "baseline").unwrap_or(0), message, "Remove it: it is measured then");
+            }
             let span = metric.direction.improvement(baseline, metric.target);
             if span <= 0 {
                 let better = match metric.direction {

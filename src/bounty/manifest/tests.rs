@@ -14,7 +14,6 @@ command = ["python3", "/task/classify.py"]
 [data]
 public = "public"
 held_out = "held-out"
-classes = ["0", "1", "2"]
 
 [scorer]
 folder = "scorer"
@@ -74,7 +73,7 @@ fn every_key_is_read() {
     assert_eq!(manifest.targets, ["classify.py", "model/weights.txt"]);
     assert_eq!(manifest.build.as_deref(), Some(["python3".to_owned(), "/task/train.py".to_owned()].as_slice()));
     assert_eq!(manifest.data.parts, Parts::Split { public: "public".into(), held_out: "held-out".into() });
-    assert_eq!(manifest.data.classes, ["0", "1", "2"]);
+    assert!(manifest.data.classes.is_empty());
     assert_eq!((manifest.metric.baseline, manifest.metric.target), (Some(score(8_720)), score(9_860)));
     assert_eq!((manifest.metric.min_improvement, manifest.metric.noise), (100, Noise::Rate));
     assert_eq!((manifest.budget, manifest.fee), (Msat::new(100_000_000), Msat::new(10_000)));
@@ -84,6 +83,21 @@ fn every_key_is_read() {
     let BoxLimits { cpu_ms, wall_ms, memory_bytes, output_bytes, processes } = manifest.limits;
     assert_eq!((cpu_ms, wall_ms, memory_bytes, output_bytes, processes), (5_000, 20_000, 268_435_456, 102_400, 8));
     assert_eq!((manifest.tier, manifest.demo_only), (Tier::CgroupV1, DemoOnly::No));
+}
+
+#[test]
+fn a_baseline_that_only_a_salt_decides_can_not_be_declared() {
+    const ALL: &str = "all = \"data\"";
+    const PARTS: &str = "public = \"public\"\nheld_out = \"held-out\"";
+    const CLASSES: &str = "held_out = \"held-out\"\nclasses = [\"0\", \"1\"]";
+    for (from, to, line) in [(PARTS, ALL, 23), ("held_out = \"held-out\"", CLASSES, 25)] {
+        let found = problem(from, to);
+        assert!(found.0 == line && found.1.contains("which items are scored is drawn"), "{found:?}");
+        let free = GOOD.replacen(from, to, 1).replace("baseline = 0.872\n", "");
+        Manifest::parse(&free).expect("good without a baseline");
+    }
+    let free = GOOD.replacen("held_out = \"held-out\"", CLASSES, 1).replace("baseline = 0.872\n", "");
+    assert_eq!(Manifest::parse(&free).expect("good").data.classes, ["0", "1"]);
 }
 
 #[test]
@@ -110,17 +124,17 @@ fn what_may_be_left_out_has_a_default() {
 #[test]
 fn an_unknown_key_is_refused_with_the_known_one_that_it_resembles() {
     let found = problem("direction = \"higher\"", "direction = \"higher\"\ndecimal = 3");
-    assert_eq!(found, (24, "metric.decimal is not a key".into(), "Did you mean decimals?".into()));
+    assert_eq!(found, (23, "metric.decimal is not a key".into(), "Did you mean decimals?".into()));
     let found = problem("cap = 100", "cap = 100\ncolour = 1");
     assert_eq!(found.2, "Remove it; known here are cap, deadline, max_diff_kb");
     let found = problem("[sandbox]", "[sanbox]\ntier = \"rlimits\"\n[sandbox]");
-    assert_eq!((found.0, found.2.as_str()), (46, "Did you mean sandbox?"));
+    assert_eq!((found.0, found.2.as_str()), (45, "Did you mean sandbox?"));
 }
 
 #[test]
 fn a_missing_key_is_named_at_its_table() {
     let found = problem("budget_sat = 100_000\n", "");
-    assert_eq!(found, (30, "reward.budget_sat is missing".into(), "Add budget_sat = 100_000".into()));
+    assert_eq!(found, (29, "reward.budget_sat is missing".into(), "Add budget_sat = 100_000".into()));
     assert_eq!(problem("title = \"Tell digits apart\"\n", "").1, "title is missing");
     let (line, message, fix) =
         problem("[scorer]\nfolder = \"scorer\"\ncommand = [\"python3\", \"/scorer/score.py\"]\n", "");
@@ -136,9 +150,9 @@ fn everything_wrong_is_said_at_once_by_line() {
     assert_eq!(
         said,
         [
-            (23, "metric.direction: \"up\" is neither \"higher\" nor \"lower\""),
-            (35, "submissions.cap: 0 is not within 1 ..= 100000"),
-            (40, "limits.cpu_s: an integer is needed, not a string"),
+            (22, "metric.direction: \"up\" is neither \"higher\" nor \"lower\""),
+            (34, "submissions.cap: 0 is not within 1 ..= 100000"),
+            (39, "limits.cpu_s: an integer is needed, not a string"),
         ]
     );
 }
@@ -146,12 +160,12 @@ fn everything_wrong_is_said_at_once_by_line() {
 #[test]
 fn what_is_not_toml_is_named_by_its_line() {
     let (line, message, _) = problem("cap = 100", "cap = = 100");
-    assert_eq!(line, 35);
+    assert_eq!(line, 34);
     assert!(!message.is_empty());
     assert!(Manifest::parse("\u{0}").is_err());
     assert!(Manifest::parse("").is_err());
     let (line, ..) = problem("cap = 100", "cap = 100\ncap = 200");
-    assert_eq!(line, 36);
+    assert_eq!(line, 35);
 }
 
 #[test]
@@ -162,7 +176,7 @@ fn scores_are_taken_as_written_and_never_rounded() {
     );
     for wrong in ["nan", "inf", "1e-1", "\"much\"", "true", "0x10"] {
         let (line, message, _) = problem("target = 0.9860", &format!("target = {wrong}"));
-        assert!(line == 26 && message.starts_with("metric.target: "), "{message}");
+        assert!(line == 25 && message.starts_with("metric.target: "), "{message}");
     }
     let text = GOOD.replace("baseline = 0.872", "baseline = \"0.8720\"");
     assert_eq!(Manifest::parse(&text).expect("good").metric.baseline, Some(score(8_720)));
@@ -186,6 +200,7 @@ fn data_comes_in_one_part_or_in_two() {
     assert_eq!((line, message.as_str()), (13, "[data] names neither one folder nor two"));
     assert_eq!(problem("[data]", "[data]\nall = \"data\"").1, "[data] names neither one folder nor two");
     let text = GOOD.replace("public = \"public\"\nheld_out = \"held-out\"", "all = \"data\"");
+    let text = text.replace("baseline = 0.872\n", "");
     assert_eq!(Manifest::parse(&text).expect("good").data.parts, Parts::Whole("data".into()));
 }
 
@@ -195,8 +210,8 @@ fn a_target_on_the_wrong_side_is_refused() {
         problem("\"higher\"", "\"lower\"").1,
         "metric.target is not below metric.baseline, though metric.direction asks for that"
     );
-    assert_eq!(problem("0.9860", "0.8720").0, 26);
-    assert_eq!(problem("min_improvement = 0.01", "min_improvement = 0.2").0, 27);
+    assert_eq!(problem("0.9860", "0.8720").0, 25);
+    assert_eq!(problem("min_improvement = 0.01", "min_improvement = 0.2").0, 26);
 }
 
 #[test]
