@@ -16,7 +16,7 @@ use crate::protocol::codec;
 use crate::protocol::held_out::{MerkleTree, leaf, tokens_to_hex};
 use crate::protocol::hold::MIN_HOLD_BLOCKS;
 use crate::protocol::ids::{Blake3Hash, RunId};
-use crate::protocol::manifest::{CodecParams, HeldOutParams, RunManifest, TrainingDataParams};
+use crate::protocol::manifest::{CodecParams, HeldOutParams, MAX_CONTRIBUTIONS, RunManifest, TrainingDataParams};
 use crate::protocol::reward::MAX_TRANCHES;
 use crate::protocol::round::RoundRules;
 use crate::protocol::sign::{IdentityKey, Signed};
@@ -318,8 +318,8 @@ fn check(settings: &RunSettings) -> Result<(), CoordinatorError> {
     if settings.shards_per_round == 0 {
         return bad("shards_per_round", &settings.shards_per_round, "a peer needs at least one");
     }
-    if timing.max_contributions == 0 {
-        return bad("timing.max_contributions", &timing.max_contributions, "a round needs at least one");
+    if !(1..=MAX_CONTRIBUTIONS).contains(&timing.max_contributions) {
+        return bad("timing.max_contributions", &timing.max_contributions, "1 ..= 1024");
     }
     if !(1..=MAX_TRANCHES).contains(&reward.tranches) {
         return bad("reward.tranches", &reward.tranches, "1 ..= 10");
@@ -380,6 +380,23 @@ mod tests {
         now.timing.upload_ms += 1;
         let error = refuse_changes(&bytes, &now).expect_err("refused").to_string();
         assert!(error.contains("timing.upload_ms") && error.contains("720001"), "{error}");
+    }
+
+    #[test]
+    fn a_round_takes_from_one_contribution_to_the_most_that_a_peer_decodes() {
+        let check = |max_contributions| {
+            let mut settings = RunSettings::default();
+            settings.timing.max_contributions = max_contributions;
+            check(&settings).map_err(|error| error.to_string())
+        };
+        for possible in [1, MAX_CONTRIBUTIONS] {
+            assert_eq!(check(possible), Ok(()));
+        }
+        for impossible in [0, MAX_CONTRIBUTIONS + 1, u32::MAX] {
+            let refused = check(impossible).expect_err("refused");
+            let most = MAX_CONTRIBUTIONS.to_string();
+            assert!(refused.contains("timing.max_contributions") && refused.ends_with(&most), "{refused}");
+        }
     }
 
     #[test]

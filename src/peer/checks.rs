@@ -9,7 +9,7 @@ use crate::protocol::codec;
 use crate::protocol::hold::MIN_HOLD_BLOCKS;
 use crate::protocol::ids::{ContributionId, RoundNumber, RunId, UnixMs};
 use crate::protocol::l402::{ChallengeParams, Identifier, Macaroon};
-use crate::protocol::manifest::RunManifest;
+use crate::protocol::manifest::{MAX_CONTRIBUTIONS, RunManifest};
 use crate::protocol::reward::tranche_amounts;
 use crate::protocol::shards::MAX_SHARDS;
 use crate::protocol::sign::Signed;
@@ -53,6 +53,12 @@ pub fn check_run<'a>(view: &'a RunView, limits: &Limits) -> Result<&'a RunManife
         return Err(PeerError::Terms(format!(
             "its training data are {shards} shards, {} a round; 1 ..= {MAX_SHARDS} are possible, and 1 or more a round",
             manifest.training_data.shards_per_round
+        )));
+    }
+    let contributions = manifest.timing.max_contributions;
+    if !(1..=MAX_CONTRIBUTIONS).contains(&contributions) {
+        return Err(PeerError::Terms(format!(
+            "its rounds take {contributions} contributions; 1 ..= {MAX_CONTRIBUTIONS} are possible"
         )));
     }
     let reward = &manifest.reward;

@@ -174,6 +174,9 @@ pub struct RewardParams {
     pub hold_blocks: u32,
 }
 
+/// Most contributions of a round. An aggregate of so many is the most that a peer ever decodes, whatever it was sent.
+pub const MAX_CONTRIBUTIONS: u32 = 1_024;
+
 /// A round's deadlines, counted from its opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,6 +187,6 @@ pub struct TimingParams {
     pub upload_ms: u64,
     /// The round closes early once this many payloads have arrived and no ticket is waiting; 0 never closes early.
     pub close_at_contributions: u32,
-    /// Most tickets a round sells.
+    /// Most tickets a round sells: 1 ..= [`MAX_CONTRIBUTIONS`].
     pub max_contributions: u32,
 }

@@ -207,7 +207,7 @@ async fn unpaid_challenges_are_bounded_for_a_peer_and_for_a_round() {
 async fn a_flood_from_one_address_makes_no_more_invoices_than_its_rate() {
     const REQUESTS: usize = 3_000;
     let mut world = World::new();
-    world.settings.timing.max_contributions = 4_096;
+    world.settings.timing.max_contributions = 1_024;
     let (_coordinator, handle) = world.start().await;
     let limits = Limits::default();
     let server = serve(handle.clone(), limits).await;

@@ -29,7 +29,7 @@ const CONNECTIONS: usize = 16;
 const SPAN: Duration = Duration::from_secs(3);
 const TURNS: usize = 3;
 /// Commitments for which a fresh challenge is asked: four a peer.
-const PEERS: usize = 400;
+const PEERS: usize = 250;
 const PER_PEER: usize = 4;
 const PAUSE: Duration = Duration::from_millis(100);
 const POLLS: u32 = 900;
@@ -176,7 +176,7 @@ async fn speed_of_the_gate_beside_apertures() {
     let ln = node(buyer.files(), &home.join("buyers-records")).await;
 
     let many = format!(
-        "max_contributions = 4096\n[coordinator]\ntrusted_proxies = [\"127.0.0.1\"]\n{}",
+        "max_contributions = 1024\n[coordinator]\ntrusted_proxies = [\"127.0.0.1\"]\n{}",
         lnd_config(seller.files())
     );
     // The run's section ends with its timing.

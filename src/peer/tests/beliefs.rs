@@ -9,9 +9,10 @@ use crate::peer::checks::{check_challenge, check_opening, check_receipt, check_r
 use crate::peer::settings::PeerSettings;
 use crate::peer::stage::{Entry, Offer, Stage, Ticketed};
 use crate::protocol::amount::{Msat, Ppm};
+use crate::protocol::api::RunView;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, Preimage, RoundNumber, RunId, UnixMs};
 use crate::protocol::l402::{ChallengeParams, Grant, Identifier, RootKey, Scheme, TokenId, mint};
-use crate::protocol::manifest::RunManifest;
+use crate::protocol::manifest::{MAX_CONTRIBUTIONS, RunManifest};
 use crate::protocol::reward::tranche_amounts;
 use crate::protocol::sign::{IdentityKey, Statement};
 use crate::protocol::statements::{Commitment, InvoiceSubmission, Receipt, RewardTerms, Tranche};
@@ -82,6 +83,14 @@ async fn a_run_and_its_rounds_must_be_what_the_coordinator_signed() {
     assert!(check_run(&other, &limits).is_err(), "another run's id");
     let dear = crate::peer::Limits { max_fee: Msat::new(FEE.msat() - 1), ..limits };
     assert!(check_run(&view, &dear).is_err(), "a fee past the owner's limit");
+    for (contributions, possible) in [(0, false), (1, true), (MAX_CONTRIBUTIONS, true), (MAX_CONTRIBUTIONS + 1, false)]
+    {
+        let mut body = manifest.clone();
+        body.timing.max_contributions = contributions;
+        let run = body.run_id();
+        let other = RunView { run, manifest: coordinator.key().sign(body), ..view.clone() };
+        assert_eq!(check_run(&other, &limits).is_ok(), possible, "rounds of {contributions} contributions");
+    }
 
     let opening = coordinator.round(RoundNumber(1)).await.expect("there").opening;
     check_opening(&opening, &manifest, view.run, RoundNumber(1)).expect("as signed");

@@ -82,6 +82,11 @@ fn refused(code: &str) -> ApiFailure {
 }
 
 impl FakeCoordinator {
+    /// What it signs with.
+    pub(super) fn key(&self) -> &IdentityKey {
+        &self.key
+    }
+
     /// One round for each habit.
     pub(super) async fn new(node: Arc<dyn Lightning>, habits: &[Habit]) -> Arc<Self> {
         let key = IdentityKey::from_secret_bytes(&[3; 32]).expect("a key");
