@@ -58,9 +58,9 @@ impl Core {
         counted.eq(request.submissions.iter().map(|(id, payload)| (*id, payload.is_some())))
     }
 
-    /// Keeps a round's aggregate. No money waits for it: without it peers download a whole checkpoint.
+    /// Keeps a round's aggregate, if there is one. No money waits for it: without it peers download a whole checkpoint.
     fn keep_aggregate(&self, number: RoundNumber, judgement: &Judgement) {
-        let put = self.aggregates.put(number, &judgement.aggregate);
+        let put = judgement.aggregate.as_ref().map_or(Ok(()), |aggregate| self.aggregates.put(number, aggregate));
         if let Err(error) = put.and_then(|()| self.aggregates.tidy(judgement.next_checkpoint.len() as u64)) {
             tracing::warn!(round = %number, %error, "could not keep the aggregate: peers will download the checkpoint");
         }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::judge::{Engine, HeldOutBatch, RoundInput, Submission, judge_round};
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::aggregate::Aggregate;
+use crate::protocol::codec::{EncodeError, TensorShape};
 use crate::protocol::ids::{Blake3Hash, ContributionId};
-use crate::protocol::manifest::RunManifest;
+use crate::protocol::manifest::{CodecParams, RunManifest};
 use crate::protocol::reward;
 use crate::protocol::verdict::{Outcome, Rejection, Score, VerdictRecord};
 
@@ -37,8 +38,8 @@ pub struct Judgement {
     pub verdicts: Vec<VerdictRecord>,
     /// Safetensors.
     pub next_checkpoint: Vec<u8>,
-    /// The round's aggregate, encoded.
-    pub aggregate: Vec<u8>,
+    /// The round's aggregate, encoded; `None` if that failed. Verdicts don't wait for it: peers download the checkpoint.
+    pub aggregate: Option<Vec<u8>>,
 }
 
 /// Judges rounds. Must be deterministic: after a crash a round is judged again.
@@ -128,8 +129,30 @@ impl Judge for Df32Judge {
             loss_before: judged.loss_before,
             loss_after: judged.loss_after,
             verdicts: judged.verdicts,
-            aggregate: aggregate.to_bytes(&manifest.codec, &start.layout.shapes()).map_err(|e| text(&e))?,
+            aggregate: encoded(&aggregate, &manifest.codec, &start.layout.shapes()),
             next_checkpoint,
         })
+    }
+}
+
+fn encoded(aggregate: &Aggregate, codec: &CodecParams, shapes: &[TensorShape]) -> Option<Vec<u8>> {
+    let failed = |error: &EncodeError| tracing::error!(%error, "could not encode the aggregate: peers will download the checkpoint");
+    aggregate.to_bytes(codec, shapes).inspect_err(failed).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::aggregate::{AggregatedUpdate, NOT_CLIPPED};
+    use crate::protocol::codec::Update;
+
+    #[test]
+    fn an_aggregate_that_can_t_be_encoded_is_none_and_no_failure_of_the_round() {
+        let (codec, shapes) = (CodecParams::default(), [TensorShape::Vector { len: 8 }]);
+        let [from, to] = [b"from", b"to  "].map(|bytes| Blake3Hash::of(bytes));
+        let without_tensors = AggregatedUpdate { clip: vec![NOT_CLIPPED], update: Update::default() };
+        let aggregate = Aggregate { from, to, updates: vec![without_tensors] };
+        assert_eq!(encoded(&aggregate, &codec, &shapes), None);
+        assert!(encoded(&Aggregate { updates: vec![], ..aggregate }, &codec, &shapes).is_some());
     }
 }

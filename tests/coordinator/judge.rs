@@ -35,7 +35,7 @@ impl Judge for FakeJudge {
             loss_after: Score(9),
             verdicts,
             next_checkpoint,
-            aggregate: b"aggregate".to_vec(),
+            aggregate: Some(b"aggregate".to_vec()),
         })
     }
 }
@@ -58,5 +58,15 @@ impl Judge for WrongThenRight {
             _ => {}
         }
         Ok(judgement)
+    }
+}
+
+/// A judge whose aggregate couldn't be encoded.
+#[derive(Debug)]
+pub(crate) struct WithoutAggregate;
+
+impl Judge for WithoutAggregate {
+    fn judge(&self, request: &JudgeRequest) -> Result<Judgement, String> {
+        Ok(Judgement { aggregate: None, ..FakeJudge.judge(request)? })
     }
 }

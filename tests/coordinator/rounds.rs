@@ -12,7 +12,7 @@ use l402t::protocol::sign::Statement;
 use l402t::protocol::verdict::{Outcome, Rejection};
 
 use crate::fuse::Fuse;
-use crate::judge::WrongThenRight;
+use crate::judge::{WithoutAggregate, WrongThenRight};
 use crate::peer::{Manner, Peer};
 use crate::world::{COORDINATOR, World};
 
@@ -282,6 +282,20 @@ async fn a_judge_that_fails_or_pays_what_the_rules_do_not_is_asked_again_and_not
     let books = world.books();
     assert_eq!(books.rewards_settled_msat, Msat::new(REWARD));
     assert_eq!(books.rewards_refunded_msat, Msat::new(REWARD));
+}
+
+#[tokio::test]
+async fn a_round_without_an_aggregate_is_paid_like_any_other() {
+    let mut world = World::new();
+    world.judge = Arc::new(WithoutAggregate);
+    let mut peers = [Peer::new(&world, "alice", b"good work", Manner::Honest)];
+    let (mut coordinator, handle) = world.start().await;
+    world.play(&mut coordinator, &mut peers).await;
+    let refused = handle.aggregate(RoundNumber(0)).await.expect_err("there is none");
+    assert_eq!((refused.status, &*refused.error.code), (404, "no_aggregate"));
+    handle.transcript(RoundNumber(0)).await.expect("closed");
+    drop((coordinator, handle));
+    assert_eq!(world.books().rewards_settled_msat, Msat::new(REWARD));
 }
 
 #[tokio::test]
