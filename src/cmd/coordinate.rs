@@ -15,9 +15,8 @@ use super::{Context, ExitCode, Failure};
 use crate::cli::CoordinateArgs;
 use crate::clock::SystemClock;
 use crate::config::{self, CoordinatorConfig, NodeKind};
-use crate::coordinator::corpus::Corpus;
 use crate::coordinator::judging::Df32Judge;
-use crate::coordinator::run::MANIFEST_FILE;
+use crate::coordinator::run::{MANIFEST_FILE, Prepared};
 use crate::coordinator::settings::Gate;
 use crate::coordinator::{Coordinator, CoordinatorError, Options, RunEvent};
 use crate::http::server::{BadNetwork, ForwardedHeader, Limits, ServeError, Server, Settings, TrustedProxies};
@@ -81,17 +80,20 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Fai
     let threads = args.threads.unwrap_or(config.coordinator.threads);
     let device = judging_device(args.gpu, config.coordinator.device);
     let engine = context.blocking(move || checked_engine(Some(threads), device)).await?;
+    let mut prepared = None;
     if !data.join(MANIFEST_FILE).exists() {
         // A long corpus takes a while: that is seen, and done before a node waits for it.
         let (settings, ui) = (config.run.clone(), context.ui.clone());
-        context.blocking(move || Ok(Corpus::open(&settings, &mut CorpusView::new(ui)).map(drop)?)).await?;
+        let prepare = move || Ok(Prepared::new(&settings, &mut CorpusView::new(ui))?);
+        prepared = Some(context.blocking(prepare).await?);
     }
     let channels = config.coordinator.channels;
     let mut node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
     let (regtest_rpc, gate) = (node.regtest_rpc.clone(), config.coordinator.gate);
     let options = Options { channels, max_rounds: args.rounds, regtest_rpc, gate };
     let judge = Arc::new(Df32Judge::new(engine));
-    let opened = Coordinator::open(&data, &config.run, options, node.ln.clone(), judge, Arc::new(SystemClock)).await;
+    let (ln, clock) = (node.ln.clone(), Arc::new(SystemClock));
+    let opened = Coordinator::open(&data, &config.run, prepared, options, ln, judge, clock).await;
     let ended = match opened {
         Ok(coordinator) => serve(coordinator, &mut node, (listen, settings), &data, &context).await,
         Err(error) => Err(error.into()),

@@ -15,7 +15,7 @@ use super::core::Core;
 use super::error::CoordinatorError;
 use super::handle::CoordinatorHandle;
 use super::judging::{Judge, JudgeRequest, Judgement};
-use super::run::{self, DataFolder, Run};
+use super::run::{self, DataFolder, Prepared, Run};
 use super::secrets::{Entropy, SystemEntropy};
 use super::settings::{ChannelSettings, Gate, RunSettings};
 use super::status::{self, ContributionStatus};
@@ -239,17 +239,19 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Opens a data folder, starting a run if it has none. Serve requests only after [`Coordinator::reconcile`].
+    /// Opens a data folder, starting a run if it has none: as it was `prepared`, if it was. Serve requests only after
+    /// [`Coordinator::reconcile`].
     pub async fn open(
         folder: &Path,
         settings: &RunSettings,
+        prepared: Option<Prepared>,
         options: Options,
         ln: Arc<dyn Lightning>,
         judge: Arc<dyn Judge>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CoordinatorError> {
         let (observer, entropy) = (Arc::new(Unwatched), Arc::new(SystemEntropy));
-        Self::open_in(folder, settings, options, Surroundings { ln, judge, clock, observer, entropy }).await
+        Self::build(folder, settings, prepared, options, Surroundings { ln, judge, clock, observer, entropy }).await
     }
 
     /// [`Coordinator::open`], with everything that a test may want to decide.
@@ -259,11 +261,21 @@ impl Coordinator {
         options: Options,
         surroundings: Surroundings,
     ) -> Result<Self, CoordinatorError> {
+        Self::build(folder, settings, None, options, surroundings).await
+    }
+
+    async fn build(
+        folder: &Path,
+        settings: &RunSettings,
+        prepared: Option<Prepared>,
+        options: Options,
+        surroundings: Surroundings,
+    ) -> Result<Self, CoordinatorError> {
         let Surroundings { ln, judge, clock, observer, entropy } = surroundings;
         let (path, settings, time) = (folder.to_owned(), settings.clone(), Arc::clone(&clock));
         let open = move || {
             let mut data = DataFolder::open(&path, observer)?;
-            let run = Arc::new(run::open_or_start(&mut data, &path, &settings, &*time, &*entropy)?);
+            let run = Arc::new(run::open_or_start(&mut data, &path, &settings, prepared, &*time, &*entropy)?);
             let core = Core::new(data.db, Arc::new(data.blobs), Arc::clone(&run), time, &path)?;
             Ok::<_, CoordinatorError>((run, core))
         };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::core::Record;
-use super::corpus::Corpus;
+use super::corpus::{Corpus, CorpusProgress};
 use super::error::CoordinatorError;
 use super::secrets::{Entropy, RunSecret};
 use super::settings::RunSettings;
@@ -105,7 +105,30 @@ impl DataFolder {
     }
 }
 
-/// Reads the folder's run back, or starts one if there is none.
+/// A run that could start: its settings are checked, its model is read, its corpus made tokens.
+#[derive(Debug)]
+pub struct Prepared {
+    config: Vec<u8>,
+    model: LlamaConfig,
+    /// The weights to start from, where there are any.
+    pretrained: Option<Checkpoint>,
+    corpus: Corpus,
+}
+
+impl Prepared {
+    /// Checks the settings, then reads what they name: the corpus last, which may take long.
+    pub fn new(settings: &RunSettings, progress: &mut dyn CorpusProgress) -> Result<Self, CoordinatorError> {
+        check(settings)?;
+        let (config, pretrained) = read_model(settings.model.as_deref())?;
+        let model = LlamaConfig::from_json(&config)?;
+        check_lengths(settings, &model)?;
+        check_codec(settings, &model)?;
+        let corpus = Corpus::open(settings, progress)?;
+        Ok(Self { config, model, pretrained, corpus })
+    }
+}
+
+/// Reads the folder's run back, or starts one if there is none: `prepared` if that has been done with the same settings.
 ///
 /// # Errors
 /// [`CoordinatorError::ChangedSetting`] if the folder's run was started with other settings.
@@ -113,6 +136,7 @@ pub fn open_or_start(
     data: &mut DataFolder,
     folder: &Path,
     settings: &RunSettings,
+    prepared: Option<Prepared>,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<Run, CoordinatorError> {
@@ -121,7 +145,10 @@ pub fn open_or_start(
             refuse_changes(&before, settings)?;
             read(data)?
         }
-        None => start(data, settings, clock, entropy)?,
+        None => {
+            let prepared = prepared.map_or_else(|| Prepared::new(settings, &mut ()), Ok)?;
+            start(data, settings, prepared, clock, entropy)?
+        }
     };
     blobs::write_synced(&folder.join(MANIFEST_FILE), &folder.join("manifest.part"), &run.manifest.to_bytes())?;
     Ok(run)
@@ -187,16 +214,13 @@ fn secret_bytes(db: &Connection, name: &str) -> Result<[u8; 32], StoreError> {
 fn start(
     data: &mut DataFolder,
     settings: &RunSettings,
+    prepared: Prepared,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<Run, CoordinatorError> {
+    let Prepared { config, model, pretrained, corpus } = prepared;
     let unreadable = |source| CoordinatorError::Unreadable { path: "the system's random source".into(), source };
     let random = || entropy.bytes32().map_err(unreadable);
-    check(settings)?;
-    let (config, pretrained) = read_model(settings.model.as_deref())?;
-    let model = LlamaConfig::from_json(&config)?;
-    check_lengths(settings, &model)?;
-    check_codec(settings, &model)?;
     let identity = random()?;
     let key = IdentityKey::from_secret_bytes(&identity).ok_or(CoordinatorError::Panicked)?;
     let secret_key = random()?;
@@ -205,7 +229,6 @@ fn start(
     let vocabulary = u32::try_from(model.vocab_size).unwrap_or(u32::MAX);
     let held_out = &settings.held_out;
     let windows = held_out.rounds.saturating_mul(held_out.block_windows);
-    let corpus = Corpus::open(settings, &mut ())?;
     let cut = HeldOutCut::new(corpus.tokens(), held_out.window_tokens, windows, &secret.split_seed())?;
     let (shards, held_out_windows) = corpus.split(cut, |shard| Ok(data.blobs.put(&shard.to_token_file())?))?;
     let pool_file = Tokens::new(held_out_windows.concat(), vocabulary)?.to_token_file();
@@ -370,6 +393,11 @@ fn check_codec(settings: &RunSettings, model: &LlamaConfig) -> Result<(), Coordi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
+    use crate::coordinator::SystemEntropy;
+    use crate::coordinator::settings::HeldOutSettings;
+    use crate::protocol::ids::UnixMs;
+    use crate::store::database::Unwatched;
 
     #[test]
     fn a_changed_setting_is_named() {
@@ -397,6 +425,79 @@ mod tests {
             let most = MAX_CONTRIBUTIONS.to_string();
             assert!(refused.contains("timing.max_contributions") && refused.ends_with(&most), "{refused}");
         }
+    }
+
+    /// A folder with a model of bytes and a corpus, and the settings that name them.
+    fn small_run(corpus: &str) -> (tempfile::TempDir, RunSettings) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (model, text) = (folder.path().join("config.json"), folder.path().join("corpus.jsonl"));
+        std::fs::write(&model, include_str!("../../tests/small-model.json")).expect("written");
+        std::fs::write(&text, corpus).expect("written");
+        let mut settings = RunSettings { model: Some(model), corpus: Some(text), ..RunSettings::default() };
+        settings.held_out = HeldOutSettings { rounds: 1, block_windows: 2, windows_per_round: 1, window_tokens: 17 };
+        settings.training.sequence_tokens = 16;
+        (folder, settings)
+    }
+
+    /// Counts how often it is told anything.
+    #[cfg(feature = "datasets")]
+    #[derive(Default)]
+    struct Told(u32);
+
+    #[cfg(feature = "datasets")]
+    impl CorpusProgress for Told {
+        fn hashed(&mut self, _: u64, _: u64) -> bool {
+            self.0 += 1;
+            true
+        }
+
+        fn tokenised(&mut self, _: usize, _: usize, _: u64) -> bool {
+            self.0 += 1;
+            true
+        }
+    }
+
+    #[cfg(feature = "datasets")]
+    #[test]
+    fn every_setting_is_checked_before_the_corpus_is_made_tokens() {
+        let (_folder, settings) = small_run("{\"text\":\"a\"}");
+        type Change = fn(&mut RunSettings);
+        let impossible: [(&str, Change); 4] = [
+            ("name", |settings| settings.name.clear()),
+            ("held_out.window_tokens", |settings| settings.held_out.window_tokens = 66),
+            ("training.sequence_tokens", |settings| settings.training.sequence_tokens = 65),
+            ("codec", |settings| settings.codec.value_bits = 3),
+        ];
+        for (key, change) in impossible {
+            let (mut settings, mut told) = (settings.clone(), Told::default());
+            change(&mut settings);
+            let refused = Prepared::new(&settings, &mut told).expect_err("refused").to_string();
+            assert!(refused.contains(key), "{refused}");
+            assert_eq!(told.0, 0, "the corpus was read before {key} was refused");
+        }
+        let mut told = Told::default();
+        Prepared::new(&settings, &mut told).expect("possible");
+        assert!(told.0 > 0);
+    }
+
+    #[test]
+    fn a_run_that_is_prepared_starts_without_reading_its_model_and_corpus_again() {
+        let (folder, mut settings) = small_run("");
+        let text = folder.path().join("corpus.txt");
+        std::fs::write(&text, "All happy rounds are alike. ".repeat(10)).expect("written");
+        settings.corpus = Some(text.clone());
+        let data = folder.path().join("data");
+        let open = |prepared| {
+            let mut opened = DataFolder::open(&data, Arc::new(Unwatched)).expect("opened");
+            let clock = ManualClock::new(UnixMs(1));
+            open_or_start(&mut opened, &data, &settings, prepared, &clock, &SystemEntropy)
+        };
+        let prepared = Prepared::new(&settings, &mut ()).expect("possible");
+        std::fs::remove_file(&text).expect("removed");
+        std::fs::remove_file(folder.path().join("config.json")).expect("removed");
+        assert!(matches!(open(None), Err(CoordinatorError::Unreadable { .. })));
+        let id = open(Some(prepared)).expect("started").id;
+        assert_eq!(open(None).expect("read back").id, id);
     }
 
     #[test]
