@@ -1,10 +1,10 @@
 //! What candidates are run on: items and their labels, one a line, and those of them that are canaries.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::tree::{File, TreeError, inside};
 use crate::protocol::bounty::canary::{self, Canary};
 use crate::protocol::bounty::held_out::{DuplicateName, HeldOutFile, commitment};
 
@@ -21,14 +21,9 @@ const MOST_ITEMS: usize = 1_000_000;
 /// A part that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// A file isn't there, or can't be read.
-    #[error("{} can't be read: {source}", path.display())]
-    Unreadable {
-        /// Which one.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    /// A file isn't there, can't be read, or is none.
+    #[error(transparent)]
+    File(#[from] TreeError),
     /// Too large, or not text.
     #[error("{}: {what}", path.display())]
     Unusable {
@@ -51,27 +46,24 @@ pub struct Part {
 impl Part {
     /// Reads a folder's `inputs` and `labels`.
     pub fn read(folder: &Path) -> Result<Self, DataError> {
-        let path = folder.join(INPUTS);
+        let path = inside(folder, INPUTS)?;
         let inputs = read_lines(&path)?;
         let unusable = |path: &Path, what: String| DataError::Unusable { path: path.to_owned(), what };
         if inputs.is_empty() || inputs.len() > MOST_ITEMS {
             return Err(unusable(&path, format!("{} items, one a line; 1 to {MOST_ITEMS} are needed", inputs.len())));
         }
-        let path = folder.join(LABELS);
-        let labels = match read_lines(&path) {
-            Ok(labels) => Some(labels),
-            Err(DataError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+        let path = match inside(folder, LABELS) {
+            Err(TreeError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { inputs, labels: None });
+            }
+            found => found?,
         };
-        if let Some(labels) = &labels
-            && labels.len() != inputs.len()
-        {
-            return Err(unusable(
-                &path,
-                format!("{} labels for {} items: one a line is needed", labels.len(), inputs.len()),
-            ));
+        let labels = read_lines(&path)?;
+        if labels.len() != inputs.len() {
+            let what = format!("{} labels for {} items: one a line is needed", labels.len(), inputs.len());
+            return Err(unusable(&path, what));
         }
-        Ok(Self { inputs, labels })
+        Ok(Self { inputs, labels: Some(labels) })
     }
 
     /// Some of the items, by their places.
@@ -96,15 +88,11 @@ impl Part {
 }
 
 fn read_lines(path: &Path) -> Result<Vec<String>, DataError> {
-    let unreadable = |source| DataError::Unreadable { path: path.to_owned(), source };
     let unusable = |what: String| DataError::Unusable { path: path.to_owned(), what };
-    let bytes = fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > MOST_BYTES {
-        return Err(unusable(format!("{bytes} bytes, at most {MOST_BYTES} are taken")));
-    }
-    let text = String::from_utf8(fs::read(path).map_err(unreadable)?);
-    let text =
-        text.map_err(|error| unusable(format!("not UTF-8 from byte {} on", error.utf8_error().valid_up_to())))?;
+    let file = File::read(path, MOST_BYTES)?;
+    let file = file.ok_or_else(|| unusable(format!("more than the {MOST_BYTES} bytes that are taken")))?;
+    let not_utf8 = |at: usize| unusable(format!("not UTF-8 from byte {at} on"));
+    let text = String::from_utf8(file.content).map_err(|error| not_utf8(error.utf8_error().valid_up_to()))?;
     Ok(lines(&text).map(str::to_owned).collect())
 }
 
@@ -175,6 +163,8 @@ impl Exam {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn part(items: usize) -> Part {
@@ -199,7 +189,7 @@ mod tests {
         assert!(Part::read(place.path()).expect_err("not text").to_string().contains("not UTF-8 from byte 3 on"));
         fs::write(place.path().join(INPUTS), "").expect("written");
         assert!(Part::read(place.path()).expect_err("empty").to_string().contains("0 items"));
-        assert!(matches!(Part::read(&place.path().join("nowhere")), Err(DataError::Unreadable { .. })));
+        assert!(matches!(Part::read(&place.path().join("nowhere")), Err(DataError::File(TreeError::Unreadable { .. }))));
     }
 
     #[test]

@@ -1,25 +1,18 @@
 //! A bounty's folder: bounty.toml and the files that it names. What is missing is named.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::data::{DataError, Exam, Part};
 use super::manifest::{FILE, MOST_BYTES, Manifest, Parts, Problems};
-use super::tree::{Tree, TreeError, TreeLimits};
+use super::tree::{File, Tree, TreeError, TreeLimits, inside};
 use crate::protocol::bounty::split::split;
 
 /// A folder that is no bounty.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// No bounty.toml.
-    #[error("{} can't be read: {source}", path.display())]
-    Unreadable {
-        /// Where it should be.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Unreadable(TreeError),
     /// It is far too large, or not text.
     #[error("{} is not UTF-8 text of at most {MOST_BYTES} bytes", .0.display())]
     NotText(PathBuf),
@@ -88,14 +81,18 @@ impl Bounty {
     pub fn load(folder: &Path, salt: [u8; 32], extent: Extent) -> Result<Self, LoadError> {
         let manifest = read_manifest(&folder.join(FILE))?;
         let tree = |key, name: &str| {
-            Tree::read(&folder.join(name), TreeLimits::default()).map_err(|source| LoadError::Tree { key, source })
+            let found = inside(folder, name).and_then(|path| Tree::read(&path, TreeLimits::default()));
+            found.map_err(|source| LoadError::Tree { key, source })
         };
         let workspace = tree("workspace", &manifest.workspace)?;
         if let Some(missing) = manifest.targets.iter().find(|target| workspace.get(target).is_none()) {
             return Err(LoadError::NoTarget(missing.clone()));
         }
         let scorer = tree("scorer.folder", &manifest.scorer)?;
-        let part = |key, name: &str| Part::read(&folder.join(name)).map_err(|source| LoadError::Data { key, source });
+        let part = |key, name: &str| {
+            let found = inside(folder, name).map_err(DataError::from).and_then(|path| Part::read(&path));
+            found.map_err(|source| LoadError::Data { key, source })
+        };
         let (public, held_out) = match &manifest.data.parts {
             Parts::Split { public, held_out } => {
                 let held_out = match extent {
@@ -134,11 +131,65 @@ impl Bounty {
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest, LoadError> {
-    let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(unreadable)?.len() > MOST_BYTES {
-        return Err(LoadError::NotText(path.to_owned()));
-    }
-    let text = String::from_utf8(fs::read(path).map_err(unreadable)?);
-    let text = text.map_err(|_| LoadError::NotText(path.to_owned()))?;
+    let not_text = || LoadError::NotText(path.to_owned());
+    let file = File::read(path, MOST_BYTES).map_err(LoadError::Unreadable)?.ok_or_else(not_text)?;
+    let text = String::from_utf8(file.content).map_err(|_| not_text())?;
     Manifest::parse(&text).map_err(|problems| LoadError::Manifest { path: path.to_owned(), problems })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    const MANIFEST: &str = include_str!("../../examples/bounties/logs/bounty.toml");
+
+    fn folder() -> tempfile::TempDir {
+        let place = tempfile::tempdir().expect("a folder");
+        for (path, content) in [
+            ("bounty.toml", MANIFEST),
+            ("workspace/codec.py", "pass\n"),
+            ("scorer/score.py", "print(1)\n"),
+            ("public/inputs", "a\n"),
+            ("held-out/inputs", "b\n"),
+        ] {
+            let path = place.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            fs::write(path, content).expect("written");
+        }
+        place
+    }
+
+    fn load(folder: &Path) -> Result<Bounty, LoadError> {
+        Bounty::load(folder, [1; 32], Extent::Whole)
+    }
+
+    #[test]
+    fn nothing_in_a_bountys_folder_may_be_a_link_or_a_pipe() {
+        let place = folder();
+        load(place.path()).expect("a bounty");
+        let aside = place.path().join("aside");
+        for name in
+            ["bounty.toml", "workspace", "workspace/codec.py", "scorer", "public", "public/inputs", "held-out/inputs"]
+        {
+            let path = place.path().join(name);
+            fs::rename(&path, &aside).expect("moved");
+            symlink(&aside, &path).expect("linked");
+            let error = load(place.path()).expect_err(name).to_string();
+            assert!(error.contains("is neither a regular file nor a folder"), "{error}");
+            fs::remove_file(&path).expect("removed");
+            // Nobody ever writes to it: reading it would wait for ever.
+            mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).expect("a pipe");
+            let error = load(place.path()).expect_err(name).to_string();
+            assert!(error.contains("is neither a regular file nor a folder"), "{error}");
+            fs::remove_file(&path).expect("removed");
+            fs::rename(&aside, &path).expect("moved back");
+        }
+        symlink("inputs", place.path().join("held-out/labels")).expect("linked");
+        assert!(load(place.path()).is_err(), "labels may be missing, not elsewhere");
+    }
 }

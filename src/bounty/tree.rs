@@ -134,17 +134,15 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Reads those of the named files of a folder that are there, and nothing else of it.
+    /// Reads those of the named files of a folder that are there, and nothing else of it. Names are relative and plain.
     pub fn read_files(folder: &Path, names: &[String], limits: TreeLimits) -> Result<Self, TreeError> {
         let mut tree = Self::default();
         let mut left = limits.bytes;
         for name in names {
-            let path = folder.join(name);
-            match fs::symlink_metadata(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => return Err(TreeError::Unreadable { path, source }),
-                Ok(_) => {}
-            }
+            let path = match inside(folder, name) {
+                Err(TreeError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                found => found?,
+            };
             let too_large = TreeError::TooLarge { path: folder.to_owned(), limits };
             let file = File::read(&path, left)?.ok_or(too_large)?;
             left -= file.content.len() as u64;
@@ -230,7 +228,7 @@ impl File {
     }
 
     /// `None` if it has more than `most` bytes.
-    fn read(path: &Path, most: u64) -> Result<Option<Self>, TreeError> {
+    pub(super) fn read(path: &Path, most: u64) -> Result<Option<Self>, TreeError> {
         // A link is refused in the same call that opens, and opening a pipe that nobody writes to doesn't wait.
         let mut options = fs::OpenOptions::new();
         options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
@@ -250,6 +248,20 @@ impl File {
         let mode = if metadata.permissions().mode() & 0o100 == 0 { Mode::Plain } else { Mode::Executable };
         Ok((content.len() as u64 <= most).then_some(Self { content, mode }))
     }
+}
+
+/// Where a file or folder in a folder is, by its plain, relative name: neither it nor what it is in is a link.
+pub(super) fn inside(folder: &Path, name: &str) -> Result<PathBuf, TreeError> {
+    let mut path = folder.to_owned();
+    let mut parts = name.split('/').peekable();
+    while let Some(part) = parts.next() {
+        path.push(part);
+        let kind = fs::symlink_metadata(&path).map_err(unreadable(&path))?.file_type();
+        if !kind.is_dir() && (parts.peek().is_some() || !kind.is_file()) {
+            return Err(TreeError::NotAFile { path });
+        }
+    }
+    Ok(path)
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> TreeError {
@@ -299,6 +311,11 @@ mod tests {
             assert!(matches!(named, Err(TreeError::NotAFile { .. })), "{target}");
             fs::remove_file(&link).expect("removed");
         }
+        // By way of a folder that is a link, too.
+        std::os::unix::fs::symlink("deep", &link).expect("linked");
+        let named = Tree::read_files(&folder, &["link/er/run.sh".into()], TreeLimits::default());
+        assert!(matches!(named, Err(TreeError::NotAFile { .. })), "{named:?}");
+        fs::remove_file(&link).expect("removed");
         std::os::unix::net::UnixListener::bind(&link).expect("a socket");
         assert!(matches!(read(TreeLimits::default()), Err(TreeError::NotAFile { .. })));
         let nowhere = Tree::read(&place.path().join("nowhere"), TreeLimits::default());

@@ -33,7 +33,7 @@ fn load(folder: &Path, extent: Extent) -> Result<Bounty, Failure> {
     Bounty::load(folder, TRIAL_SALT, extent).map_err(|error| {
         let fix = match &error {
             LoadError::Manifest { problems, .. } => advice(problems),
-            LoadError::Unreadable { .. } => "Name the folder that has the bounty.toml".to_owned(),
+            LoadError::Unreadable(_) => "Name the folder that has the bounty.toml".to_owned(),
             LoadError::NotText(_)
             | LoadError::Tree { .. }
             | LoadError::Data { .. }
@@ -42,7 +42,7 @@ fn load(folder: &Path, extent: Extent) -> Result<Bounty, Failure> {
         };
         let code = match &error {
             LoadError::Manifest { .. } | LoadError::NotText(_) => "bounty_toml",
-            LoadError::Unreadable { .. } => "no_bounty",
+            LoadError::Unreadable(_) => "no_bounty",
             LoadError::Tree { .. } | LoadError::NoTarget(_) => "bounty_files",
             LoadError::Data { .. } | LoadError::TooFewItems(_) => "bounty_data",
         };
