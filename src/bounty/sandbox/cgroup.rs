@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::slots::own_name;
 use super::{Limits, Tier};
 
 /// Where this process moves itself in a version 2 group of its own, which may not have both members and limited groups.
@@ -50,8 +51,7 @@ impl Cgroups {
             Tier::Rlimits => return Err("this tier has none".to_owned()),
         };
         // Whether it may be done is known once it is done.
-        let name = format!("l402t-try-{}", std::process::id());
-        found.make(&name, &Limits::default()).map_err(|error| format!("no control group can be made: {error}"))?;
+        found.make(&own_name("try"), &Limits::default()).map_err(|error| format!("no control group can be made: {error}"))?;
         Ok(found)
     }
 

@@ -26,7 +26,6 @@ pub(super) struct Slots {
     ids: Ids,
     free: Mutex<u32>,
     freed: Condvar,
-    taken: AtomicU64,
 }
 
 /// Who runs the boxes.
@@ -42,8 +41,7 @@ enum Ids {
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
     slots: &'a Slots,
-    /// How many there were before it.
-    number: u64,
+    own_name: String,
     claim: Option<Claim>,
 }
 
@@ -77,7 +75,7 @@ impl Slots {
         } else {
             Ids::Own
         };
-        Ok(Self { ids, free: Mutex::new(count.get()), freed: Condvar::new(), taken: AtomicU64::new(0) })
+        Ok(Self { ids, free: Mutex::new(count.get()), freed: Condvar::new() })
     }
 
     /// Waits for a place.
@@ -88,7 +86,7 @@ impl Slots {
         }
         *free -= 1;
         drop(free);
-        let mut slot = Slot { slots: self, number: self.taken.fetch_add(1, Ordering::Relaxed), claim: None };
+        let mut slot = Slot { slots: self, own_name: own_name("box"), claim: None };
         if let Ids::Each { first, folder } = &self.ids {
             while slot.claim.is_none() {
                 slot.claim = claim_any(*first, folder)?;
@@ -120,7 +118,7 @@ impl Slot<'_> {
     pub(super) fn name(&self) -> String {
         match self.uid() {
             Some(uid) => format!("l402t-box-{uid}"),
-            None => format!("l402t-box-{}-{}", std::process::id(), self.number),
+            None => self.own_name.clone(),
         }
     }
 }
@@ -134,6 +132,13 @@ impl Drop for Slot<'_> {
         *self.slots.free() += 1;
         self.slots.freed.notify_one();
     }
+}
+
+/// A name for something of this process that nothing else on this machine has: two sandboxes of one process would
+/// otherwise end each other's boxes.
+pub(super) fn own_name(what: &str) -> String {
+    static TAKEN: AtomicU64 = AtomicU64::new(0);
+    format!("l402t-{what}-{}-{}", std::process::id(), TAKEN.fetch_add(1, Ordering::Relaxed))
 }
 
 /// An id that nobody has, if there is one.
@@ -175,4 +180,17 @@ fn prepare(folder: &Path, uid: u32) -> std::io::Result<()> {
     DirBuilder::new().mode(0o700).create(folder)?;
     chown(folder, None, Some(uid))?;
     fs::set_permissions(folder, Permissions::from_mode(0o750))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_of_two_sandboxes_in_one_process_have_names_of_their_own() {
+        let slots = || Slots { ids: Ids::Own, free: Mutex::new(1), freed: Condvar::new() };
+        let (one, other) = (slots(), slots());
+        let (one, other) = (one.take().expect("free"), other.take().expect("free"));
+        assert_ne!(one.name(), other.name());
+    }
 }
