@@ -409,9 +409,9 @@ pub struct BountyTryArgs {
     /// The folder with bounty.toml
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
-    /// A changed copy of its workspace; only the target files are looked at [default: its own, unchanged]
+    /// A changed copy of its workspace; only the target files are looked at
     #[arg(long, value_name = "FOLDER")]
-    pub workspace: Option<PathBuf>,
+    pub workspace: PathBuf,
 }
 
 /// `l402t demo`.

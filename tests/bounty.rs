@@ -113,6 +113,20 @@ fn an_unchanged_or_binary_workspace_is_rejected_before_any_box() {
 }
 
 #[test]
+fn a_change_is_not_compared_with_a_baseline_that_has_no_score() {
+    let place = copy("logs");
+    fs::write(place.path().join("scorer/score.py"), "import nowhere\n").expect("written");
+    let mine = place.path().join("mine");
+    fs::create_dir(&mine).expect("made");
+    fs::write(mine.join("codec.py"), "pass\n").expect("written");
+    let folder = |path: &Path| path.to_str().expect("a name").to_owned();
+    let (code, report) = bounty(&["try", &folder(place.path()), "--workspace", &folder(&mine)]);
+    assert_eq!((code, report["error"]["code"].as_str()), (Some(2), Some("baseline_fails")), "{report}");
+    let (code, report) = bounty(&["try", &folder(place.path())]);
+    assert_eq!((code, report["error"]["code"].as_str()), (Some(2), Some("usage")), "{report}");
+}
+
+#[test]
 fn an_interrupted_check_leaves_nothing_behind() {
     let place = tempfile::tempdir().expect("a folder");
     let entries = || {

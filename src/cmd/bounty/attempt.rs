@@ -41,24 +41,21 @@ struct Report {
 pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Result<ExitCode, Failure> {
     context.log_to_stderr()?;
     let bounty = load(&args.folder, Extent::Public)?;
-    let changed = match &args.workspace {
-        Some(workspace) => match change(&bounty, workspace)? {
-            Ok(changed) => Some(changed),
-            Err(rejection) => return Ok(report(context, &rejected_static(&rejection))),
-        },
-        None => None,
+    let changed = match change(&bounty, &args.workspace)? {
+        Ok(changed) => changed,
+        Err(rejection) => return Ok(report(context, &rejected_static(&rejection))),
     };
     let boxes = sandbox(&bounty.manifest)?;
     let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch };
     let exam = bounty.public_exam();
-    let baseline = evaluator.evaluate(&bounty.workspace, &exam).map_err(not_evaluated)?;
-    let evaluation = match &changed {
-        Some(changed) => evaluator.evaluate(&changed.tree, &exam).map_err(not_evaluated)?,
-        None => baseline.clone(),
-    };
-    let found = compare(&bounty, &exam, &baseline, evaluation);
-    let diff_bytes = changed.map_or(0, |changed| changed.diff_bytes);
-    Ok(report(context, &Report { tier: Some(boxes.tier()), diff_bytes, ..found }))
+    let Evaluation { score, detail, .. } = evaluator.evaluate(&bounty.workspace, &exam).map_err(not_evaluated)?;
+    let baseline = score.map_err(|rejection| {
+        let message = format_args!("the bounty's own workspace comes to no score here ({rejection}): {detail}");
+        Failure::usage("baseline_fails", message, "Use a bounty that `l402t bounty check` finds nothing wrong with")
+    })?;
+    let evaluation = evaluator.evaluate(&changed.tree, &exam).map_err(not_evaluated)?;
+    let found = compare(&bounty, &exam, baseline, evaluation);
+    Ok(report(context, &Report { tier: Some(boxes.tier()), diff_bytes: changed.diff_bytes, ..found }))
 }
 
 /// A workspace's change, as the coordinator would have it after its diff.
@@ -82,7 +79,7 @@ fn rejected_static(rejection: &diff::StaticRejection) -> Report {
     Report { reason: Some(Rejection::RejectedStatic), detail: rejection.to_string(), ..Report::default() }
 }
 
-fn compare(bounty: &Bounty, exam: &Exam, baseline: &Evaluation, evaluation: Evaluation) -> Report {
+fn compare(bounty: &Bounty, exam: &Exam, baseline: Score, evaluation: Evaluation) -> Report {
     let metric = &bounty.manifest.metric;
     let shown = |score: Score| score.shown(metric.decimals).to_string();
     let items = exam.part.inputs.len();
@@ -91,7 +88,6 @@ fn compare(bounty: &Bounty, exam: &Exam, baseline: &Evaluation, evaluation: Eval
         Err(reason) => (Some(reason), None),
     };
     let mut report = Report { reason, detail: evaluation.detail, score: score.map(shown), items, ..Report::default() };
-    let Ok(baseline) = baseline.score else { return report };
     report.baseline = Some(shown(baseline));
     let rules = rules(&bounty.manifest, baseline, items);
     report.least_improvement = Score::from_units(i64::try_from(rules.step()).unwrap_or(i64::MAX)).map(shown);
