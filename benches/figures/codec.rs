@@ -106,11 +106,9 @@ fn speed(report: &mut Report) {
     let percent = |peak: u64| Measured::alone(100.0 * peak as f64 / fp32_bytes);
     report.figure("codec.encode_memory", "% of fp32", || Some(percent(peak_bytes_of(&[ENCODE])?)));
     report.figure("codec.decode_memory", "% of fp32", || {
-        let file = std::env::temp_dir().join(format!("l402t-figures-{}.l4su", std::process::id()));
-        std::fs::write(&file, &bytes).ok()?;
-        let peak = file.to_str().and_then(|file| peak_bytes_of(&[DECODE, file]));
-        std::fs::remove_file(&file).ok()?;
-        Some(percent(peak?))
+        let file = tempfile::NamedTempFile::new().ok()?;
+        std::fs::write(file.path(), &bytes).ok()?;
+        Some(percent(peak_bytes_of(&[DECODE, file.path().to_str()?])?))
     });
 }
 

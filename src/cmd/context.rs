@@ -1,6 +1,6 @@
 //! What every command gets: where to write, what is configured, where its data is, when to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secrecy::SecretSlice;
 
@@ -55,6 +55,11 @@ impl Context {
             .map_err(|error| Failure::io("make the data folder", &path, &error))?;
         logging::start(&self.config.log, &self.ui, Some(&path))?;
         Ok(path)
+    }
+
+    /// Where files that nobody keeps are put.
+    pub fn temporary_folder(&self) -> &Path {
+        self.environment.temporary_folder()
     }
 
     /// What a key of the configuration refers to: a file's content, or a variable's.

@@ -1,7 +1,7 @@
 //! The process's environment: its variables, and where a user's files belong. Nothing else reads it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretSlice};
 
@@ -15,6 +15,7 @@ pub struct Environment {
     pub(super) config_home: Option<PathBuf>,
     pub(super) data_home: Option<PathBuf>,
     pub(super) state_home: Option<PathBuf>,
+    pub(super) temporary: PathBuf,
 }
 
 impl Environment {
@@ -32,6 +33,7 @@ impl Environment {
             config_home: path("XDG_CONFIG_HOME"),
             data_home: path("XDG_DATA_HOME"),
             state_home: path("XDG_STATE_HOME"),
+            temporary: std::env::temp_dir(),
         }
     }
 
@@ -83,6 +85,11 @@ impl Environment {
     pub(super) fn state_folder(&self) -> Option<PathBuf> {
         let folder = self.state_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/state")))?;
         Some(folder.join("l402t"))
+    }
+
+    /// Where files that nobody keeps are put: `TMPDIR`, or the system's folder for them.
+    pub fn temporary_folder(&self) -> &Path {
+        &self.temporary
     }
 
     /// `L402T_DATA`, or the user's own folder for a command; `None` where there is no home.

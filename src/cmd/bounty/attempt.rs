@@ -48,12 +48,12 @@ pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Re
     let boxes = sandbox(&bounty.manifest)?;
     let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch };
     let exam = bounty.public_exam();
-    let Evaluation { score, detail, .. } = evaluator.evaluate(&bounty.workspace, &exam).map_err(not_evaluated)?;
+    let Evaluation { score, detail, .. } = evaluator.evaluate(&bounty.workspace, &exam).map_err(not_evaluated(scratch))?;
     let baseline = score.map_err(|rejection| {
         let message = format_args!("the bounty's own workspace comes to no score here ({rejection}): {detail}");
         Failure::usage("baseline_fails", message, "Use a bounty that `l402t bounty check` finds nothing wrong with")
     })?;
-    let evaluation = evaluator.evaluate(&changed.tree, &exam).map_err(not_evaluated)?;
+    let evaluation = evaluator.evaluate(&changed.tree, &exam).map_err(not_evaluated(scratch))?;
     let found = compare(&bounty, &exam, baseline, evaluation);
     Ok(report(context, &Report { tier: Some(boxes.tier()), diff_bytes: changed.diff_bytes, ..found }))
 }

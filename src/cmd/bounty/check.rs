@@ -43,7 +43,7 @@ pub(super) fn run(args: &BountyCheckArgs, context: &Context, scratch: &Path) -> 
     let exam = bounty.held_out_exam().ok_or_else(|| Failure::bug("a whole bounty has no held-out part"))?;
     context.ui.say("running the baseline twice, and answers that nobody worked for");
     let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch };
-    let found = lint(&bounty, &exam, &evaluator, SystemClock.now()).map_err(not_evaluated)?;
+    let found = lint(&bounty, &exam, &evaluator, SystemClock.now()).map_err(not_evaluated(scratch))?;
     let metric = &bounty.manifest.metric;
     let shown = |score: Score| score.shown(metric.decimals).to_string();
     let baseline = found.rules.map(|rules| shown(rules.baseline));

@@ -16,9 +16,9 @@ use crate::cli::{BountyArgs, BountyCommand};
 /// Runs the command.
 pub async fn run(args: BountyArgs, context: Context) -> Result<ExitCode, Failure> {
     let worker = context.clone();
-    let place = std::env::temp_dir();
+    let place = context.temporary_folder();
     // Kept out here, so that it goes on Ctrl-C, too, which doesn't wait for the box that runs.
-    let scratch = Scratch::new(&place).map_err(|error| Failure::io("make a folder in", &place, &error))?;
+    let scratch = Scratch::new(place).map_err(|error| Failure::io("make a folder in", place, &error))?;
     let folder = scratch.path().to_owned();
     match args.command {
         BountyCommand::Check(args) => context.blocking(move || check::run(&args, &worker, &folder)).await,
@@ -69,12 +69,12 @@ fn sandbox(manifest: &Manifest) -> Result<Sandbox, Failure> {
     })
 }
 
-/// An evaluation that this machine failed.
-fn not_evaluated(error: EvaluateError) -> Failure {
-    match error {
+/// An evaluation that this machine failed, with its files in `scratch`.
+fn not_evaluated(scratch: &Path) -> impl Fn(EvaluateError) -> Failure {
+    move |error| match error {
         EvaluateError::Box(error) => {
             Failure::new(ExitCode::Sandbox, "box_failed", error, "Start it again; if it stays so, mend this machine")
         }
-        EvaluateError::Io(error) => Failure::io("write to", &std::env::temp_dir(), &error),
+        EvaluateError::Io(error) => Failure::io("write to", scratch, &error),
     }
 }
