@@ -9,7 +9,7 @@ use super::{Context, ExitCode, Failure};
 use crate::bounty::evaluate::EvaluateError;
 use crate::bounty::load::{Bounty, Extent, LoadError};
 use crate::bounty::manifest::{Manifest, Problems};
-use crate::bounty::sandbox::{Sandbox, SandboxSettings, SandboxUnavailable, TierChoice};
+use crate::bounty::sandbox::{Sandbox, SandboxSettings, TierChoice};
 use crate::bounty::scratch::Scratch;
 use crate::cli::{BountyArgs, BountyCommand};
 
@@ -64,9 +64,7 @@ fn advice(Problems(problems): &Problems) -> String {
 /// Boxes as strong as a bounty asks for, or none.
 fn sandbox(manifest: &Manifest) -> Result<Sandbox, Failure> {
     let settings = SandboxSettings { tier: TierChoice::AtLeast(manifest.tier), ..SandboxSettings::default() };
-    Sandbox::detect(settings).map_err(|SandboxUnavailable { cause, fix }| {
-        Failure::new(ExitCode::Sandbox, SandboxUnavailable::CODE, format_args!("no sandbox: {cause}"), fix)
-    })
+    Ok(Sandbox::detect(settings)?)
 }
 
 /// An evaluation that this machine failed, with its files in `scratch`.
