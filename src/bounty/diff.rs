@@ -3,6 +3,8 @@
 //! What a diff says about itself is not believed: it is applied to a tree in memory, and then the trees are compared. Only
 //! target files may differ, in content alone. Hunks go exactly where they say, never to somewhere similar.
 
+use std::collections::BTreeSet;
+
 use diffy::patch_set::{FileMode, FileOperation, FilePatch, ParseOptions, PatchSet};
 use diffy::{DiffOptions, Line, Patch};
 
@@ -134,11 +136,11 @@ pub fn apply(base: &Tree, diff: &[u8], targets: &[String], most_bytes: u64) -> R
         return Err(StaticRejection::Empty);
     }
     let mut changed = base.clone();
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
     for patch in PatchSet::parse(text, ParseOptions::gitdiff()) {
         let patch = patch.map_err(|error| StaticRejection::Unreadable { why: error.to_string() })?;
         let path = path_of(&patch)?;
-        if seen.contains(&path) {
+        if !seen.insert(path.clone()) {
             return Err(StaticRejection::Twice { path });
         }
         let hunks = patch.patch().as_text().ok_or_else(|| StaticRejection::Binary { path: path.clone() })?;
@@ -152,8 +154,7 @@ pub fn apply(base: &Tree, diff: &[u8], targets: &[String], most_bytes: u64) -> R
             Some(old) => File { content: new.into_bytes(), mode: old.mode },
             None => File::plain(new),
         };
-        changed.insert(path.clone(), new);
-        seen.push(path);
+        changed.insert(path, new);
     }
     compare(base, &changed, targets)?;
     Ok(changed)
