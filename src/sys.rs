@@ -154,25 +154,17 @@ impl Resource {
     }
 }
 
-/// Has a child start as [`BoxChild`] says, and be killed when this thread ends; its start fails if any of it does. The user that [`CommandExt::uid`] sets is
-/// in force by then.
+/// Has a child start as [`BoxChild`] says; its start fails if any of it does. The user that [`CommandExt::uid`] sets is in
+/// force by then.
 ///
 /// [`CommandExt::uid`]: std::os::unix::process::CommandExt::uid
 pub fn start_as_box(command: &mut Command, child: BoxChild) {
     use std::os::unix::process::CommandExt;
-    let parent = std::process::id();
-    // SAFETY: the closure runs in the forked child before exec, where only async-signal-safe calls are allowed: prctl,
-    // getppid, write, getrlimit, setrlimit, close_range and fcntl are plain system calls on what the closure owns, and nothing is
-    // allocated on the way to success.
+    // SAFETY: the closure runs in the forked child before exec, where only async-signal-safe calls are allowed: write,
+    // getrlimit, setrlimit, close_range and fcntl are plain system calls on what the closure owns, and nothing is allocated
+    // on the way to success.
     unsafe {
         command.pre_exec(move || {
-            // bubblewrap asks for this itself, but only once it runs.
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            if u32::try_from(libc::getppid()).ok() != Some(parent) {
-                return Err(io::Error::from_raw_os_error(libc::ESRCH));
-            }
             for door in &child.join {
                 if libc::write(door.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1 {
                     return Err(io::Error::last_os_error());

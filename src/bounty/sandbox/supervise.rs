@@ -17,7 +17,7 @@ use super::recipe::{self, Handed, Mounts};
 use super::spec::{BoxSpec, Limits};
 use super::{BoxError, tree};
 use crate::clock::Stopwatch;
-use crate::sys::{BoxChild, Resource, start_as_box};
+use crate::sys::{BoxChild, Resource, StopSignal, die_with_parent_by, start_as_box};
 
 /// Longest time between two looks at what a box uses: how far it can pass a limit before it is stopped.
 const GROUP_LOOK_MS: u64 = 5;
@@ -116,7 +116,7 @@ impl<'a> Watch<'a> {
 
         let mut command = Command::new(launch.program);
         command.arg("--args").arg(arguments.as_raw_fd().to_string()).arg("--").args(&launch.spec.argv);
-        command.env_clear().current_dir("/").process_group(0);
+        command.env_clear().current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(uid) = launch.uid {
             // The standard library gives up every other group, too.
@@ -124,6 +124,8 @@ impl<'a> Watch<'a> {
         }
         let join = launch.group.map_or(Ok(Vec::new()), Group::doors).map_err(BoxError::os("open a control group"))?;
         let keep = [handed.filters, vec![handed.status, handed.ready, arguments.as_raw_fd()]].concat();
+        // bubblewrap asks for this itself, but only once it runs.
+        die_with_parent_by(&mut command, StopSignal::Kill);
         start_as_box(&mut command, BoxChild { keep, join, limits: resources(launch) });
         let mut child = command.spawn().map_err(failed)?;
         let monitor = match process(child.id()) {
