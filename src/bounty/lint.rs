@@ -203,8 +203,10 @@ impl Findings {
             };
             self.error("rules", error.to_string(), fix);
         }
-        if manifest.metric.noise == Noise::Rate && scored_items < GOOD_ITEMS {
-            let step = Score::from_units(i64::try_from(rules.step()).unwrap_or(i64::MAX)).unwrap_or_default();
+        if manifest.metric.noise == Noise::Rate
+            && scored_items < GOOD_ITEMS
+            && let Some(step) = rules.least_improvement()
+        {
             let message = format!(
                 "{scored_items} held-out items are few: the smallest paid step is {}",
                 step.shown(manifest.metric.decimals)
@@ -231,8 +233,7 @@ impl Findings {
             let Evaluation { score, detail, .. } = evaluator.score_answers(&bounty.workspace, exam, &answers)?;
             match score {
                 Ok(score) => {
-                    let improvement = rules.direction.improvement(rules.baseline, score);
-                    if u64::try_from(improvement).is_ok_and(|improvement| improvement >= rules.step()) {
+                    if rules.is_step(rules.baseline, score) {
                         let shown = score.shown(rules.decimals);
                         let message = format!("{name} answers score {shown}, and would be paid");
                         self.error("null_candidate_wins", message, "Mend the scorer, or start from a better workspace");

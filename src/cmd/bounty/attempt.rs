@@ -90,10 +90,9 @@ fn compare(bounty: &Bounty, exam: &Exam, baseline: Score, evaluation: Evaluation
     let mut report = Report { reason, detail: evaluation.detail, score: score.map(shown), items, ..Report::default() };
     report.baseline = Some(shown(baseline));
     let rules = rules(&bounty.manifest, baseline, items);
-    report.least_improvement = Score::from_units(i64::try_from(rules.step()).unwrap_or(i64::MAX)).map(shown);
+    report.least_improvement = rules.least_improvement().map(shown);
     if let (Some(score), Ok(scale)) = (score, rules.scale()) {
-        let improvement = rules.direction.improvement(baseline, score);
-        report.improves = u64::try_from(improvement).is_ok_and(|improvement| improvement >= rules.step());
+        report.improves = rules.is_step(baseline, score);
         if report.improves {
             report.would_pay_msat = scale.payout(rules.budget_msat, score, baseline);
         }

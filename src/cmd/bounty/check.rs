@@ -47,7 +47,7 @@ pub(super) fn run(args: &BountyCheckArgs, context: &Context, scratch: &Path) -> 
     let metric = &bounty.manifest.metric;
     let shown = |score: Score| score.shown(metric.decimals).to_string();
     let baseline = found.rules.map(|rules| shown(rules.baseline));
-    let step = found.rules.and_then(|rules| Score::from_units(i64::try_from(rules.step()).ok()?)).map(shown);
+    let step = found.rules.and_then(|rules| rules.least_improvement()).map(shown);
     for Finding { level, message, fix, .. } in &found.findings {
         let level = match level {
             Level::Error => "error",

@@ -141,7 +141,7 @@ impl Book {
         }
         let claim = commitment.claim.ok_or(Refusal::NoClaim)?;
         let least = self.least_claim().ok_or(Refusal::NothingLeft)?;
-        if !self.is_a_step(claim) {
+        if !self.rules.is_step(self.best, claim) {
             return Err(Refusal::ClaimTooSmall(least));
         }
         let offer = self.scale.payout(self.rules.budget_msat, claim, self.best);
@@ -208,7 +208,7 @@ impl Book {
         let claim = self.entries[place].claim;
         let rejected = |reason| Outcome::Rejected { reason };
         // What is public is asked first: so `no_improvement` says nothing about the held-out part.
-        if self.is_known(&self.entries[place].submission, &tree) || !self.is_a_step(claim) {
+        if self.is_known(&self.entries[place].submission, &tree) || !self.rules.is_step(self.best, claim) {
             return rejected(Rejection::NoImprovement);
         }
         if self.rules.direction.improvement(claim, score) < 0 {
@@ -217,11 +217,6 @@ impl Book {
         let left = self.scale.payout(self.rules.budget_msat, claim, self.best);
         let (_, reward_msat) = self.entries[place].offer.covered(left);
         if reward_msat == Msat::ZERO { rejected(Rejection::NoImprovement) } else { Outcome::Reached { reward_msat } }
-    }
-
-    fn is_a_step(&self, claim: Score) -> bool {
-        let improvement = self.rules.direction.improvement(self.best, claim);
-        u64::try_from(improvement).is_ok_and(|improvement| improvement >= self.rules.step())
     }
 }
 

@@ -112,6 +112,16 @@ impl Rules {
     pub fn step(&self) -> u64 {
         self.min_improvement.max(self.noise_bound).max(1)
     }
+
+    /// The step as a difference of scores; `None` where no two scores are so far apart.
+    pub fn least_improvement(&self) -> Option<Score> {
+        Score::from_units(i64::try_from(self.step()).ok()?)
+    }
+
+    /// Is one score better than another by a step or more?
+    pub fn is_step(&self, from: Score, to: Score) -> bool {
+        u64::try_from(self.direction.improvement(from, to)).is_ok_and(|improvement| improvement >= self.step())
+    }
 }
 
 /// A sponsor posts a bounty. Signed by `sponsor`; its digest is the bounty's id.
@@ -321,6 +331,23 @@ mod tests {
         assert_eq!(rules().step(), 224);
         assert_eq!(Rules { min_improvement: 300, ..rules() }.step(), 300);
         assert_eq!(Rules { min_improvement: 0, noise_bound: 0, ..rules() }.step(), 1);
+    }
+
+    #[test]
+    fn an_improvement_is_a_step_in_the_right_direction_only() {
+        let lower = Rules { direction: Direction::Lower, ..rules() };
+        for (rules, to, expected) in [
+            (rules(), 9_224, true),
+            (rules(), 9_223, false),
+            (rules(), 8_000, false),
+            (lower, 8_776, true),
+            (lower, 8_777, false),
+            (lower, 9_500, false),
+        ] {
+            assert_eq!(rules.is_step(score(9_000), score(to)), expected, "{to}");
+        }
+        assert_eq!(rules().least_improvement(), Some(score(224)));
+        assert_eq!(Rules { noise_bound: u64::MAX, ..rules() }.least_improvement(), None);
     }
 
     #[test]
