@@ -55,14 +55,49 @@ fn copy(name: &str) -> tempfile::TempDir {
     place
 }
 
-const DICTIONARY: &str = include_str!("bounty/codec_with_dictionary.py");
-const NEIGHBOURS: &str = include_str!("bounty/nearest_neighbours.py");
+/// A file of an example, with other text from `from` up to `to`.
+fn spliced(file: &str, from: &str, to: &str, with: &str) -> String {
+    let text = fs::read_to_string(example(file)).expect("read");
+    let start = text.find(from).expect("there");
+    let end = start + text[start..].find(to).expect("behind it");
+    format!("{}{with}{}", &text[..start], &text[end..])
+}
+
+/// What the logs say again and again, the most frequent last.
+const DICTIONARY: &str = r#"WORDS = (
+    b'ERROR worker retry queue=mail attempt= error="connection reset by peer"|2026-03-01T WARN database slow query '
+    b'table=orders rows= duration_ms=|2026-03-01T DEBUG cache lookup key=session: hit=false hit=true|2026-03-01T '
+    b'agent="Prometheus/2.53"agent="python-requests/2.32"agent="Mozilla/5.0 (X11; Linux x86_64)"agent="curl/8.5.0"'
+    b"method=POST path=/api/v1/orders/export status=201 path=/login status=404 path=/static/app.js status=304 "
+    b"path=/metrics path=/health path=/api/v1/users status=200 duration_ms= bytes= client=10.|2026-03-01T"
+    b":Z web-0 INFO request method=GET path=/api/v1/orders status=200 duration_ms="
+)
+
+
+def compress(line):
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, WORDS)
+    return packer.compress(line) + packer.flush()
+
+
+def decompress(packed):
+    return zlib.decompressobj(-15, WORDS).decompress(packed)
+
+
+"#;
+
+/// Most of the seven nearest images.
+const NEIGHBOURS: &str = "    for line in sys.stdin:
+        image = pixels(line.strip())
+        near = sorted((sum((a - b) ** 2 for a, b in zip(image, other)), label) for other, label in zip(images, labels))
+        votes = [label for _, label in near[:7]]
+        print(max(sorted(set(votes)), key=votes.count))";
 
 #[test]
 fn the_log_bounty_can_be_posted_and_a_dictionary_improves_it() {
     let (code, report) = check(&example("logs"));
     assert_eq!((code, &report["postable"]), (Some(0), &Value::Bool(true)), "{report}");
-    let (code, report) = attempt("logs", "codec.py", DICTIONARY);
+    let codec = spliced("logs/workspace/codec.py", "def compress", "def main", DICTIONARY);
+    let (code, report) = attempt("logs", "codec.py", &codec);
     assert_eq!((code, &report["improves"]), (Some(0), &Value::Bool(true)), "{report}");
     assert!(report["would_pay_msat"].as_u64().expect("msat") > 50_000_000, "{report}");
 }
@@ -74,7 +109,8 @@ fn the_digit_bounty_can_be_posted_and_neighbours_improve_it() {
     assert_eq!((&report["canaries"], &report["scored_items"]), (&32.into(), &568.into()));
     assert_eq!(report["least_improvement"], "0.0420");
     assert_eq!(codes(&report), ["few_items"]);
-    let (code, report) = attempt("digits", "classify.py", NEIGHBOURS);
+    let classifier = spliced("digits/workspace/classify.py", "    means = {}", "\n\n\nmain()", NEIGHBOURS);
+    let (code, report) = attempt("digits", "classify.py", &classifier);
     assert_eq!(code, Some(0), "{report}");
 }
 
