@@ -227,10 +227,6 @@ impl Manifest {
             let message = "metric.noise = \"rate\" needs scores with at least 2 decimals";
             findings.add(at("metric", "noise").unwrap_or(0), message, "Raise metric.decimals, for example to 4");
         }
-        if self.limits.wall_ms < self.limits.cpu_ms && self.limits.processes == 1 {
-            let message = "limits.wall_s is less than limits.cpu_s: a single process never reaches that";
-            findings.add(at("limits", "wall_s").unwrap_or(0), message, "Raise wall_s");
-        }
     }
 }
 

@@ -118,9 +118,7 @@ impl<'t, 'i> Section<'t, 'i> {
         findings: &mut Findings<'i>,
         read: impl FnOnce(&'t DeValue<'i>) -> Result<T, String>,
     ) -> Option<Located<T>> {
-        let there = self.table?.iter().any(|(name, _)| name.get_ref().as_ref() == key);
-        if !there {
-            self.asked.insert(key);
+        if self.is_there() && self.get(key).is_none() {
             findings.add(self.at, format!("{} is missing", self.key(key)), format!("Add {key} = {example}"));
             return None;
         }
