@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::amount::Msat;
 
-/// Why a submission earned nothing.
+/// Why a submission earned nothing. What the machine that evaluates is to blame for is none of these: it decides nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rejection {
@@ -42,11 +42,9 @@ pub enum Rejection {
     EscrowLost,
     /// The diff was here, but the reward came back, or was about to expire, before the verdict: nothing could be paid.
     LockLost,
-    /// The boxes can't be set up on this machine.
-    SandboxUnavailable,
 }
 
-/// Whose doing it is.
+/// Whose doing a rejection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
@@ -54,8 +52,6 @@ pub enum Fault {
     Agent,
     /// Whoever posted the bounty: the agent gets its fee back.
     Sponsor,
-    /// Whoever evaluates: the agent gets its fee back.
-    Coordinator,
 }
 
 /// What becomes of a submission's fee.
@@ -70,7 +66,7 @@ pub enum FeeFate {
 
 impl Rejection {
     /// All of them.
-    pub const ALL: [Rejection; 17] = [
+    pub const ALL: [Rejection; 16] = [
         Rejection::NotRevealed,
         Rejection::RejectedStatic,
         Rejection::BuildFailed,
@@ -87,7 +83,6 @@ impl Rejection {
         Rejection::HeldoutMismatch,
         Rejection::EscrowLost,
         Rejection::LockLost,
-        Rejection::SandboxUnavailable,
     ];
 
     /// The stable name.
@@ -109,7 +104,6 @@ impl Rejection {
             Rejection::HeldoutMismatch => "heldout_mismatch",
             Rejection::EscrowLost => "escrow_lost",
             Rejection::LockLost => "lock_lost",
-            Rejection::SandboxUnavailable => "sandbox_unavailable",
         }
     }
 
@@ -130,7 +124,6 @@ impl Rejection {
             | Rejection::BelowClaim
             | Rejection::LockLost => Fault::Agent,
             Rejection::ScorerFailed | Rejection::HeldoutMismatch | Rejection::EscrowLost => Fault::Sponsor,
-            Rejection::SandboxUnavailable => Fault::Coordinator,
         }
     }
 }
@@ -173,7 +166,7 @@ impl Outcome {
             Outcome::Reached { .. } => FeeFate::Kept,
             Outcome::Rejected { reason } => match reason.fault() {
                 Fault::Agent => FeeFate::Kept,
-                Fault::Sponsor | Fault::Coordinator => FeeFate::Refunded,
+                Fault::Sponsor => FeeFate::Refunded,
             },
         }
     }
@@ -200,7 +193,7 @@ mod tests {
             .filter(|reason| fee(*reason) == FeeFate::Refunded)
             .map(Rejection::name)
             .collect();
-        assert_eq!(refunded, ["scorer_failed", "heldout_mismatch", "escrow_lost", "sandbox_unavailable"]);
+        assert_eq!(refunded, ["scorer_failed", "heldout_mismatch", "escrow_lost"]);
         assert_eq!(fee(Rejection::BuildFailed), FeeFate::Kept);
         assert_eq!(Outcome::Reached { reward_msat: Msat::new(5) }.fee(), FeeFate::Kept);
     }
