@@ -92,31 +92,22 @@ pub enum StaticRejection {
     },
 }
 
-/// Makes the diff from `base` to what a workspace has in the target files. `changed` may hold the target files alone.
+/// Makes the diff from `base` to what a workspace has in the target files, all of which are in `base`. `changed` may hold the
+/// target files alone.
 pub fn make(base: &Tree, changed: &Tree, targets: &[String]) -> Result<String, StaticRejection> {
     let mut text = String::new();
-    for path in targets {
-        let named = || path.clone();
-        let file = match (base.get(path), changed.get(path)) {
-            (Some(_), None) => return Err(StaticRejection::Deleted { path: named() }),
-            (Some(old), Some(new)) if old.mode != new.mode => {
-                return Err(StaticRejection::ModeChanged { path: named() });
-            }
-            (old, Some(new)) if old != Some(new) => new,
-            (_, _) => continue,
-        };
-        let old = base.get(path).map_or(Ok(""), |old| as_text(path, old))?;
-        let new = as_text(path, file)?;
-        text.push_str(&format!("diff --git a/{path} b/{path}\n"));
-        let mut options = DiffOptions::new();
-        options.set_modified_filename(format!("b/{path}"));
-        if base.get(path).is_some() {
-            options.set_original_filename(format!("a/{path}"));
-        } else {
-            text.push_str("new file mode 100644\n");
-            options.set_original_filename("/dev/null");
+    for (path, old) in targets.iter().filter_map(|path| Some((path, base.get(path)?))) {
+        let new = changed.get(path).ok_or_else(|| StaticRejection::Deleted { path: path.clone() })?;
+        if old.mode != new.mode {
+            return Err(StaticRejection::ModeChanged { path: path.clone() });
         }
-        text.push_str(&options.create_patch(old, new).to_string());
+        if old.content == new.content {
+            continue;
+        }
+        let mut options = DiffOptions::new();
+        options.set_original_filename(format!("a/{path}")).set_modified_filename(format!("b/{path}"));
+        text.push_str(&format!("diff --git a/{path} b/{path}\n"));
+        text.push_str(&options.create_patch(as_text(path, old)?, as_text(path, new)?).to_string());
     }
     if text.is_empty() { Err(StaticRejection::Empty) } else { Ok(text) }
 }
@@ -144,17 +135,13 @@ pub fn apply(base: &Tree, diff: &[u8], targets: &[String], most_bytes: u64) -> R
             return Err(StaticRejection::Twice { path });
         }
         let hunks = patch.patch().as_text().ok_or_else(|| StaticRejection::Binary { path: path.clone() })?;
-        let file = base.get(&path);
-        let old = file.map_or(Ok(""), |old| as_text(&path, old))?;
-        if patch.operation().is_create() && file.is_some() {
-            return Err(StaticRejection::DoesNotApply { path, hunk: 1 });
+        let does_not_apply = |hunk| StaticRejection::DoesNotApply { path: path.clone(), hunk };
+        let old = base.get(&path).ok_or_else(|| not_a_target(&path, targets))?;
+        if patch.operation().is_create() {
+            return Err(does_not_apply(1));
         }
-        let new = apply_hunks(old, hunks).map_err(|hunk| StaticRejection::DoesNotApply { path: path.clone(), hunk })?;
-        let new = match file {
-            Some(old) => File { content: new.into_bytes(), mode: old.mode },
-            None => File::plain(new),
-        };
-        changed.insert(path, new);
+        let new = apply_hunks(as_text(&path, old)?, hunks).map_err(does_not_apply)?;
+        changed.insert(path, File { content: new.into_bytes(), mode: old.mode });
     }
     compare(base, &changed, targets)?;
     Ok(changed)
@@ -166,7 +153,7 @@ fn compare(base: &Tree, changed: &Tree, targets: &[String]) -> Result<(), Static
     for (path, difference) in &differences {
         let path = (*path).to_owned();
         if !targets.contains(&path) {
-            return Err(StaticRejection::NotATarget { path, targets: targets.join(", ") });
+            return Err(not_a_target(&path, targets));
         }
         match difference {
             Difference::Added | Difference::Changed => {}
@@ -175,6 +162,10 @@ fn compare(base: &Tree, changed: &Tree, targets: &[String]) -> Result<(), Static
         }
     }
     if differences.is_empty() { Err(StaticRejection::Empty) } else { Ok(()) }
+}
+
+fn not_a_target(path: &str, targets: &[String]) -> StaticRejection {
+    StaticRejection::NotATarget { path: path.to_owned(), targets: targets.join(", ") }
 }
 
 /// The one file that a patch is about, if it does nothing but change its content.
@@ -196,8 +187,7 @@ fn path_of(patch: &FilePatch<'_, str>) -> Result<String, StaticRejection> {
         None | Some(FileMode::Regular | FileMode::Executable) => false,
         Some(FileMode::Symlink | FileMode::Gitlink) => true,
     };
-    let creates_executable = patch.operation().is_create() && patch.new_mode() == Some(&FileMode::Executable);
-    if changes_mode || creates_executable || strange(patch.old_mode()) || strange(patch.new_mode()) {
+    if changes_mode || strange(patch.old_mode()) || strange(patch.new_mode()) {
         return Err(StaticRejection::ModeChanged { path: name });
     }
     Ok(name)

@@ -10,6 +10,7 @@ fn base() -> Tree {
     tree.insert("codec.py", File::plain("one\ntwo\nthree\nfour\nfive\nsix\nseven\neight\n"));
     tree.insert("run.sh", File { content: b"#!/bin/sh\necho\n".to_vec(), mode: Mode::Executable });
     tree.insert("README.md", File::plain("read me\n"));
+    tree.insert("new/table file.txt", File::plain(""));
     tree
 }
 
@@ -138,7 +139,7 @@ fn links_modes_renames_and_deletions_are_refused() {
     let module = new_link.replace("120000", "160000");
     assert_eq!(applied(&module), Err(StaticRejection::ModeChanged { path: "new/table file.txt".into() }));
     let executable = new_link.replace("120000", "100755");
-    assert_eq!(applied(&executable), Err(StaticRejection::ModeChanged { path: "new/table file.txt".into() }));
+    assert_eq!(applied(&executable), Err(StaticRejection::DoesNotApply { path: "new/table file.txt".into(), hunk: 1 }));
     let mode = CHANGE.replace("--- a", "old mode 100644\nnew mode 100755\n--- a");
     assert_eq!(applied(&mode), Err(StaticRejection::ModeChanged { path: "codec.py".into() }));
     let rename =

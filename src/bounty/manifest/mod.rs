@@ -60,7 +60,7 @@ pub struct Manifest {
     pub demo_only: DemoOnly,
     /// The folder that agents start from.
     pub workspace: String,
-    /// The files in it that a diff may change or create.
+    /// The files in it that a diff may change: all of them are there.
     pub targets: Vec<String>,
     /// Makes something of the changed files, once.
     pub build: Option<Vec<String>>,

@@ -26,7 +26,7 @@ pub use archive::{Archive, ArchiveError, ArchiveLimits};
 pub use error::{BoxError, SandboxUnavailable};
 pub use outcome::{BoxOutcome, Ending, STDERR_BYTES, Tier, Usage};
 pub use probe::Probe;
-pub use spec::{BoxSpec, LEAST_MEMORY_BYTES, Limits, ReadOnly, SCRATCH, fixed_environment};
+pub use spec::{BoxSpec, Limits, ReadOnly, SCRATCH};
 
 use cgroup::Cgroups;
 use slots::Slots;

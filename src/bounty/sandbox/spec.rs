@@ -28,7 +28,7 @@ pub struct BoxSpec {
     pub stdin: Vec<u8>,
     /// Files and folders that it may read.
     pub read_only: Vec<ReadOnly>,
-    /// Variables beside the fixed ones ([`fixed_environment`]), which they may not change.
+    /// Variables beside the fixed ones, the same in every box, which they may not change.
     pub environment: BTreeMap<String, String>,
     /// How much of everything.
     pub limits: Limits,
@@ -53,7 +53,7 @@ pub struct Limits {
     pub cpu_ms: u64,
     /// Time on the wall, in milliseconds, from when the command starts.
     pub wall_ms: u64,
-    /// Memory, in bytes, what is in [`SCRATCH`], /tmp and /dev/shm included. At least [`LEAST_MEMORY_BYTES`].
+    /// Memory, in bytes, what is in [`SCRATCH`], /tmp and /dev/shm included. At least 16 MiB.
     pub memory_bytes: u64,
     /// Size of [`SCRATCH`], in bytes.
     pub scratch_bytes: u64,
@@ -66,7 +66,7 @@ pub struct Limits {
 }
 
 /// Less memory than this doesn't hold the box itself.
-pub const LEAST_MEMORY_BYTES: u64 = 16 << 20;
+const LEAST_MEMORY_BYTES: u64 = 16 << 20;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -187,7 +187,7 @@ impl Limits {
 }
 
 /// The variables of every box: the same on every machine.
-pub fn fixed_environment() -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(super) fn fixed_environment() -> impl Iterator<Item = (&'static str, &'static str)> {
     [
         ("PATH", "/usr/bin:/usr/local/bin"),
         ("HOME", SCRATCH),
