@@ -189,7 +189,10 @@ mod tests {
         assert!(Part::read(place.path()).expect_err("not text").to_string().contains("not UTF-8 from byte 3 on"));
         fs::write(place.path().join(INPUTS), "").expect("written");
         assert!(Part::read(place.path()).expect_err("empty").to_string().contains("0 items"));
-        assert!(matches!(Part::read(&place.path().join("nowhere")), Err(DataError::File(TreeError::Unreadable { .. }))));
+        assert!(matches!(
+            Part::read(&place.path().join("nowhere")),
+            Err(DataError::File(TreeError::Unreadable { .. }))
+        ));
     }
 
     #[test]

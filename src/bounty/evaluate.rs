@@ -126,28 +126,28 @@ impl Evaluator<'_> {
     /// Evaluates one tree. Blocks until the last box is gone.
     pub fn evaluate(&self, tree: &Tree, exam: &Exam) -> Result<Evaluation, EvaluateError> {
         let scratch = Scratch::new(self.scratch)?;
-        let mut run = Run { evaluator: self, scratch: scratch.path(), boxes: Vec::new() };
-        let ended = run.evaluate(tree, exam);
-        run.end(ended)
+        let mut attempt = Attempt { evaluator: self, scratch: scratch.path(), boxes: Vec::new() };
+        let ended = attempt.evaluate(tree, exam);
+        attempt.end(ended)
     }
 
     /// Scores answers that nobody computed, as a lint does.
     pub fn score_answers(&self, tree: &Tree, exam: &Exam, answers: &[String]) -> Result<Evaluation, EvaluateError> {
         let scratch = Scratch::new(self.scratch)?;
-        let mut run = Run { evaluator: self, scratch: scratch.path(), boxes: Vec::new() };
-        let ended = run.score(tree, exam, answers);
-        run.end(ended)
+        let mut attempt = Attempt { evaluator: self, scratch: scratch.path(), boxes: Vec::new() };
+        let ended = attempt.score(tree, exam, answers);
+        attempt.end(ended)
     }
 }
 
 /// One evaluation.
-struct Run<'r> {
+struct Attempt<'r> {
     evaluator: &'r Evaluator<'r>,
     scratch: &'r Path,
     boxes: Vec<(Stage, Usage)>,
 }
 
-impl Run<'_> {
+impl Attempt<'_> {
     fn end(self, ended: Result<Score, Stop>) -> Result<Evaluation, EvaluateError> {
         let boxes = self.boxes;
         match ended {

@@ -16,7 +16,7 @@ use crate::protocol::bounty::pay::Direction;
 use crate::protocol::bounty::score::{Decimals, Score};
 use crate::protocol::bounty::statements::MOST_SUBMISSIONS;
 use crate::protocol::ids::UnixMs;
-use reader::{Findings, Section};
+use reader::{Mistakes, Section};
 
 /// The file's name in a bounty's folder.
 pub const FILE: &str = "bounty.toml";
@@ -171,30 +171,30 @@ pub struct BoxLimits {
 impl Manifest {
     /// Reads and checks a bounty.toml.
     pub fn parse(text: &str) -> Result<Self, Problems> {
-        let mut findings = Findings::new(text);
+        let mut mistakes = Mistakes::new(text);
         let document = match DeTable::parse(text) {
             Ok(document) => document,
             Err(error) => {
                 let at = error.span().map_or(0, |span| span.start);
-                findings.add(
+                mistakes.add(
                     at,
                     error.message().replace('\n', ", "),
                     "Mend it: this line is not TOML (https://toml.io)",
                 );
-                return findings.into_result(None);
+                return mistakes.into_result(None);
             }
         };
         let mut root = Section::root(document.get_ref());
-        let manifest = read(&mut root, &mut findings);
-        root.finish(&mut findings);
+        let manifest = read(&mut root, &mut mistakes);
+        root.finish(&mut mistakes);
         if let Some(manifest) = &manifest {
-            manifest.check(&document, &mut findings);
+            manifest.check(&document, &mut mistakes);
         }
-        findings.into_result(manifest)
+        mistakes.into_result(manifest)
     }
 
     /// What no single key shows.
-    fn check<'i>(&self, document: &toml::Spanned<DeTable<'i>>, findings: &mut Findings<'i>) {
+    fn check<'i>(&self, document: &toml::Spanned<DeTable<'i>>, mistakes: &mut Mistakes<'i>) {
         let at = |section: &str, key: &str| {
             let table = document.get_ref();
             let (_, section) = table.iter().find(|(name, _)| name.get_ref().as_ref() == section)?;
@@ -207,7 +207,7 @@ impl Manifest {
             if is_drawn {
                 let message = "metric.baseline can't be known: which items are scored is drawn when the bounty is posted \
                                (data.all, data.classes)";
-                findings.add(at("metric", "baseline").unwrap_or(0), message, "Remove it: it is measured then");
+                mistakes.add(at("metric", "baseline").unwrap_or(0), message, "Remove it: it is measured then");
             }
             let span = metric.direction.improvement(baseline, metric.target);
             if span <= 0 {
@@ -217,54 +217,54 @@ impl Manifest {
                 };
                 let message =
                     format!("metric.target is not {better} metric.baseline, though metric.direction asks for that");
-                findings.add(at("metric", "target").unwrap_or(0), message, "Mend target, baseline or direction");
+                mistakes.add(at("metric", "target").unwrap_or(0), message, "Mend target, baseline or direction");
             } else if metric.min_improvement > span.unsigned_abs() {
                 let message = "metric.min_improvement is more than there is from baseline to target";
-                findings.add(at("metric", "min_improvement").unwrap_or(0), message, "Lower it");
+                mistakes.add(at("metric", "min_improvement").unwrap_or(0), message, "Lower it");
             }
         }
         if metric.noise == Noise::Rate && metric.decimals.get() < 2 {
             let message = "metric.noise = \"rate\" needs scores with at least 2 decimals";
-            findings.add(at("metric", "noise").unwrap_or(0), message, "Raise metric.decimals, for example to 4");
+            mistakes.add(at("metric", "noise").unwrap_or(0), message, "Raise metric.decimals, for example to 4");
         }
     }
 }
 
-fn read<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option<Manifest> {
-    let title = root.need("title", "\"Compress these logs\"", findings, values::line(120));
-    let description = root.may("description", "\"…\"", findings, values::text(4_000));
-    let demo_only = root.may("demo_only", "true", findings, values::boolean);
-    let workspace = root.need("workspace", "\"workspace\"", findings, values::path);
-    let targets = root.need("targets", "[\"codec.py\"]", findings, values::targets);
-    let mut build = root.optional_section("build", findings);
+fn read<'i>(root: &mut Section<'_, 'i>, mistakes: &mut Mistakes<'i>) -> Option<Manifest> {
+    let title = root.need("title", "\"Compress these logs\"", mistakes, values::line(120));
+    let description = root.may("description", "\"…\"", mistakes, values::text(4_000));
+    let demo_only = root.may("demo_only", "true", mistakes, values::boolean);
+    let workspace = root.need("workspace", "\"workspace\"", mistakes, values::path);
+    let targets = root.need("targets", "[\"codec.py\"]", mistakes, values::targets);
+    let mut build = root.optional_section("build", mistakes);
     let build_command = match build.is_there() {
-        true => build.need("command", "[\"make\"]", findings, values::command),
+        true => build.need("command", "[\"make\"]", mistakes, values::command),
         false => None,
     };
-    build.finish(findings);
-    let mut run = root.section("run", findings);
-    let command = run.need("command", "[\"python3\", \"/task/codec.py\"]", findings, values::command);
-    let restore = run.may("restore", "[\"python3\", \"/task/codec.py\", \"-d\"]", findings, values::command);
-    run.finish(findings);
-    let data = data(root, findings);
-    let mut scorer = root.section("scorer", findings);
-    let folder = scorer.need("folder", "\"scorer\"", findings, values::path);
-    let score = scorer.need("command", "[\"python3\", \"/scorer/score.py\"]", findings, values::command);
-    scorer.finish(findings);
-    let metric = metric(root, findings);
-    let mut reward = root.section("reward", findings);
-    let budget = reward.need("budget_sat", "100_000", findings, values::sat(1..=2_100_000_000));
-    let fee = reward.may("fee_sat", "10", findings, values::sat(0..=1_000_000));
-    reward.finish(findings);
-    let mut submissions = root.section("submissions", findings);
-    let cap = submissions.need("cap", "100", findings, values::integer(1..=u64::from(MOST_SUBMISSIONS)));
-    let deadline = submissions.need("deadline", "2030-01-31T12:00:00Z", findings, values::moment);
-    let diff = submissions.may("max_diff_kb", "64", findings, values::integer(1..=4_096));
-    submissions.finish(findings);
-    let limits = limits(root, findings);
-    let mut sandbox = root.optional_section("sandbox", findings);
-    let tier = sandbox.may("tier", "\"rlimits\"", findings, values::tier);
-    sandbox.finish(findings);
+    build.finish(mistakes);
+    let mut run = root.section("run", mistakes);
+    let command = run.need("command", "[\"python3\", \"/task/codec.py\"]", mistakes, values::command);
+    let restore = run.may("restore", "[\"python3\", \"/task/codec.py\", \"-d\"]", mistakes, values::command);
+    run.finish(mistakes);
+    let data = data(root, mistakes);
+    let mut scorer = root.section("scorer", mistakes);
+    let folder = scorer.need("folder", "\"scorer\"", mistakes, values::path);
+    let score = scorer.need("command", "[\"python3\", \"/scorer/score.py\"]", mistakes, values::command);
+    scorer.finish(mistakes);
+    let metric = metric(root, mistakes);
+    let mut reward = root.section("reward", mistakes);
+    let budget = reward.need("budget_sat", "100_000", mistakes, values::sat(1..=2_100_000_000));
+    let fee = reward.may("fee_sat", "10", mistakes, values::sat(0..=1_000_000));
+    reward.finish(mistakes);
+    let mut submissions = root.section("submissions", mistakes);
+    let cap = submissions.need("cap", "100", mistakes, values::integer(1..=u64::from(MOST_SUBMISSIONS)));
+    let deadline = submissions.need("deadline", "2030-01-31T12:00:00Z", mistakes, values::moment);
+    let diff = submissions.may("max_diff_kb", "64", mistakes, values::integer(1..=4_096));
+    submissions.finish(mistakes);
+    let limits = limits(root, mistakes);
+    let mut sandbox = root.optional_section("sandbox", mistakes);
+    let tier = sandbox.may("tier", "\"rlimits\"", mistakes, values::tier);
+    sandbox.finish(mistakes);
     Some(Manifest {
         title: title?.value,
         description: description.map(|found| found.value).unwrap_or_default(),
@@ -289,15 +289,15 @@ fn read<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option<M
     })
 }
 
-fn data<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option<Data> {
-    let mut data = root.section("data", findings);
-    let whole = data.may("all", "\"data\"", findings, values::path);
-    let public = data.may("public", "\"public\"", findings, values::path);
-    let held_out = data.may("held_out", "\"held-out\"", findings, values::path);
-    let classes = data.may("classes", "[\"yes\", \"no\"]", findings, values::classes);
+fn data<'i>(root: &mut Section<'_, 'i>, mistakes: &mut Mistakes<'i>) -> Option<Data> {
+    let mut data = root.section("data", mistakes);
+    let whole = data.may("all", "\"data\"", mistakes, values::path);
+    let public = data.may("public", "\"public\"", mistakes, values::path);
+    let held_out = data.may("held_out", "\"held-out\"", mistakes, values::path);
+    let classes = data.may("classes", "[\"yes\", \"no\"]", mistakes, values::classes);
     let at = data.at();
     let there = data.is_there();
-    data.finish(findings);
+    data.finish(mistakes);
     let parts = match (whole, public, held_out) {
         (Some(whole), None, None) => Parts::Whole(whole.value),
         (None, Some(public), Some(held_out)) => Parts::Split { public: public.value, held_out: held_out.value },
@@ -306,7 +306,7 @@ fn data<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option<D
             if there {
                 let message = "[data] names neither one folder nor two";
                 let fix = "Give all, to have a fifth of it held out by chance, or both public and held_out";
-                findings.add(at, message, fix);
+                mistakes.add(at, message, fix);
             }
             return None;
         }
@@ -314,17 +314,17 @@ fn data<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option<D
     Some(Data { parts, classes: classes.map(|found| found.value).unwrap_or_default() })
 }
 
-fn metric<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option<Metric> {
-    let mut metric = root.section("metric", findings);
-    let name = metric.need("name", "\"accuracy\"", findings, values::line(40));
-    let direction = metric.need("direction", "\"higher\"", findings, values::direction);
-    let decimals = metric.may("decimals", "4", findings, values::integer(0..=u64::from(Decimals::MAX.get())));
+fn metric<'i>(root: &mut Section<'_, 'i>, mistakes: &mut Mistakes<'i>) -> Option<Metric> {
+    let mut metric = root.section("metric", mistakes);
+    let name = metric.need("name", "\"accuracy\"", mistakes, values::line(40));
+    let direction = metric.need("direction", "\"higher\"", mistakes, values::direction);
+    let decimals = metric.may("decimals", "4", mistakes, values::integer(0..=u64::from(Decimals::MAX.get())));
     let decimals = decimals.and_then(|found| Decimals::new(found.value as u8)).unwrap_or_default();
-    let baseline = metric.may("baseline", "0.872", findings, values::score(decimals));
-    let target = metric.need("target", "0.986", findings, values::score(decimals));
-    let min_improvement = metric.need("min_improvement", "0.01", findings, values::units(decimals));
-    let noise = metric.need("noise", "\"rate\"", findings, values::noise(decimals));
-    metric.finish(findings);
+    let baseline = metric.may("baseline", "0.872", mistakes, values::score(decimals));
+    let target = metric.need("target", "0.986", mistakes, values::score(decimals));
+    let min_improvement = metric.need("min_improvement", "0.01", mistakes, values::units(decimals));
+    let noise = metric.need("noise", "\"rate\"", mistakes, values::noise(decimals));
+    metric.finish(mistakes);
     Some(Metric {
         name: name?.value,
         direction: direction?.value,
@@ -336,10 +336,10 @@ fn metric<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> Option
     })
 }
 
-fn limits<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> BoxLimits {
-    let mut limits = root.optional_section("limits", findings);
+fn limits<'i>(root: &mut Section<'_, 'i>, mistakes: &mut Mistakes<'i>) -> BoxLimits {
+    let mut limits = root.optional_section("limits", mistakes);
     let mut value = |key, example: &str, range, default| {
-        limits.may(key, example, findings, values::integer(range)).map_or(default, |found| found.value)
+        limits.may(key, example, mistakes, values::integer(range)).map_or(default, |found| found.value)
     };
     let read = BoxLimits {
         cpu_ms: value("cpu_s", "10", 1..=3_600, 10) * 1_000,
@@ -349,7 +349,7 @@ fn limits<'i>(root: &mut Section<'_, 'i>, findings: &mut Findings<'i>) -> BoxLim
         // At most 1,000.
         processes: value("processes", "32", 1..=1_000, 32) as u32,
     };
-    limits.finish(findings);
+    limits.finish(mistakes);
     read
 }
 

@@ -12,12 +12,12 @@ const MOST_EDITS: usize = 3;
 
 /// What was found wrong so far.
 #[derive(Debug)]
-pub(super) struct Findings<'i> {
+pub(super) struct Mistakes<'i> {
     text: &'i str,
     found: Vec<Problem>,
 }
 
-impl<'i> Findings<'i> {
+impl<'i> Mistakes<'i> {
     pub(super) fn new(text: &'i str) -> Self {
         Self { text, found: Vec::new() }
     }
@@ -65,21 +65,21 @@ impl<'t, 'i> Section<'t, 'i> {
     }
 
     /// A table in this one, which must be there.
-    pub(super) fn section(&mut self, name: &'static str, findings: &mut Findings<'i>) -> Section<'t, 'i> {
-        let section = self.optional_section(name, findings);
+    pub(super) fn section(&mut self, name: &'static str, mistakes: &mut Mistakes<'i>) -> Section<'t, 'i> {
+        let section = self.optional_section(name, mistakes);
         if section.table.is_none() {
-            findings.add(0, format!("there is no [{name}]"), format!("Add a table [{name}]"));
+            mistakes.add(0, format!("there is no [{name}]"), format!("Add a table [{name}]"));
         }
         section
     }
 
     /// A table in this one; an empty one where there is none.
-    pub(super) fn optional_section(&mut self, name: &'static str, findings: &mut Findings<'i>) -> Section<'t, 'i> {
+    pub(super) fn optional_section(&mut self, name: &'static str, mistakes: &mut Mistakes<'i>) -> Section<'t, 'i> {
         let found = self.get(name);
         let table = found.and_then(|(value, at)| {
             let table = value.as_table();
             if table.is_none() {
-                findings.add(
+                mistakes.add(
                     at,
                     format!("{name} is not a table"),
                     format!("Write it as [{name}], with its keys below"),
@@ -115,14 +115,14 @@ impl<'t, 'i> Section<'t, 'i> {
         &mut self,
         key: &'static str,
         example: &str,
-        findings: &mut Findings<'i>,
+        mistakes: &mut Mistakes<'i>,
         read: impl FnOnce(&'t DeValue<'i>) -> Result<T, String>,
     ) -> Option<Located<T>> {
         if self.is_there() && self.get(key).is_none() {
-            findings.add(self.at, format!("{} is missing", self.key(key)), format!("Add {key} = {example}"));
+            mistakes.add(self.at, format!("{} is missing", self.key(key)), format!("Add {key} = {example}"));
             return None;
         }
-        self.may(key, example, findings, read)
+        self.may(key, example, mistakes, read)
     }
 
     /// A value that may be missing.
@@ -130,21 +130,21 @@ impl<'t, 'i> Section<'t, 'i> {
         &mut self,
         key: &'static str,
         example: &str,
-        findings: &mut Findings<'i>,
+        mistakes: &mut Mistakes<'i>,
         read: impl FnOnce(&'t DeValue<'i>) -> Result<T, String>,
     ) -> Option<Located<T>> {
         let (value, at) = self.get(key)?;
         match read(value) {
             Ok(value) => Some(Located { value, at }),
             Err(what) => {
-                findings.add(at, format!("{}: {what}", self.key(key)), format!("Write for example {key} = {example}"));
+                mistakes.add(at, format!("{}: {what}", self.key(key)), format!("Write for example {key} = {example}"));
                 None
             }
         }
     }
 
     /// Says which keys nobody asked for.
-    pub(super) fn finish(self, findings: &mut Findings<'i>) {
+    pub(super) fn finish(self, mistakes: &mut Mistakes<'i>) {
         for (name, _) in self.table.into_iter().flat_map(|table| table.iter()) {
             let found = name.get_ref().as_ref();
             if self.asked.contains(found) {
@@ -158,7 +158,7 @@ impl<'t, 'i> Section<'t, 'i> {
                     format!("Remove it; known here are {}", known.join(", "))
                 }
             };
-            findings.add(name.span().start, format!("{} is not a key", self.key(found)), fix);
+            mistakes.add(name.span().start, format!("{} is not a key", self.key(found)), fix);
         }
     }
 }

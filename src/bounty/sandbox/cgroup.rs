@@ -51,7 +51,9 @@ impl Cgroups {
             Tier::Rlimits => return Err("this tier has none".to_owned()),
         };
         // Whether it may be done is known once it is done.
-        found.make(&own_name("try"), &Limits::default()).map_err(|error| format!("no control group can be made: {error}"))?;
+        found
+            .make(&own_name("try"), &Limits::default())
+            .map_err(|error| format!("no control group can be made: {error}"))?;
         Ok(found)
     }
 

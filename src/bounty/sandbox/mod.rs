@@ -10,13 +10,13 @@ mod cgroup;
 mod error;
 mod outcome;
 mod probe;
+mod processes;
 mod recipe;
 mod seccomp;
 mod slots;
 mod spec;
 mod stage;
 mod supervise;
-mod tree;
 
 use std::num::NonZero;
 use std::path::PathBuf;

@@ -42,12 +42,12 @@ enum Ids {
 pub(super) struct Slot<'a> {
     slots: &'a Slots,
     own_name: String,
-    claim: Option<Claim>,
+    id: Option<Id>,
 }
 
 /// An id that no other box has.
 #[derive(Debug)]
-struct Claim {
+struct Id {
     uid: u32,
     /// Empty at first; only root and the box's user can look into it.
     folder: PathBuf,
@@ -86,11 +86,11 @@ impl Slots {
         }
         *free -= 1;
         drop(free);
-        let mut slot = Slot { slots: self, own_name: own_name("box"), claim: None };
+        let mut slot = Slot { slots: self, own_name: own_name("box"), id: None };
         if let Ids::Each { first, folder } = &self.ids {
-            while slot.claim.is_none() {
-                slot.claim = claim_any(*first, folder)?;
-                if slot.claim.is_none() {
+            while slot.id.is_none() {
+                slot.id = free_id(*first, folder)?;
+                if slot.id.is_none() {
                     std::thread::sleep(INTERVAL);
                 }
             }
@@ -106,12 +106,12 @@ impl Slots {
 impl Slot<'_> {
     /// The id that the box runs under; `None` if it is this process's own.
     pub(super) fn uid(&self) -> Option<u32> {
-        self.claim.as_ref().map(|claim| claim.uid)
+        self.id.as_ref().map(|id| id.uid)
     }
 
     /// Where copies for the box go; `None` if the box can read what this process can.
     pub(super) fn folder(&self) -> Option<&Path> {
-        self.claim.as_ref().map(|claim| claim.folder.as_path())
+        self.id.as_ref().map(|id| id.folder.as_path())
     }
 
     /// A name that no other running box on this machine has.
@@ -126,8 +126,8 @@ impl Slot<'_> {
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         // What can't be removed now is removed before the id's next use, or that use fails.
-        if let Some(claim) = &self.claim {
-            let _ = fs::remove_dir_all(&claim.folder);
+        if let Some(id) = &self.id {
+            let _ = fs::remove_dir_all(&id.folder);
         }
         *self.slots.free() += 1;
         self.slots.freed.notify_one();
@@ -142,7 +142,7 @@ pub(super) fn own_name(what: &str) -> String {
 }
 
 /// An id that nobody has, if there is one.
-fn claim_any(first: u32, folder: &Path) -> Result<Option<Claim>, BoxError> {
+fn free_id(first: u32, folder: &Path) -> Result<Option<Id>, BoxError> {
     for uid in first..first + IDS {
         let path = folder.join(format!("{uid}.lock"));
         let lock = File::options().create(true).append(true).mode(0o600).open(&path);
@@ -151,7 +151,7 @@ fn claim_any(first: u32, folder: &Path) -> Result<Option<Claim>, BoxError> {
             Ok(()) => {
                 let own = folder.join(uid.to_string());
                 prepare(&own, uid).map_err(BoxError::os(format!("prepare {}", own.display())))?;
-                return Ok(Some(Claim { uid, folder: own, _lock: lock }));
+                return Ok(Some(Id { uid, folder: own, _lock: lock }));
             }
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(BoxError::os(format!("lock {}", path.display()))(error)),

@@ -15,7 +15,7 @@ use super::cgroup::{Group, OWN_PROCESSES};
 use super::outcome::{BoxOutcome, Ending, STDERR_BYTES, Tier, Usage};
 use super::recipe::{self, Handed, Mounts};
 use super::spec::{BoxSpec, Limits};
-use super::{BoxError, tree};
+use super::{BoxError, processes};
 use crate::clock::Stopwatch;
 use crate::sys::{BoxChild, Resource, StopSignal, die_with_parent_by, start_as_box};
 
@@ -262,7 +262,7 @@ impl<'a> Watch<'a> {
         let Some(pid) = self.told("child-pid").and_then(|pid| u32::try_from(pid).ok()) else { return };
         // Its number belongs to it only as long as it is bubblewrap's child: held first, looked at then.
         if let Ok(held) = process(pid)
-            && tree::parent(pid) == Some(self.child.id())
+            && processes::parent(pid) == Some(self.child.id())
         {
             self.init = Some(Init { pid, held, gone: false });
             // A pipe takes one byte at once. If bubblewrap has gone meanwhile, that is seen elsewhere.
@@ -312,7 +312,7 @@ impl<'a> Watch<'a> {
             self.cpu_ms = group.cpu_ms().map_err(BoxError::os("read a control group"))?;
             group.is_out_of_memory().map_err(BoxError::os("read a control group"))?
         } else if let Some(init) = &self.init {
-            let usage = tree::usage(init.pid);
+            let usage = processes::usage(init.pid);
             self.cpu_ms = self.cpu_ms.max(usage.cpu_ms);
             self.peak_memory_bytes = self.peak_memory_bytes.max(usage.memory_bytes);
             usage.memory_bytes > memory_bytes
@@ -438,7 +438,7 @@ fn resources(launch: &Launch<'_>) -> Vec<(Resource, u64)> {
     let limits = &launch.spec.limits;
     // The kernel counts by user: this process's own, or what earlier boxes left to be waited for by the machine's init.
     let uid = launch.uid.unwrap_or_else(|| rustix::process::getuid().as_raw());
-    let others = tree::tasks_of(uid);
+    let others = processes::tasks_of(uid);
     let mut resources = vec![
         (Resource::Core, 0),
         (Resource::Cpu, limits.cpu_ms / 1_000 + 2),

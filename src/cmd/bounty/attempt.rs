@@ -48,7 +48,8 @@ pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Re
     let boxes = sandbox(&bounty.manifest)?;
     let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch };
     let exam = bounty.public_exam();
-    let Evaluation { score, detail, .. } = evaluator.evaluate(&bounty.workspace, &exam).map_err(not_evaluated(scratch))?;
+    let Evaluation { score, detail, .. } =
+        evaluator.evaluate(&bounty.workspace, &exam).map_err(not_evaluated(scratch))?;
     let baseline = score.map_err(|rejection| {
         let message = format_args!("the bounty's own workspace comes to no score here ({rejection}): {detail}");
         Failure::usage("baseline_fails", message, "Use a bounty that `l402t bounty check` finds nothing wrong with")

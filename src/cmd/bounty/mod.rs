@@ -15,14 +15,14 @@ use crate::cli::{BountyArgs, BountyCommand};
 
 /// Runs the command.
 pub async fn run(args: BountyArgs, context: Context) -> Result<ExitCode, Failure> {
-    let worker = context.clone();
+    let own = context.clone();
     let place = context.temporary_folder();
     // Kept out here, so that it goes on Ctrl-C, too, which doesn't wait for the box that runs.
     let scratch = Scratch::new(place).map_err(|error| Failure::io("make a folder in", place, &error))?;
     let folder = scratch.path().to_owned();
     match args.command {
-        BountyCommand::Check(args) => context.blocking(move || check::run(&args, &worker, &folder)).await,
-        BountyCommand::Try(args) => context.blocking(move || attempt::run(&args, &worker, &folder)).await,
+        BountyCommand::Check(args) => context.blocking(move || check::run(&args, &own, &folder)).await,
+        BountyCommand::Try(args) => context.blocking(move || attempt::run(&args, &own, &folder)).await,
     }
 }
 
