@@ -11,8 +11,8 @@ use crate::memory::{peak_bytes, peak_bytes_of};
 use crate::report::{Measured, Report, fastest_in_turns};
 
 const PARAMS: CodecParams = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
-/// A contribution to the last round of `cargo run --release --example local_rounds -- rounds=16 peers=2 save=FOLDER`: the
-/// later the round, the less the places repeat and the lower the ratio.
+/// A contribution to the last round of `cargo run --release --example local_rounds -- rounds=16 peers=2 windows=8 save=FOLDER`:
+/// the later the round, the less the places repeat and the lower the ratio.
 const LATE_UPDATE: &[u8] = include_bytes!("data/round-15.l4su");
 const LATE_MODEL: &[u8] = include_bytes!("../../examples/models/tiny.json");
 /// The published wire: a 12-bit index and a 2-bit value.
@@ -81,7 +81,7 @@ fn speed(report: &mut Report) {
     let bytes = codec::encode(&PARAMS, &shapes, &first.update).expect("its own update");
 
     report.figure("codec.encode", "GB/s", || {
-        // The pseudo-gradient is used up, so that only a copy of it can be measured; copying is measured beside it.
+        // Each round uses up a pseudo-gradient: the copies are made before, so that none is measured.
         let mut copies: Vec<Vec<f32>> = (0..=ROUNDS).map(|_| values.clone()).collect();
         let [seconds] = fastest_in_turns(
             ROUNDS,
