@@ -61,7 +61,10 @@ enum ServiceEvent<'a> {
 /// An embedded node's channels are opened as its peers come; an LND's are its operator's business.
 fn liquidity_of(info: &NodeInfo, coordinator: &Coordinator) -> Result<String, Shortage> {
     let channels = Channels { count: info.usable_channels, outbound: info.outbound_msat, inbound: info.inbound_msat };
-    liquidity::check(Side::Coordinator, &channels, &coordinator.run_info().manifest.body.reward)
+    match coordinator.run_info().training() {
+        Some(training) => liquidity::check(Side::Coordinator, &channels, &training.manifest.body.reward),
+        None => Ok(String::new()),
+    }
 }
 
 /// Runs the command.
@@ -208,6 +211,12 @@ fn tell(context: &Context, event: Result<RunEvent, broadcast::error::RecvError>)
                 paid.unwrap_or(Msat::MAX_MONEY),
             ));
         }
+        RunEvent::SubmissionsJudged { contributions, .. } => {
+            let reached = contributions.iter().filter(|one| one.outcome == Some("accepted")).count();
+            let paid = Msat::checked_sum(contributions.iter().map(|one| one.reward_msat)).unwrap_or(Msat::MAX_MONEY);
+            context.ui.say(format!("{reached} of {} claims reached, {paid} paid", contributions.len()));
+        }
+        RunEvent::BountyOpened { bounty } => context.ui.say(format!("bounty {bounty} is open")),
         RunEvent::DiskFull { problem, left_ms } => {
             context.ui.say(format!("{problem}. Trying again for another {} s", left_ms / 1_000));
         }

@@ -109,7 +109,7 @@ impl Shared {
             return Err(refusal(409, "round_closed", message, "Wait for the next round").into());
         }
         let request = InvoiceRequest {
-            amount: self.run.manifest.body.reward.fee_msat,
+            amount: self.run.fee,
             description: format!("l402t submission fee, round {round}"),
             expiry_s: u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX).max(1),
         };

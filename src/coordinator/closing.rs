@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::error::CoordinatorError;
-use super::judging::{self, JudgeRequest, Judgement};
+use super::judging::{self, Due, JudgeRequest, Judgement};
+use super::run::{RunTask, Training};
 use crate::protocol::held_out;
-use crate::protocol::ids::{ContributionId, RoundNumber};
-use crate::protocol::round::{Event, Lapse, Progress};
-use crate::protocol::sign::Statement;
+use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
+use crate::protocol::round::{self, Event, Lapse, Progress};
+use crate::protocol::sign::{Signed, Statement};
 use crate::protocol::statements::Receipt;
 use crate::protocol::transcript::{ContributionRecord, Transcript};
 use crate::protocol::verdict::{Outcome, Rejection, Verdict};
@@ -20,21 +21,29 @@ use crate::store::coordinator::{self as tables, RoundRow};
 const MAX_CHECKPOINT_BYTES: u64 = 64 << 30;
 
 impl Core {
-    fn row(&self, number: RoundNumber) -> Result<RoundRow, CoordinatorError> {
+    pub(super) fn row(&self, number: RoundNumber) -> Result<RoundRow, CoordinatorError> {
         Ok(self.round_row(number)?.ok_or(StoreError::Corrupt { what: "round" })?)
     }
 
     /// The places of the round's held-out windows: fixed by the secret and every commitment.
-    fn draw(&self, row: &RoundRow) -> Vec<u32> {
+    fn draw(&self, training: &Training, row: &RoundRow) -> Vec<u32> {
         let ids: Vec<ContributionId> = row.state.contributions.iter().map(|c| c.id).collect();
-        let params = &self.run.manifest.body.held_out;
+        let params = &training.manifest.body.held_out;
         held_out::draw(params, &self.run.id, row.state.number, &row.secret, &ids)
     }
 
     /// Everything that decides a round. The same after a crash.
-    pub(super) fn judge_request(&mut self, number: RoundNumber) -> Result<JudgeRequest, CoordinatorError> {
+    pub(super) fn due(&mut self, number: RoundNumber) -> Result<Due, CoordinatorError> {
+        let run = Arc::clone(&self.run);
+        Ok(match &run.task {
+            RunTask::Training(training) => Due::Training(Box::new(self.judge_request(training, number)?)),
+            RunTask::Bounty(bounty) => Due::Bounty(Box::new(self.bounty_request(bounty, number)?)),
+        })
+    }
+
+    fn judge_request(&mut self, training: &Training, number: RoundNumber) -> Result<JudgeRequest, CoordinatorError> {
         let row = self.row(number)?;
-        let window = |index| self.run.pool.tokens(index).cloned().ok_or(StoreError::Corrupt { what: "held-out pool" });
+        let window = |index| training.pool.tokens(index).cloned().ok_or(StoreError::Corrupt { what: "held-out pool" });
         let mut submissions = Vec::with_capacity(row.state.contributions.len());
         for (entry, documents) in row.state.contributions.iter().zip(tables::contributions(self.db.read(), number)?) {
             let payload = match entry.uploaded_ms {
@@ -44,10 +53,10 @@ impl Core {
             submissions.push((entry.id, payload));
         }
         Ok(JudgeRequest {
-            manifest: Arc::new(self.run.manifest.body.clone()),
-            model_config: Arc::clone(&self.run.model_config),
+            manifest: Arc::new(training.manifest.body.clone()),
+            model_config: Arc::clone(&training.model_config),
             start: self.blobs.get(&row.opening.body.checkpoint, MAX_CHECKPOINT_BYTES)?,
-            held_out: self.draw(&row).into_iter().map(window).collect::<Result<_, _>>()?,
+            held_out: self.draw(training, &row).into_iter().map(window).collect::<Result<_, _>>()?,
             submissions,
         })
     }
@@ -56,6 +65,23 @@ impl Core {
     fn is_current(row: &RoundRow, request: &JudgeRequest) -> bool {
         let counted = row.state.contributions.iter().map(|entry| (entry.id, entry.uploaded_ms.is_some()));
         counted.eq(request.submissions.iter().map(|(id, payload)| (*id, payload.is_some())))
+    }
+
+    /// The final word on a contribution, with the preimages that it earned.
+    pub(super) fn receipt(
+        &self,
+        number: RoundNumber,
+        entry: &round::Contribution,
+        verdict: Blake3Hash,
+        tranches_paid: u32,
+    ) -> Signed<Receipt> {
+        let run = &self.run;
+        let preimage = |tranche: u32| {
+            let earned = tranches_paid >> tranche & 1 == 1;
+            earned.then(|| run.secret.preimage(&run.id, number, &entry.id, tranche))
+        };
+        let preimages = (0..entry.tranches.len() as u32).map(preimage).collect();
+        run.key.sign(Receipt { contribution: entry.id, verdict, preimages })
     }
 
     /// Keeps a round's aggregate, if there is one. No money waits for it: without it peers download a whole checkpoint.
@@ -82,6 +108,7 @@ impl Core {
             return Ok(false);
         }
         let run = Arc::clone(&self.run);
+        let training = run.training().ok_or(CoordinatorError::Panicked)?;
         let next_checkpoint = self.blobs.put(&judgement.next_checkpoint)?;
 
         let mut contributions = Vec::with_capacity(judgement.verdicts.len());
@@ -92,15 +119,7 @@ impl Core {
             if entry.progress == Progress::Lapsed(Lapse::LockLost) {
                 verdict.outcome = Outcome::Rejected { rejection: Rejection::LockLost };
             }
-            let preimage = |tranche: u32| {
-                let earned = paid >> tranche & 1 == 1;
-                earned.then(|| run.secret.preimage(&run.id, number, &entry.id, tranche))
-            };
-            let receipt = run.key.sign(Receipt {
-                contribution: entry.id,
-                verdict: verdict.digest(),
-                preimages: (0..entry.tranches.len() as u32).map(preimage).collect(),
-            });
+            let receipt = self.receipt(number, entry, verdict.digest(), *paid);
             contributions.push(ContributionRecord {
                 commitment: documents.commitment,
                 terms: documents.terms,
@@ -110,14 +129,15 @@ impl Core {
                 receipt,
             });
         }
-        let reveal = |index| run.pool.reveal(index, &run.secret).ok_or(StoreError::Corrupt { what: "held-out pool" });
+        let reveal =
+            |index| training.pool.reveal(index, &run.secret).ok_or(StoreError::Corrupt { what: "held-out pool" });
         let transcript = run.key.sign(Transcript {
             version: 1,
             run: run.id,
             round: number,
             secret: row.secret,
             contributions,
-            held_out: self.draw(&row).into_iter().map(reveal).collect::<Result<_, _>>()?,
+            held_out: self.draw(training, &row).into_iter().map(reveal).collect::<Result<_, _>>()?,
             loss_before: judgement.loss_before,
             loss_after: judgement.loss_after,
             next_checkpoint,

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::bounty::BountyState;
 use super::challenges::{FeeWatch, Promised};
-use super::engine::RunEvent;
 use super::error::CoordinatorError;
-use super::run::Run;
+use super::news::RunEvent;
+use super::run::{DataFolder, Run};
 use crate::clock::Clock;
 use crate::protocol::api::Phase;
 use crate::protocol::held_out;
@@ -50,6 +51,10 @@ pub(super) enum Record<'a> {
         peer: PeerId,
         node_id: &'a str,
     },
+    /// A bounty's own news.
+    Bounty {
+        news: &'a str,
+    },
 }
 
 impl Record<'_> {
@@ -67,6 +72,8 @@ const EVENT_BACKLOG: usize = 256;
 pub(super) struct Core {
     pub(super) db: Database,
     pub(super) blobs: Arc<Blobs>,
+    /// What nobody may read yet.
+    pub(super) private: Blobs,
     pub(super) run: Arc<Run>,
     pub(super) clock: Arc<dyn Clock>,
     /// The height of the chain, when it was last looked at; `None` if the node didn't say.
@@ -86,17 +93,19 @@ pub(super) struct Core {
     /// Where what has been stored is told. Here, so that nothing stored goes untold when an engine's step is dropped.
     pub(super) events: broadcast::Sender<RunEvent>,
     pub(super) aggregates: Aggregates,
+    /// Where a bounty stands; `None` in a training run.
+    pub(super) bounty: Option<BountyState>,
     folder: PathBuf,
 }
 
 impl Core {
     pub(super) fn new(
-        db: Database,
-        blobs: Arc<Blobs>,
+        data: DataFolder,
         run: Arc<Run>,
         clock: Arc<dyn Clock>,
         folder: &Path,
     ) -> Result<Self, CoordinatorError> {
+        let DataFolder { db, blobs, private } = data;
         let rows = tables::unended_rounds(db.read())?;
         let open = rows.iter().rev().find(|row| row.state.phase != Phase::Closed);
         let opening = open.map(|row| (row.state.number, row.opening.body.digest()));
@@ -109,9 +118,11 @@ impl Core {
         })?;
         let aggregates = Aggregates::open(folder.join("aggregates"))?;
         let events = broadcast::channel(EVENT_BACKLOG).0;
+        let bounty = run.bounty().map(|task| BountyState::load(db.read(), task)).transpose()?;
         Ok(Self {
             db,
-            blobs,
+            blobs: Arc::new(blobs),
+            private,
             run,
             clock,
             height: None,
@@ -123,6 +134,7 @@ impl Core {
             fees: FeeWatch::default(),
             events,
             aggregates,
+            bounty,
             folder: folder.to_owned(),
         })
     }
@@ -130,6 +142,11 @@ impl Core {
     /// Tells whoever listens; nobody need.
     pub(super) fn tell(&self, event: RunEvent) {
         let _ = self.events.send(event);
+    }
+
+    /// The data folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where a round's transcript is kept.
@@ -212,8 +229,10 @@ impl Core {
         checkpoint: Blake3Hash,
     ) -> Result<Signed<RoundOpening>, CoordinatorError> {
         let now = self.clock.now();
-        let timing = &self.run.manifest.body.timing;
+        let timing = &self.run.timing;
         let (commit, upload) = (now.plus_ms(timing.commit_ms), now.plus_ms(timing.upload_ms));
+        // A bounty's deadline is that of its last round.
+        let commit = self.bounty.as_ref().map_or(commit, |bounty| commit.min(bounty.deadline_ms()));
         let secret = self.run.secret.of_round(number, now);
         let opening = self.run.key.sign(RoundOpening {
             run: self.run.id,

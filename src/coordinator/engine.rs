@@ -6,19 +6,20 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
-use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast};
 
+use super::bounty::{BountyState, Funding, Takes};
 use super::challenges::Arriving;
 use super::core::Core;
 use super::error::CoordinatorError;
-use super::handle::CoordinatorHandle;
-use super::judging::{Judge, JudgeRequest, Judgement};
-use super::run::{self, DataFolder, Prepared, Run};
+use super::handle::{BountyHandle, CoordinatorHandle};
+use super::judging::{Bench, Decided, Judge};
+use super::news::RunEvent;
+use super::run::{self, DataFolder, Prepared, Run, RunTask};
 use super::secrets::{Entropy, SystemEntropy};
 use super::settings::{ChannelSettings, Gate, RunSettings};
-use super::status::{self, ContributionStatus};
+use super::status;
 use crate::clock::{Clock, Timer};
 use crate::ln::bolt11::Network;
 use crate::ln::{Lightning, LnError, LnEvent};
@@ -26,7 +27,6 @@ use crate::offload::{self, Task};
 use crate::protocol::api::Phase;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, UnixMs};
 use crate::protocol::round::Event;
-use crate::protocol::verdict::Score;
 use crate::store::StoreError;
 use crate::store::coordinator as tables;
 use crate::store::database::{CommitObserver, Unwatched};
@@ -73,65 +73,6 @@ pub struct Surroundings {
     pub entropy: Arc<dyn Entropy>,
 }
 
-/// Something that people want to hear of.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "event")]
-pub enum RunEvent {
-    /// A round is open.
-    RoundOpened {
-        /// Which.
-        round: RoundNumber,
-        /// What it starts from.
-        checkpoint: Blake3Hash,
-        /// When.
-        opened_ms: UnixMs,
-        /// Until when tickets are sold.
-        commit_deadline_ms: UnixMs,
-        /// Until when payloads are taken.
-        upload_deadline_ms: UnixMs,
-    },
-    /// The judge is at work.
-    RoundJudging {
-        /// Which.
-        round: RoundNumber,
-        /// Payloads to judge.
-        uploads: u32,
-    },
-    /// A round's transcript is out.
-    RoundClosed {
-        /// Which.
-        round: RoundNumber,
-        /// Summed over the held-out batch.
-        loss_before: Score,
-        /// Summed over the held-out batch.
-        loss_after: Score,
-        /// Tokens that the losses are summed over.
-        predicted_tokens: u64,
-        /// When.
-        closed_ms: UnixMs,
-        /// Digest of its body.
-        transcript: Blake3Hash,
-        /// The next round's.
-        next_checkpoint: Blake3Hash,
-        /// In the order of commitments.
-        contributions: Vec<ContributionStatus>,
-    },
-    /// Nothing can be stored: the disk is full. Tried again for so long before the coordinator ends.
-    DiskFull {
-        /// Which disk, and what to do.
-        problem: String,
-        /// Time to free some space in.
-        left_ms: u64,
-    },
-    /// What could not be stored is stored: there is space again.
-    DiskFreed,
-    /// No round is left, and no money is locked.
-    RunFinished {
-        /// Rounds closed.
-        rounds: u32,
-    },
-}
-
 /// What requests and the engine share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -142,7 +83,7 @@ pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) network: Network,
     /// Held while it is decided whether to open a channel, so that no peer gets two.
-    pub(super) channel_gate: tokio::sync::Mutex<()>,
+    pub(super) channel_gate: Arc<tokio::sync::Mutex<()>>,
     /// Challenges that wait for the next commit.
     pub(super) arriving: Arc<Arriving>,
     /// Has anybody asked for the run since the last round opened?
@@ -211,7 +152,7 @@ impl Shared {
 
     /// Rounds of the run in all.
     pub(super) fn last_rounds(&self) -> u32 {
-        let pool = self.run.manifest.body.held_out.rounds();
+        let pool = self.run.training().map_or(u32::MAX, |training| training.manifest.body.held_out.rounds());
         self.options.max_rounds.map_or(pool, |most| most.min(pool))
     }
 }
@@ -220,21 +161,22 @@ impl Shared {
 #[derive(Debug)]
 struct Judging {
     round: RoundNumber,
-    task: Task<Result<(JudgeRequest, Judgement), String>>,
+    task: Task<Result<Decided, String>>,
 }
 
 /// A coordinator: the engine and its service.
 #[derive(Debug)]
 pub struct Coordinator {
-    shared: Arc<Shared>,
-    judge: Arc<dyn Judge>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) bench: Bench,
+    pub(super) funding: Funding,
     judging: Option<Judging>,
     /// Not to be tried before, after a failure.
     judge_again_ms: UnixMs,
     /// Since the disk has been full, and how much was written before.
     disk_full: Option<(Timer, u64)>,
     ln_events: broadcast::Receiver<LnEvent>,
-    events: broadcast::Sender<RunEvent>,
+    pub(super) events: broadcast::Sender<RunEvent>,
     finished: bool,
 }
 
@@ -275,11 +217,23 @@ impl Coordinator {
         let (path, settings, time) = (folder.to_owned(), settings.clone(), Arc::clone(&clock));
         let open = move || {
             let mut data = DataFolder::open(&path, observer)?;
-            let run = Arc::new(run::open_or_start(&mut data, &path, &settings, prepared, &*time, &*entropy)?);
-            let core = Core::new(data.db, Arc::new(data.blobs), Arc::clone(&run), time, &path)?;
-            Ok::<_, CoordinatorError>((run, core))
+            let run = run::open_or_start(&mut data, &path, &settings, prepared, &*time, &*entropy)?;
+            Core::new(data, Arc::new(run), time, &path)
         };
-        let (run, core) = offload::run(open).await.unwrap_or(Err(CoordinatorError::Panicked))?;
+        let core = offload::run(open).await.unwrap_or(Err(CoordinatorError::Panicked))?;
+        Self::assemble(core, options, ln, clock, Bench::Training(judge), Arc::default()).await
+    }
+
+    /// A coordinator of either kind of run.
+    pub(super) async fn assemble(
+        core: Core,
+        options: Options,
+        ln: Arc<dyn Lightning>,
+        clock: Arc<dyn Clock>,
+        bench: Bench,
+        channel_gate: Arc<tokio::sync::Mutex<()>>,
+    ) -> Result<Self, CoordinatorError> {
+        let run = Arc::clone(&core.run);
         let (ln_events, events) = (ln.events(), core.events.clone());
         let network = ln.info().await?.network;
         let network = network
@@ -292,14 +246,15 @@ impl Coordinator {
             clock,
             options,
             network,
-            channel_gate: tokio::sync::Mutex::new(()),
+            channel_gate,
             arriving: Arc::default(),
             asked: Arc::default(),
             wake: Notify::new(),
         });
         Ok(Self {
             shared,
-            judge,
+            bench,
+            funding: Funding::default(),
             judging: None,
             judge_again_ms: UnixMs(0),
             disk_full: None,
@@ -317,6 +272,11 @@ impl Coordinator {
     /// What the HTTP server talks to.
     pub fn handle(&self) -> Arc<dyn CoordinatorHandle> {
         Arc::clone(&self.shared) as Arc<dyn CoordinatorHandle>
+    }
+
+    /// What the HTTP server talks to about a bounty.
+    pub fn bounty_handle(&self) -> Arc<dyn BountyHandle> {
+        Arc::clone(&self.shared) as Arc<dyn BountyHandle>
     }
 
     /// What happens from now on.
@@ -339,6 +299,7 @@ impl Coordinator {
     /// Does what there is to do now.
     pub async fn step(&mut self) -> Result<(), CoordinatorError> {
         self.shared.look_at_chain().await?;
+        self.fund().await?;
         self.open_round().await?;
         self.shared.watch_fees().await?;
         self.tick().await?;
@@ -443,7 +404,10 @@ impl Coordinator {
     /// every round uses up held-out windows.
     async fn open_round(&mut self) -> Result<(), CoordinatorError> {
         let most = self.shared.last_rounds();
-        let initial = self.shared.run.manifest.body.initial_checkpoint;
+        let initial = match &self.shared.run.task {
+            RunTask::Training(training) => training.manifest.body.initial_checkpoint,
+            RunTask::Bounty(bounty) => bounty.manifest.body.posting.body.baseline_tree,
+        };
         let asked = Arc::clone(&self.shared.asked);
         let next = self.shared.with(move |core| core.open_next(most, initial, &asked)).await?;
         if let Next::Finished { rounds } = next
@@ -463,6 +427,10 @@ impl Coordinator {
                 let number = round.number;
                 let selling = round.phase == Phase::Committing && core.clock.now() <= round.commit_deadline_ms;
                 let open_challenges = if selling { core.promised_seats(number)? } else { 0 };
+                let is_last = core.bounty.as_ref().is_some_and(BountyState::is_closing);
+                if is_last && selling && open_challenges == 0 {
+                    core.apply_event(number, &Event::LastCall)?;
+                }
                 core.apply_event(number, &Event::Tick { open_challenges, height: core.height })
             })
             .await
@@ -488,12 +456,12 @@ impl Coordinator {
         let request = |core: &mut Core| {
             let due = core.open_round().filter(|round| round.phase == Phase::Judging);
             let due = due.map(|round| (round.number, round.uploads()));
-            due.map(|(number, uploads)| Ok((number, uploads, core.judge_request(number)?))).transpose()
+            due.map(|(number, uploads)| Ok((number, uploads, core.due(number)?))).transpose()
         };
-        let Some((round, uploads, request)) = self.shared.with(request).await? else { return Ok(()) };
+        let Some((round, uploads, due)) = self.shared.with(request).await? else { return Ok(()) };
         let _ = self.events.send(RunEvent::RoundJudging { round, uploads });
-        let judge = Arc::clone(&self.judge);
-        let task = Task::start(move || judge.judge(&request).map(|judgement| (request, judgement)));
+        let bench = self.bench.clone();
+        let task = Task::start(move || bench.judge(due));
         self.judging = Some(Judging { round, task });
         Ok(())
     }
@@ -501,9 +469,13 @@ impl Coordinator {
     async fn judged(&mut self, judging: Judging) -> Result<(), CoordinatorError> {
         let round = judging.round;
         let answer = judging.task.join().await.map_err(|_| CoordinatorError::Panicked)?;
-        let (request, judgement) = answer.map_err(|problem| CoordinatorError::Judge { round: round.0, problem })?;
-        let manifest = &self.shared.run.manifest.body;
-        let predicted_tokens = status::predicted_tokens(manifest);
+        let decided = answer.map_err(|problem| CoordinatorError::Judge { round: round.0, problem })?;
+        let (request, judgement) = match decided {
+            Decided::Training(request, judgement) => (request, judgement),
+            Decided::Bounty(request, judged) => return self.judged_submissions(round, *request, *judged).await,
+        };
+        let training = self.shared.run.training().ok_or(CoordinatorError::Panicked)?;
+        let predicted_tokens = status::predicted_tokens(&training.manifest.body);
         let closed = move |core: &mut Core| {
             if !core.close(round, &request, &judgement)? {
                 tracing::warn!(%round, "a lock was lost while the round was being judged: it is judged again without it");
@@ -570,6 +542,12 @@ enum Next {
 
 impl Core {
     fn open_next(&mut self, most: u32, initial: Blake3Hash, asked: &AtomicBool) -> Result<Next, CoordinatorError> {
+        let now = self.clock.now();
+        match self.bounty.as_ref().map(|bounty| bounty.takes_submissions(now)) {
+            Some(Takes::Over) => return Ok(Next::Finished { rounds: tables::count_closed(self.db.read())? }),
+            Some(Takes::NotNow) => return Ok(Next::Going),
+            Some(Takes::Now) | None => {}
+        }
         let (number, previous, checkpoint) = match self.open_round() {
             Some(_) => return Ok(Next::Going),
             None => match tables::last_round(self.db.read())? {
@@ -578,6 +556,7 @@ impl Core {
                     let ended = self.rounds.is_empty();
                     return Ok(if ended { Next::Finished { rounds: last.state.number.next().0 } } else { Next::Going });
                 }
+                Some(_) if self.bounty.is_some() && !asked.load(Ordering::SeqCst) => return Ok(Next::Going),
                 Some(last) if last.state.contributions.is_empty() && !asked.load(Ordering::SeqCst) => {
                     return Ok(Next::Going);
                 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::bounty::BountyRequest;
+use crate::bounty::judge::{Evaluate, Judged};
 use crate::judge::{Engine, HeldOutBatch, RoundInput, Submission, judge_round};
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::aggregate::Aggregate;
@@ -40,6 +42,52 @@ pub struct Judgement {
     pub next_checkpoint: Vec<u8>,
     /// The round's aggregate, encoded; `None` if that failed. Verdicts don't wait for it: peers download the checkpoint.
     pub aggregate: Option<Vec<u8>>,
+}
+
+/// What decides a round, and what was decided, of either kind of run.
+#[derive(Debug)]
+pub(super) enum Decided {
+    /// Of training.
+    Training(Box<JudgeRequest>, Box<Judgement>),
+    /// Of a bounty.
+    Bounty(Box<BountyRequest>, Box<Judged>),
+}
+
+/// What decides a round of either kind of run.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// Of training.
+    Training(Box<JudgeRequest>),
+    /// Of a bounty.
+    Bounty(Box<BountyRequest>),
+}
+
+/// Who judges.
+#[derive(Clone, Debug)]
+pub(super) enum Bench {
+    /// Updates.
+    Training(Arc<dyn Judge>),
+    /// Submissions.
+    Bounty(Arc<dyn Evaluate>),
+}
+
+impl Bench {
+    /// Judges a round. Takes as long as it takes.
+    pub(super) fn judge(&self, due: Due) -> Result<Decided, String> {
+        match (self, due) {
+            (Bench::Training(judge), Due::Training(request)) => {
+                let judgement = judge.judge(&request)?;
+                Ok(Decided::Training(request, Box::new(judgement)))
+            }
+            (Bench::Bounty(evaluator), Due::Bounty(request)) => {
+                let judged = request.judge(&**evaluator)?;
+                Ok(Decided::Bounty(request, Box::new(judged)))
+            }
+            (Bench::Training(_), Due::Bounty(_)) | (Bench::Bounty(_), Due::Training(_)) => {
+                Err("the judge is for the other kind of run".into())
+            }
+        }
+    }
 }
 
 /// Judges rounds. Must be deterministic: after a crash a round is judged again.

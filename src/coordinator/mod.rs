@@ -8,6 +8,7 @@
 //! `not_uploaded`, nothing of it is paid, and its peer gives the locked tranches back. What was uploaded is judged
 //! whenever the coordinator is back.
 
+pub mod bounty;
 mod challenges;
 mod closing;
 mod core;
@@ -17,6 +18,7 @@ mod error;
 pub mod handle;
 mod invoices;
 pub mod judging;
+mod news;
 mod payments;
 pub mod run;
 mod secrets;
@@ -25,6 +27,7 @@ pub mod settings;
 pub mod status;
 mod tickets;
 
-pub use engine::{Coordinator, Options, RunEvent, Surroundings};
+pub use engine::{Coordinator, Options, Surroundings};
 pub use error::CoordinatorError;
+pub use news::RunEvent;
 pub use secrets::{Entropy, SystemEntropy};

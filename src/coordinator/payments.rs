@@ -129,7 +129,7 @@ impl Shared {
     }
 
     fn limits(&self, amount: Msat) -> PayLimits {
-        let hold = self.run.manifest.body.reward.hold_blocks;
+        let hold = self.run.hold_blocks;
         PayLimits {
             max_fee: amount.share_floor(self.options.channels.max_routing_fee_ppm),
             max_cltv_blocks: (hold + MAX_EXTRA_BLOCKS + ROUTE_BLOCKS).min(MAX_ROUTE_BLOCKS),

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::bounty::BountyTask;
 use super::core::Record;
 use super::corpus::{Corpus, CorpusProgress};
 use super::error::CoordinatorError;
@@ -12,11 +13,14 @@ use crate::clock::Clock;
 use crate::judge;
 use crate::model::tokens::{HeldOutCut, Tokens};
 use crate::model::{Checkpoint, LlamaConfig, Pretrained};
+use crate::protocol::amount::Msat;
 use crate::protocol::codec;
 use crate::protocol::held_out::{MerkleTree, leaf, tokens_to_hex};
 use crate::protocol::hold::MIN_HOLD_BLOCKS;
 use crate::protocol::ids::{Blake3Hash, RunId};
-use crate::protocol::manifest::{CodecParams, HeldOutParams, MAX_CONTRIBUTIONS, RunManifest, TrainingDataParams};
+use crate::protocol::manifest::{
+    CodecParams, HeldOutParams, MAX_CONTRIBUTIONS, RunManifest, TimingParams, TrainingDataParams,
+};
 use crate::protocol::reward::MAX_TRANCHES;
 use crate::protocol::round::RoundRules;
 use crate::protocol::sign::{IdentityKey, Signed};
@@ -37,26 +41,81 @@ const MAX_POOL_BYTES: u64 = 4 << 30;
 const MAX_NAME_BYTES: usize = 64;
 
 const META_SETTINGS: &str = "settings";
-const META_MANIFEST: &str = "manifest";
+pub(super) const META_MANIFEST: &str = "manifest";
 const META_IDENTITY: &str = "identity_secret";
-const META_SECRET: &str = "run_secret";
+pub(super) const META_SECRET: &str = "run_secret";
 const META_POOL: &str = "held_out_pool";
 
-/// A run that has started.
+/// A run that has started, of either kind: what its rounds have in common.
 #[derive(Debug)]
 pub struct Run {
-    /// Signed by the coordinator.
-    pub manifest: Signed<RunManifest>,
-    /// The digest of the manifest.
+    /// The digest of its manifest.
     pub id: RunId,
-    /// The model's config.json.
-    pub model_config: Arc<[u8]>,
-    /// The largest payload that can be committed to: no sparse update is larger than the dense one.
+    /// What it works at.
+    pub task: RunTask,
+    /// The submission fee.
+    pub(super) fee: Msat,
+    /// CLTV delta that peers' hold invoices ask for, in blocks.
+    pub(super) hold_blocks: u32,
+    pub(super) timing: TimingParams,
+    /// The largest payload that can be committed to.
     pub(super) max_payload_bytes: u64,
     pub(super) key: IdentityKey,
     pub(super) secret: RunSecret,
     pub(super) rules: RoundRules,
+}
+
+/// What a run works at.
+#[derive(Debug)]
+pub enum RunTask {
+    /// A shared model.
+    Training(Box<Training>),
+    /// A sponsor's metric.
+    Bounty(Box<BountyTask>),
+}
+
+/// A training run's own.
+#[derive(Debug)]
+pub struct Training {
+    /// Signed by the coordinator.
+    pub manifest: Signed<RunManifest>,
+    /// The model's config.json.
+    pub model_config: Arc<[u8]>,
     pub(super) pool: Pool,
+}
+
+impl Run {
+    fn of_training(training: Training, key: IdentityKey, secret: RunSecret, model: &LlamaConfig) -> Self {
+        let manifest = &training.manifest.body;
+        Self {
+            id: manifest.run_id(),
+            fee: manifest.reward.fee_msat,
+            hold_blocks: manifest.reward.hold_blocks,
+            timing: manifest.timing,
+            // No sparse update is larger than the dense one.
+            max_payload_bytes: dense_bytes(model),
+            rules: RoundRules::new(&manifest.timing, manifest.reward.hold_blocks),
+            key,
+            secret,
+            task: RunTask::Training(Box::new(training)),
+        }
+    }
+
+    /// A training run's own.
+    pub fn training(&self) -> Option<&Training> {
+        match &self.task {
+            RunTask::Training(training) => Some(training),
+            RunTask::Bounty(_) => None,
+        }
+    }
+
+    /// A bounty's own.
+    pub fn bounty(&self) -> Option<&BountyTask> {
+        match &self.task {
+            RunTask::Training(_) => None,
+            RunTask::Bounty(bounty) => Some(bounty),
+        }
+    }
 }
 
 /// The held-out pool.
@@ -94,7 +153,7 @@ impl Pool {
 pub struct DataFolder {
     pub(super) db: Database,
     pub(super) blobs: Blobs,
-    private: Blobs,
+    pub(super) private: Blobs,
 }
 
 impl DataFolder {
@@ -150,8 +209,15 @@ pub fn open_or_start(
             start(data, settings, prepared, clock, entropy)?
         }
     };
-    blobs::write_synced(&folder.join(MANIFEST_FILE), &folder.join("manifest.part"), &run.manifest.to_bytes())?;
+    if let Some(training) = run.training() {
+        write_manifest(folder, &training.manifest.to_bytes())?;
+    }
     Ok(run)
+}
+
+/// Leaves the manifest where an auditor who reads the folder finds it.
+pub(super) fn write_manifest(folder: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    blobs::write_synced(&folder.join(MANIFEST_FILE), &folder.join("manifest.part"), bytes)
 }
 
 fn refuse_changes(before: &[u8], now: &RunSettings) -> Result<(), CoordinatorError> {
@@ -194,19 +260,13 @@ fn read(data: &DataFolder) -> Result<Run, CoordinatorError> {
     let pool = Pool::new(windows, &secret).filter(|pool| pool.tree.root() == params.root);
     let key = IdentityKey::from_secret_bytes(&secret_bytes(db, META_IDENTITY)?);
     let config = data.blobs.get(&manifest.body.model_config, MAX_CONFIG_BYTES)?;
-    Ok(Run {
-        max_payload_bytes: dense_bytes(&LlamaConfig::from_json(&config)?),
-        id: manifest.body.run_id(),
-        rules: RoundRules::of(&manifest.body),
-        model_config: config.into(),
-        key: key.ok_or_else(corrupt("identity key"))?,
-        pool: pool.ok_or_else(corrupt("held-out pool"))?,
-        secret,
-        manifest,
-    })
+    let model = LlamaConfig::from_json(&config)?;
+    let pool = pool.ok_or_else(corrupt("held-out pool"))?;
+    let training = Training { manifest, model_config: config.into(), pool };
+    Ok(Run::of_training(training, key.ok_or_else(corrupt("identity key"))?, secret, &model))
 }
 
-fn secret_bytes(db: &Connection, name: &str) -> Result<[u8; 32], StoreError> {
+pub(super) fn secret_bytes(db: &Connection, name: &str) -> Result<[u8; 32], StoreError> {
     let bytes = meta(db, name)?.and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or(StoreError::Corrupt { what: "secret of the run" })
 }
@@ -239,8 +299,7 @@ fn start(
     };
     let pool = Pool::new(held_out_windows, &secret).ok_or_else(bad_pool)?;
     let seed = blake3::derive_key("l402t initial checkpoint seed v1", &settings.seed.to_le_bytes());
-    let max_payload_bytes = dense_bytes(&model);
-    let checkpoint = pretrained.unwrap_or_else(|| Checkpoint::init(model, seed));
+    let checkpoint = pretrained.unwrap_or_else(|| Checkpoint::init(model.clone(), seed));
 
     let pool_blob = data.private.put(&pool_file)?;
     let manifest = key.sign(RunManifest {
@@ -268,31 +327,23 @@ fn start(
         reward: settings.reward,
         timing: settings.timing,
     });
-    let run = Run {
-        id: manifest.body.run_id(),
-        rules: RoundRules::of(&manifest.body),
-        model_config: config.into(),
-        max_payload_bytes,
-        key,
-        secret,
-        pool,
-        manifest,
+    let published: Vec<Blake3Hash> = {
+        let data = &manifest.body.training_data;
+        let single = [manifest.body.model_config, manifest.body.initial_checkpoint];
+        single.into_iter().chain(data.tokenizer).chain(data.shards.iter().map(|shard| shard.hash)).collect()
     };
+    let manifest_bytes = manifest.to_bytes();
+    let training = Training { manifest, model_config: config.into(), pool };
+    let run = Run::of_training(training, key, secret, &model);
     let settings = serde_json::to_vec(settings).map_err(|_| StoreError::Corrupt { what: "setting" })?;
     data.db.write(|t| {
         Record::RunStarted { run: &run.id.to_string() }.append(t, clock.now())?;
         set_meta(t, META_IDENTITY, &identity)?;
         set_meta(t, META_SECRET, &secret_key)?;
         set_meta(t, META_POOL, pool_blob.as_bytes())?;
-        set_meta(t, META_MANIFEST, &run.manifest.to_bytes())?;
+        set_meta(t, META_MANIFEST, &manifest_bytes)?;
         set_meta(t, META_SETTINGS, &settings)?;
-        let body = &run.manifest.body;
-        let data = &body.training_data;
-        let single = [body.model_config, body.initial_checkpoint];
-        for blob in single.into_iter().chain(data.tokenizer).chain(data.shards.iter().map(|shard| shard.hash)) {
-            tables::publish(t, &blob)?;
-        }
-        Ok::<_, StoreError>(())
+        published.iter().try_for_each(|blob| tables::publish(t, blob))
     })?;
     Ok(run)
 }

@@ -59,6 +59,16 @@ impl RunSecret {
         Preimage::from_bytes(self.derive("l402t tranche preimage v1", &parts))
     }
 
+    /// What takes a part of a bounty's escrow.
+    pub(super) fn escrow_preimage(&self, part: u32) -> Preimage {
+        Preimage::from_bytes(self.derive("l402t escrow preimage v1", &[&part.to_le_bytes()]))
+    }
+
+    /// What an evaluation is sealed with.
+    pub(super) fn seal(&self, id: &ContributionId) -> Blake3Hash {
+        Blake3Hash::from_bytes(self.derive("l402t evaluation seal v1", &[id.as_bytes()]))
+    }
+
     /// What a round's opening commits to.
     pub(super) fn of_round(&self, round: RoundNumber, opened: UnixMs) -> Blake3Hash {
         let (round, opened) = (round.0.to_le_bytes(), opened.0.to_le_bytes());

@@ -32,6 +32,10 @@ const MAX_ADDRESS_BYTES: usize = 255;
 #[async_trait]
 impl CoordinatorHandle for Shared {
     async fn run(&self) -> Result<RunView, Refusal> {
+        let Some(training) = self.run.training() else {
+            let fix = "Read the bounty itself";
+            return Err(refusal(404, "no_training", "this is a bounty, not a training run", fix));
+        };
         self.somebody_asks();
         let lightning = self.lightning().await?;
         let most = self.last_rounds();
@@ -45,10 +49,13 @@ impl CoordinatorHandle for Shared {
             Ok((current_round, closed_rounds))
         };
         let (current_round, closed_rounds) = self.read(look).await?;
-        Ok(RunView { run: self.run.id, manifest: self.run.manifest.clone(), lightning, current_round, closed_rounds })
+        Ok(RunView { run: self.run.id, manifest: training.manifest.clone(), lightning, current_round, closed_rounds })
     }
 
     async fn round(&self, round: Option<RoundNumber>) -> Result<RoundView, Refusal> {
+        if round.is_none() && self.run.bounty().is_some() {
+            self.somebody_asks();
+        }
         Ok(self.read(move |core| core.round_view(round)).await?)
     }
 
@@ -151,7 +158,7 @@ impl Shared {
         }
     }
 
-    async fn lightning(&self) -> Result<LightningView, CoordinatorError> {
+    pub(super) async fn lightning(&self) -> Result<LightningView, CoordinatorError> {
         let info = self.ln.info().await?;
         Ok(LightningView {
             node_id: info.node_id,

@@ -171,15 +171,15 @@ impl Core {
 
     pub(super) fn status(&mut self, lightning: LightningView) -> Result<Status, CoordinatorError> {
         let rows = tables::newest_rounds(self.db.read(), MAX_ROUNDS)?;
-        let manifest = &self.run.manifest.body;
+        let manifest = self.run.training().map(|training| &training.manifest.body);
         Ok(Status {
             run: self.run.id,
-            name: manifest.name.clone(),
+            name: manifest.map_or_else(String::new, |manifest| manifest.name.clone()),
             now_ms: self.clock.now(),
             lightning,
             current_round: self.open_round().map(|round| round.number),
             peers: tables::count_peers(self.db.read())?,
-            predicted_tokens: predicted_tokens(manifest),
+            predicted_tokens: manifest.map_or(0, predicted_tokens),
             ledger: ledger::totals(self.db.read(), None)?,
             rounds: rows.into_iter().map(|row| self.round_status(row)).collect::<Result<_, _>>()?,
         })

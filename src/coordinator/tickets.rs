@@ -8,6 +8,7 @@ use super::core::{Core, Record};
 use super::engine::Shared;
 use super::error::{CoordinatorError, refusal};
 use super::handle::{Challenge, TicketAnswer};
+use super::run::RunTask;
 use super::settings::Gate;
 use crate::ln::InvoiceStatus;
 use crate::protocol::amount::Msat;
@@ -65,7 +66,7 @@ impl Shared {
             Known::Unsold(challenge) => challenge,
         };
         match self.options.gate {
-            Gate::Own if self.run.manifest.body.reward.fee_msat > Msat::ZERO => {}
+            Gate::Own if self.run.fee > Msat::ZERO => {}
             // Credentials that come along are the proxy's own: it has looked at them.
             Gate::Own | Gate::Proxy | Gate::ProxyElsewhere => return self.sold(commitment).await,
         }
@@ -176,7 +177,7 @@ impl Core {
             let message = format!("peer {} has not registered its Lightning node", body.peer);
             return Err(refusal(409, "not_registered", message, "POST /v1/peers first").into());
         }
-        let sold = self.ticket_sold(body);
+        let sold = self.ticket_sold(body)?;
         self.preview(open, &sold)?;
         let now = self.clock.now();
         let known = tables::challenge_for(self.db.read(), &contribution)?;
@@ -201,13 +202,21 @@ impl Core {
     }
 
     /// What selling the ticket means.
-    fn ticket_sold(&self, commitment: &Commitment) -> Event {
-        Event::TicketSold {
+    fn ticket_sold(&self, commitment: &Commitment) -> Result<Event, CoordinatorError> {
+        let tranches = match &self.run.task {
+            RunTask::Training(_) if commitment.claim.is_some() => {
+                let fix = "Commit without a claim";
+                return Err(refusal(422, "claim", "a round of training takes no claims", fix).into());
+            }
+            RunTask::Training(training) => reward::tranche_amounts(&training.manifest.body.reward),
+            RunTask::Bounty(_) => self.offer(commitment)?.tranches(),
+        };
+        Ok(Event::TicketSold {
             contribution: commitment.contribution_id(),
             peer: commitment.peer,
             payload_bytes: commitment.payload_bytes,
-            tranches: reward::tranche_amounts(&self.run.manifest.body.reward),
-        }
+            tranches,
+        })
     }
 
     /// Sells the ticket: the event, the commitment and the terms in one transaction.
@@ -217,7 +226,7 @@ impl Core {
         if let Some(row) = tables::contribution(self.db.read(), &contribution)? {
             return Ok(Ticket { contribution, terms: row.terms });
         }
-        let event = self.ticket_sold(body);
+        let event = self.ticket_sold(body)?;
         self.promised = None;
         let run = std::sync::Arc::clone(&self.run);
         let mut terms = None;
@@ -231,7 +240,7 @@ impl Core {
                 contribution,
                 sequence: sequence as u32,
                 tranches: sold.tranches.iter().enumerate().map(offer).collect(),
-                hold_blocks: run.manifest.body.reward.hold_blocks,
+                hold_blocks: run.hold_blocks,
                 invoices_deadline_ms: sold.invoices_deadline_ms,
             });
             tables::insert_contribution(t, commitment, &signed)?;
@@ -239,6 +248,7 @@ impl Core {
             Ok(())
         })?;
         let terms = terms.ok_or(StoreError::Corrupt { what: "round" })?;
+        self.note_submission(body)?;
         Ok(Ticket { contribution, terms })
     }
 }

@@ -69,6 +69,7 @@ impl<'de> Deserialize<'de> for Signature {
 }
 
 /// An identity key. Its `Debug` shows the public half only.
+#[derive(Clone)]
 pub struct IdentityKey(Keypair);
 
 impl fmt::Debug for IdentityKey {

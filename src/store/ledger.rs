@@ -37,6 +37,10 @@ pub struct Totals {
     pub rewards_refunded_msat: Msat,
     /// Routing fees paid.
     pub routing_fees_msat: Msat,
+    /// Taken of what sponsors locked.
+    pub escrow_taken_msat: Msat,
+    /// Paid back to them.
+    pub escrow_paid_back_msat: Msat,
 }
 
 /// A posting, for people.
@@ -62,6 +66,7 @@ pub fn account_name(account: Account) -> &'static str {
         Account::Locked => "locked",
         Account::Settled => "settled",
         Account::Routing => "routing",
+        Account::Escrow => "escrow",
     }
 }
 
@@ -103,6 +108,8 @@ pub fn totals(db: &Connection, round: Option<RoundNumber>) -> Result<Totals, Sto
         rewards_settled_msat: msat(settled)?,
         rewards_refunded_msat: msat(refunded)?,
         routing_fees_msat: msat(sum(Account::Wallet, Account::Routing)?)?,
+        escrow_taken_msat: msat(sum(Account::Escrow, Account::Wallet)?)?,
+        escrow_paid_back_msat: msat(sum(Account::Wallet, Account::Escrow)?)?,
     })
 }
 

@@ -6,7 +6,8 @@ use l402t::coordinator::handle::{Challenge, CoordinatorHandle, Refusal, TicketAn
 use l402t::ln::{InvoiceRequest, InvoiceStatus, Lightning, PayLimits, PaymentStatus};
 use l402t::protocol::amount::Msat;
 use l402t::protocol::api::{ChannelOffer, ContributionState, Phase, Ticket};
-use l402t::protocol::ids::{Blake3Hash, ContributionId, Preimage, RoundNumber};
+use l402t::protocol::bounty::score::Score;
+use l402t::protocol::ids::{Blake3Hash, ContributionId, Preimage, RoundNumber, RunId};
 use l402t::protocol::l402::{Credentials, Macaroon};
 use l402t::protocol::sign::{IdentityKey, Signed, Statement};
 use l402t::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration, Receipt};
@@ -31,6 +32,8 @@ pub(crate) struct Peer {
     pub(crate) ln: Arc<dyn Lightning>,
     pub(crate) key: IdentityKey,
     pub(crate) payload: Vec<u8>,
+    /// The bounty's run that it submits to, and what it claims; `None`: it trains.
+    pub(crate) claim: Option<(RunId, Score)>,
     pub(crate) manner: Manner,
     pub(crate) registered: bool,
     /// The round it works on, and how far it got.
@@ -58,6 +61,7 @@ impl Peer {
             ln: world.network.node(name),
             key: IdentityKey::from_secret_bytes(&secret).expect("a key"),
             payload: payload.to_vec(),
+            claim: None,
             manner,
             registered: false,
             work: None,
@@ -68,7 +72,10 @@ impl Peer {
     pub(crate) async fn register(&mut self, handle: &dyn CoordinatorHandle) -> Result<ChannelOffer, Refusal> {
         let info = self.ln.info().await.expect("a peer's node is always up");
         let registration = self.key.sign(PeerRegistration {
-            run: handle.run().await?.run,
+            run: match self.claim {
+                Some((run, _)) => run,
+                None => handle.run().await?.run,
+            },
             peer: self.key.id(),
             node_id: info.node_id,
             address: info.address,
@@ -88,7 +95,7 @@ impl Peer {
             peer: self.key.id(),
             payload: Blake3Hash::of(&self.payload),
             payload_bytes: self.payload.len() as u64,
-            claim: None,
+            claim: self.claim.map(|(_, score)| score),
         }))
     }
 
@@ -194,7 +201,15 @@ impl Peer {
     }
 
     async fn begin(&mut self, handle: &dyn CoordinatorHandle) -> Result<bool, Refusal> {
-        let Some(current) = handle.run().await?.current_round else { return Ok(false) };
+        let current = match self.claim {
+            Some(_) => match handle.round(None).await {
+                Ok(view) => Some(view.opening.body.round),
+                Err(refused) if refused.error.code == "no_round" => None,
+                Err(refused) => return Err(refused),
+            },
+            None => handle.run().await?.current_round,
+        };
+        let Some(current) = current else { return Ok(false) };
         if handle.round(Some(current)).await?.phase != Phase::Committing {
             return Ok(false);
         }

@@ -156,6 +156,7 @@ async fn an_engine_that_is_dropped_at_every_turn_loses_no_round_no_money_and_no_
                 RunEvent::RoundOpened { round, .. } => opened.push(round.0),
                 RunEvent::RoundClosed { round, .. } => closed.push(round.0),
                 RunEvent::RoundJudging { .. } | RunEvent::DiskFull { .. } | RunEvent::DiskFreed => {}
+                RunEvent::SubmissionsJudged { .. } | RunEvent::BountyOpened { .. } => panic!("no bounty"),
                 RunEvent::RunFinished { .. } => break 'run,
             }
         }

@@ -136,7 +136,7 @@ impl World {
         let db = l402t::store::coordinator::open(&self.data(), Arc::new(Unwatched)).expect("opened");
         let manifest = std::fs::read(self.data().join("manifest.json")).expect("a manifest");
         let manifest: Signed<RunManifest> = Signed::from_bytes(&manifest).expect("canonical");
-        let folded = crate::fold::fold(&db, &RoundRules::of(&manifest.body));
+        let folded = crate::fold::fold(&db, &RoundRules::new(&manifest.body.timing, manifest.body.reward.hold_blocks));
         let stored = l402t::store::coordinator::rounds(db.read()).expect("rounds");
         assert_eq!(folded, stored.into_iter().map(|row| row.state).collect::<Vec<_>>(), "log and projection differ");
         ledger::totals(db.read(), None).expect("summed")

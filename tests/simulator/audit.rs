@@ -211,7 +211,7 @@ fn nothing_is_asked_blindly(world: &World) {
 
 /// The stored rounds are what the events lead to.
 fn log_is_projection(world: &World, db: &Database, manifest: &RunManifest) {
-    let rules = RoundRules::of(manifest);
+    let rules = RoundRules::new(&manifest.timing, manifest.reward.hold_blocks);
     let folded = walk(db, &rules, |at, event, before, after| {
         // From the coordinator's clock to the simulation's.
         let at_ms = world.sim.since_start_ms(at, world.plan.coordinator.ahead_ms);

@@ -396,6 +396,7 @@ impl World {
                         world.idle.store(contributions.is_empty(), Ordering::Relaxed);
                     }
                     RunEvent::RoundJudging { .. } | RunEvent::DiskFull { .. } | RunEvent::DiskFreed => {}
+                    RunEvent::SubmissionsJudged { .. } | RunEvent::BountyOpened { .. } => unreachable!("it trains"),
                 }
             }
         });

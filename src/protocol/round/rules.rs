@@ -41,6 +41,7 @@ pub fn transition(
         }
         Event::Uploaded { contribution, payload_bytes } => step.upload(contribution, *payload_bytes)?,
         Event::Tick { open_challenges, height } => step.tick(*open_challenges, *height),
+        Event::LastCall => step.last_call(),
         Event::Judged { tranches_paid } => step.judged(tranches_paid)?,
     }
     Ok((step.round, step.effects))
@@ -316,6 +317,14 @@ impl Step<'_> {
         let complete = self.round.phase == Phase::Uploading && !waiting;
         if early || complete || self.now > self.round.upload_deadline_ms {
             self.close();
+        }
+    }
+
+    /// Sells no more tickets: there is nothing left to do for more of them.
+    fn last_call(&mut self) {
+        match self.round.phase {
+            Phase::Committing => self.round.phase = Phase::Uploading,
+            Phase::Uploading | Phase::Judging | Phase::Closed => {}
         }
     }
 

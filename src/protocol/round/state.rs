@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::super::amount::Msat;
 use super::super::api::{ContributionState, Phase};
 use super::super::ids::{ContributionId, PeerId, RoundNumber, UnixMs};
-use super::super::manifest::RunManifest;
+use super::super::manifest::TimingParams;
 
 /// What the machine needs to know of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,12 +26,12 @@ const INVOICES_MS: u64 = 60_000;
 
 impl RoundRules {
     /// The rules of a run.
-    pub fn of(manifest: &RunManifest) -> Self {
+    pub fn new(timing: &TimingParams, hold_blocks: u32) -> Self {
         Self {
-            close_at_contributions: manifest.timing.close_at_contributions,
-            max_contributions: manifest.timing.max_contributions,
+            close_at_contributions: timing.close_at_contributions,
+            max_contributions: timing.max_contributions,
             invoices_ms: INVOICES_MS,
-            hold_blocks: manifest.reward.hold_blocks,
+            hold_blocks,
         }
     }
 }
@@ -331,6 +331,8 @@ pub enum Event {
         #[serde(default)]
         height: Option<u32>,
     },
+    /// No more tickets are sold, though there would be time.
+    LastCall,
     /// The judge has spoken on every contribution.
     Judged {
         /// The tranches to pay, one mask a contribution, in the order of commitments.
@@ -382,6 +384,8 @@ pub enum Account {
     Settled,
     /// Routing fees paid.
     Routing,
+    /// What a bounty's sponsor locked: taken into the wallet for rewards, and paid back from it where it was too much.
+    Escrow,
 }
 
 /// Why an event was refused. The state is as it was.

@@ -209,6 +209,15 @@ fn a_peer_has_one_contribution_a_round_and_a_round_so_many_tickets() {
     assert!(matches!(refused(&round, 1, &ticket(4)), Illegal::Full { tickets: 3, .. }));
 }
 
+#[test]
+fn after_the_last_call_no_ticket_is_sold_and_a_round_that_nobody_waits_for_is_judged() {
+    let round = after(open(), 1, &[Event::LastCall]);
+    assert!(matches!(refused(&round, 1, &ticket(1)), Illegal::CommitLate { .. }));
+    assert_eq!(after(round, 1, &[TICK]).phase, Phase::Judging);
+    let waiting = after(open(), 1, &[ticket(1), Event::LastCall, TICK]);
+    assert_eq!(waiting.phase, Phase::Uploading);
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let who = 1u8..5;
     let place = (1u8..5, 0u32..3);
@@ -222,6 +231,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         6 => who.prop_map(upload),
         1 => (0u32..2, proptest::option::of(100u32..300))
             .prop_map(|(open_challenges, height)| Event::Tick { open_challenges, height }),
+        1 => Just(Event::LastCall),
         1 => proptest::collection::vec(0u32..5, 0..4).prop_map(|tranches_paid| Event::Judged { tranches_paid }),
     ]
 }

@@ -15,9 +15,9 @@ pub use gate::{
 };
 pub use payments::{PaymentRow, insert_payment, outbox, outbox_add, outbox_remove, payment};
 pub use rounds::{
-    ContributionRow, RoundRow, contribution, contributions, insert_contribution, insert_round, is_published,
-    last_round, newest_rounds, publish, round, round_of, rounds, save_state, set_closed, set_invoices, set_receipt,
-    unended_rounds,
+    ContributionRow, RoundRow, contribution, contributions, count_closed, evaluation, insert_contribution,
+    insert_round, is_published, last_round, newest_rounds, publish, round, round_of, rounds, save_state,
+    seal_evaluation, set_closed, set_invoices, set_receipt, set_transcript, unended_rounds,
 };
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -95,15 +95,23 @@ CREATE TABLE published (
 ) STRICT;
 ";
 
+/// A bounty's sealed evaluations.
+const EVALUATIONS: &str = "
+CREATE TABLE evaluations (
+    contribution BLOB PRIMARY KEY REFERENCES contributions (id),
+    record TEXT NOT NULL
+) STRICT;
+";
+
 /// Opens the coordinator's database in its data folder.
 pub fn open(folder: &Path, observer: Arc<dyn CommitObserver>) -> Result<Database, StoreError> {
     let first = [events::SCHEMA, ledger::SCHEMA, TABLES].concat();
-    Database::open(folder, FILE, &[&first], observer)
+    Database::open(folder, FILE, &[&first, EVALUATIONS], observer)
 }
 
 /// The coordinator's database in a data folder, to look at while a coordinator may be using it.
 pub fn look(folder: &Path) -> Result<Connection, StoreError> {
-    Database::look(folder, FILE, 1)
+    Database::look(folder, FILE, 2)
 }
 
 /// The first row of a query, whose plan is kept: making it takes longer than most of them run.

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, Row, params};
 
 use super::{bad_column, first, json, only, signed, signed_or_none, to_json};
+use crate::protocol::bounty::statements::EvaluationRecord;
 use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
 use crate::protocol::round::Round;
 use crate::protocol::sign::Signed;
@@ -110,6 +111,39 @@ pub fn set_closed(
         params![round.0, transcript.as_bytes(), next_checkpoint.as_bytes(), before.0, after.0],
     )?;
     Ok(())
+}
+
+/// Notes the transcript of a round without losses. `checkpoint` is what the next one starts from.
+pub fn set_transcript(
+    db: &Connection,
+    round: RoundNumber,
+    transcript: &Blake3Hash,
+    checkpoint: &Blake3Hash,
+) -> Result<(), StoreError> {
+    db.execute(
+        "UPDATE rounds SET transcript = ?2, next_checkpoint = ?3 WHERE round = ?1",
+        params![round.0, transcript.as_bytes(), checkpoint.as_bytes()],
+    )?;
+    Ok(())
+}
+
+/// How many rounds have a transcript.
+pub fn count_closed(db: &Connection) -> Result<u32, StoreError> {
+    only(db, "SELECT count(*) FROM rounds WHERE transcript IS NOT NULL", [], |row| row.get(0))
+}
+
+/// Keeps what an evaluation measured.
+pub fn seal_evaluation(db: &Connection, record: &EvaluationRecord) -> Result<(), StoreError> {
+    db.execute(
+        "INSERT INTO evaluations (contribution, record) VALUES (?1, ?2)",
+        params![record.contribution.as_bytes(), to_json(record)?],
+    )?;
+    Ok(())
+}
+
+/// What an evaluation measured.
+pub fn evaluation(db: &Connection, id: &ContributionId) -> Result<Option<EvaluationRecord>, StoreError> {
+    first(db, "SELECT record FROM evaluations WHERE contribution = ?1", [id.as_bytes()], |row| json(row, 0))
 }
 
 /// A round.

@@ -1,0 +1,329 @@
+//! All bounties of a coordinator: taken on, found again at a start, each run by an engine of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+
+use super::super::core::Core;
+use super::super::engine::{Coordinator, Options, Shared};
+use super::super::error::{CoordinatorError, refusal};
+use super::super::handle::{BountyBoard, BountyHandle, Refusal};
+use super::super::judging::Bench;
+use super::super::news::RunEvent;
+use super::super::run::DataFolder;
+use super::super::secrets::Entropy;
+use super::posting;
+use crate::bounty::judge::Evaluate;
+use crate::clock::Clock;
+use crate::ln::bolt11::Network;
+use crate::ln::{Lightning, LnError};
+use crate::offload;
+use crate::protocol::amount::Msat;
+use crate::protocol::api::{BountyList, BountyPhase, PostAnswer, PostRequest};
+use crate::protocol::ids::{BountyId, UnixMs};
+use crate::protocol::sign::IdentityKey;
+use crate::store::StoreError;
+use crate::store::database::CommitObserver;
+
+/// Postings that wait for their escrow at one time: each costs disk, and nobody has paid for it yet.
+const MOST_WAITING: usize = 8;
+/// How long a posting that was never paid for can be asked about.
+const FORGET_MS: u64 = 3_600_000;
+/// Events kept for a listener that is slow.
+const EVENT_BACKLOG: usize = 256;
+
+/// What a coordinator's operator decides about bounties.
+#[derive(Clone, Debug)]
+pub struct BoardSettings {
+    /// The folder that holds a folder for each bounty.
+    pub folder: PathBuf,
+    /// Bounties that are not over, at most.
+    pub most_bounties: usize,
+    /// Smallest budget.
+    pub least_budget: Msat,
+    /// As for rounds of training.
+    pub options: Options,
+}
+
+/// What a bounty's coordinator is put into.
+#[derive(Clone, Debug)]
+pub struct BoardSurroundings {
+    /// Signs every statement.
+    pub key: IdentityKey,
+    /// The coordinator's node.
+    pub ln: Arc<dyn Lightning>,
+    /// Evaluates submissions.
+    pub evaluator: Arc<dyn Evaluate>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Told of every commit: tests stop everything at the n-th one.
+    pub observer: Arc<dyn CommitObserver>,
+    /// Where the secrets of a bounty come from.
+    pub entropy: Arc<dyn Entropy>,
+    /// Held while it is decided whether to open a channel, so that no peer gets two.
+    pub channel_gate: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl BoardSurroundings {
+    async fn network(&self) -> Result<Network, CoordinatorError> {
+        let name = self.ln.info().await?.network;
+        let network = name.parse();
+        network.map_err(|_| LnError::Refused(format!("it is on the network {name}, which BOLT 11 doesn't know")).into())
+    }
+
+    async fn assemble(&self, core: Core, options: &Options) -> Result<Coordinator, CoordinatorError> {
+        let bench = Bench::Bounty(Arc::clone(&self.evaluator));
+        let (ln, clock, gate) = (Arc::clone(&self.ln), Arc::clone(&self.clock), Arc::clone(&self.channel_gate));
+        Coordinator::assemble(core, options.clone(), ln, clock, bench, gate).await
+    }
+}
+
+/// Takes a posting on, in an empty folder: checked against everything that can be known without running it.
+pub async fn start(
+    folder: &Path,
+    request: PostRequest,
+    options: &Options,
+    around: &BoardSurroundings,
+) -> Result<Coordinator, CoordinatorError> {
+    let network = around.network().await?;
+    let unreadable = |source| CoordinatorError::Unreadable { path: "the system's random source".into(), source };
+    let secret = around.entropy.bytes32().map_err(unreadable)?;
+    let (folder, key) = (folder.to_owned(), around.key.clone());
+    let (clock, observer) = (Arc::clone(&around.clock), Arc::clone(&around.observer));
+    let start = move || {
+        let mut data = DataFolder::open(&folder, observer)?;
+        let run = posting::start(&mut data, &folder, &request, &key, network, (clock.now(), secret))?;
+        Core::new(data, Arc::new(run), clock, &folder)
+    };
+    let core = offload::run(start).await.unwrap_or(Err(CoordinatorError::Panicked))?;
+    around.assemble(core, options).await
+}
+
+/// Opens a bounty's folder again; `None` where it was never taken on.
+pub async fn open(
+    folder: &Path,
+    options: &Options,
+    around: &BoardSurroundings,
+) -> Result<Option<Coordinator>, CoordinatorError> {
+    let (folder, key) = (folder.to_owned(), around.key.clone());
+    let (clock, observer) = (Arc::clone(&around.clock), Arc::clone(&around.observer));
+    let open = move || {
+        let data = DataFolder::open(&folder, observer)?;
+        let Some(run) = posting::read(&data, &folder, &key)? else { return Ok(None) };
+        Core::new(data, Arc::new(run), clock, &folder).map(Some)
+    };
+    match offload::run(open).await.unwrap_or(Err(CoordinatorError::Panicked))? {
+        Some(core) => around.assemble(core, options).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A bounty whose engine runs.
+#[derive(Debug)]
+struct Running {
+    shared: Arc<Shared>,
+    engine: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Safe at any await: what was begun is found again.
+        self.engine.abort();
+    }
+}
+
+/// All bounties of a coordinator.
+#[derive(Debug)]
+pub struct Board {
+    settings: BoardSettings,
+    around: BoardSurroundings,
+    running: Mutex<BTreeMap<BountyId, Running>>,
+    /// Held while a posting is taken on, so that the same one isn't twice.
+    posting: tokio::sync::Mutex<()>,
+    events: broadcast::Sender<(BountyId, RunEvent)>,
+}
+
+impl Board {
+    /// Opens every bounty in the folder and lets it go on.
+    pub async fn open(settings: BoardSettings, around: BoardSurroundings) -> Result<Arc<Self>, CoordinatorError> {
+        let folder = settings.folder.clone();
+        let list = move || {
+            let failed = |source| StoreError::Io { action: "read the folder", path: folder.clone(), source };
+            fs::create_dir_all(&folder).map_err(failed)?;
+            let entries = fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+            Ok::<_, CoordinatorError>(entries.into_iter().map(|entry| entry.path()).collect::<Vec<_>>())
+        };
+        let folders = offload::run(list).await.unwrap_or(Err(CoordinatorError::Panicked))?;
+        let (running, posting) = (Mutex::default(), tokio::sync::Mutex::new(()));
+        let events = broadcast::channel(EVENT_BACKLOG).0;
+        let board = Arc::new(Self { settings, around, running, posting, events });
+        for folder in folders.iter().filter(|folder| id_of(folder).is_some()) {
+            match open(folder, &board.settings.options, &board.around).await? {
+                Some(mut coordinator) => {
+                    coordinator.reconcile().await?;
+                    board.run(coordinator);
+                }
+                None => remove(folder).await,
+            }
+        }
+        Ok(board)
+    }
+
+    /// What happens from now on, and to which bounty.
+    pub fn events(&self) -> broadcast::Receiver<(BountyId, RunEvent)> {
+        self.events.subscribe()
+    }
+
+    /// Stops every engine. What was begun is found again at the next start.
+    pub async fn stop(&self) {
+        let running = std::mem::take(&mut *self.lock());
+        for running in running.into_values() {
+            running.engine.abort();
+            while !running.engine.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<BountyId, Running>> {
+        // A map of handles is whole whatever panicked.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut coordinator: Coordinator) {
+        let shared = Arc::clone(&coordinator.shared);
+        let Some(task) = shared.run.bounty() else { return };
+        let id = task.posting().bounty_id();
+        let (tell, mut heard) = (self.events.clone(), coordinator.events());
+        let engine = tokio::spawn(async move {
+            let told = async {
+                loop {
+                    match heard.recv().await {
+                        // Nobody need listen.
+                        Ok(event) => drop(tell.send((id, event))),
+                        Err(broadcast::error::RecvError::Lagged(_)) => {}
+                        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                    }
+                }
+            };
+            tokio::select! {
+                ended = coordinator.run() => if let Err(error) = ended {
+                    tracing::error!(bounty = %id, "this bounty stands still until the next start: {error}");
+                },
+                () = told => {}
+            }
+        });
+        self.lock().insert(id, Running { shared, engine });
+    }
+
+    fn handles(&self) -> Vec<Arc<Shared>> {
+        self.lock().values().map(|running| Arc::clone(&running.shared)).collect()
+    }
+
+    /// Forgets postings that were refused some time ago, and says how many others wait for their escrow, and aren't over.
+    async fn sweep(&self, now: UnixMs) -> Result<(usize, usize), CoordinatorError> {
+        let (mut waiting, mut alive) = (0, 0);
+        for shared in self.handles() {
+            let escrow = shared.with(|core| Ok(core.bounty_state()?.escrow.clone())).await?;
+            match escrow.phase {
+                BountyPhase::AwaitingEscrow => (waiting, alive) = (waiting + 1, alive + 1),
+                BountyPhase::Checking | BountyPhase::Open | BountyPhase::Closing => alive += 1,
+                BountyPhase::Closed => {}
+                BountyPhase::Refused if now > escrow.fund_until_ms.plus_ms(FORGET_MS) => {
+                    let Some(task) = shared.run.bounty() else { continue };
+                    let id = task.posting().bounty_id();
+                    drop(self.lock().remove(&id));
+                    remove(&self.folder_of(&id)).await;
+                }
+                BountyPhase::Refused => {}
+            }
+        }
+        Ok((waiting, alive))
+    }
+
+    fn folder_of(&self, bounty: &BountyId) -> PathBuf {
+        self.settings.folder.join(bounty.to_string())
+    }
+
+    async fn take_on(&self, request: PostRequest) -> Result<PostAnswer, CoordinatorError> {
+        let posting = &request.posting.body;
+        let id = posting.bounty_id();
+        let _one_at_a_time = self.posting.lock().await;
+        let known = self.lock().get(&id).map(|running| Arc::clone(&running.shared));
+        let shared = match known {
+            Some(shared) => shared,
+            None => {
+                let (waiting, alive) = self.sweep(self.around.clock.now()).await?;
+                if posting.rules.budget_msat < self.settings.least_budget {
+                    let message = format!(
+                        "a budget of {} is less than {}",
+                        posting.rules.budget_msat, self.settings.least_budget
+                    );
+                    return Err(refusal(422, "budget_too_small", message, "Offer more").into());
+                }
+                if waiting >= MOST_WAITING || alive >= self.settings.most_bounties {
+                    let message = format!("{waiting} postings wait for their money, {alive} bounties are not over");
+                    return Err(refusal(503, "board_full", message, "Try again in a quarter of an hour").into());
+                }
+                let folder = self.folder_of(&id);
+                match start(&folder, request, &self.settings.options, &self.around).await {
+                    Ok(coordinator) => {
+                        let shared = Arc::clone(&coordinator.shared);
+                        self.run(coordinator);
+                        shared
+                    }
+                    Err(error) => {
+                        remove(&folder).await;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let pay_until_ms = shared.with(|core| Ok(core.bounty_state()?.escrow.fund_until_ms)).await?;
+        let invoices = shared.escrow_invoices().await?;
+        Ok(PostAnswer { view: shared.bounty_view().await?, invoices, pay_until_ms })
+    }
+}
+
+#[async_trait]
+impl BountyBoard for Board {
+    async fn list(&self) -> Result<BountyList, Refusal> {
+        let mut bounties = Vec::new();
+        for shared in self.handles() {
+            bounties.push(shared.bounty_view().await?);
+        }
+        bounties.sort_by_key(|view| std::cmp::Reverse((view.manifest.body.created_ms, view.bounty)));
+        Ok(BountyList { bounties })
+    }
+
+    async fn post(&self, request: PostRequest) -> Result<PostAnswer, Refusal> {
+        Ok(self.take_on(request).await?)
+    }
+
+    fn find(&self, bounty: &BountyId) -> Option<Arc<dyn BountyHandle>> {
+        self.lock().get(bounty).map(|running| Arc::clone(&running.shared) as Arc<dyn BountyHandle>)
+    }
+}
+
+/// The bounty whose folder this is.
+fn id_of(folder: &Path) -> Option<BountyId> {
+    folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok())
+}
+
+async fn remove(folder: &Path) {
+    let folder = folder.to_owned();
+    let gone = offload::run(move || match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "a posting that was not taken on stays behind");
+        }
+        Ok(()) | Err(_) => {}
+    });
+    if gone.await.is_err() {
+        tracing::warn!("removing a folder panicked");
+    }
+}

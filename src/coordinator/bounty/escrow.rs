@@ -1,0 +1,463 @@
+//! The sponsor's money: waited for, taken step by step as rewards are earned, and given back.
+//!
+//! The budget is locked in hold invoices of which only this coordinator has the preimages. It takes a tranche when the rewards
+//! earned so far pass what it has taken, before any agent's preimage is revealed; between the two the money is in its custody.
+//! What was marked as being taken may have been: it is never cancelled, and is in the books once the node says that it is here.
+
+use super::super::core::Core;
+use super::super::engine::{Coordinator, Shared};
+use super::super::error::{CoordinatorError, refusal};
+use super::super::judging::Bench;
+use super::super::news::RunEvent;
+use super::posting::{BountyTask, escrow_blocks};
+use super::state::PayBack;
+use crate::bounty::lint::{Level, Lint};
+use crate::ln::bolt11;
+use crate::ln::{InvoiceRequest, InvoiceStatus, PayLimits, PaymentStatus};
+use crate::offload::Task;
+use crate::protocol::amount::Msat;
+use crate::protocol::api::BountyPhase;
+use crate::protocol::ids::{PaymentHash, Preimage, RoundNumber};
+use crate::protocol::round::Account;
+use crate::store::ledger;
+
+/// How often a claimed tranche is looked at before the rest is left for the next step.
+const LOOKS: u32 = 50;
+const LOOK_MS: u64 = 100;
+/// The escrow is looked at so often while nothing is taken of it: it may end by itself.
+const WATCH_MS: u64 = 30_000;
+/// No round is opened with fewer blocks left until the sponsor's money may go back.
+const LAST_BLOCKS: u32 = 36;
+/// A sponsor's invoice must be payable for so long.
+const PAY_BACK_LIFE_MS: u64 = 60_000;
+/// The sponsor has fifteen minutes, and the invoices outlive them: it is the coordinator who ends the waiting.
+const ESCROW_EXPIRY_S: u32 = 1_200;
+/// Most blocks that a payment back may be locked.
+const PAY_BACK_BLOCKS: u32 = 1_008;
+
+/// What the engine keeps of an escrow between two steps.
+#[derive(Debug, Default)]
+pub(in super::super) struct Funding {
+    /// The baseline, being measured.
+    check: Option<Task<Result<Lint, String>>>,
+    /// Not to be looked at before, by the clock's uptime.
+    not_before_ms: u64,
+}
+
+/// A tranche of the escrow.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    bit: u32,
+    payment_hash: PaymentHash,
+    amount: Msat,
+}
+
+impl BountyTask {
+    fn parts(&self) -> Vec<Part> {
+        let escrow = self.manifest.body.escrow.iter().zip(0..);
+        escrow.map(|(part, bit)| Part { bit, payment_hash: part.payment_hash, amount: part.amount_msat }).collect()
+    }
+
+    fn sum(&self, mask: u32) -> Msat {
+        let parts = self.parts().into_iter().filter(|part| mask >> part.bit & 1 == 1);
+        // Parts of one budget.
+        Msat::checked_sum(parts.map(|part| part.amount)).unwrap_or(Msat::MAX_MONEY)
+    }
+}
+
+impl Shared {
+    fn task(&self) -> Result<&BountyTask, CoordinatorError> {
+        self.run.bounty().ok_or(CoordinatorError::Panicked)
+    }
+
+    /// The invoices of the escrow, while it is awaited. The same again gets the same ones.
+    pub(super) async fn escrow_invoices(&self) -> Result<Vec<String>, CoordinatorError> {
+        if !self.awaits_escrow().await? {
+            return Ok(Vec::new());
+        }
+        let invoices = self.make_escrow_invoices().await?;
+        if self.awaits_escrow().await? {
+            return Ok(invoices);
+        }
+        // The waiting has ended meanwhile, and nobody would look at what is paid now.
+        let phase = self.with(|core| Ok(core.bounty_state()?.escrow.phase)).await?;
+        if phase == BountyPhase::Refused {
+            self.cancel_rest(0).await?;
+        }
+        Ok(Vec::new())
+    }
+
+    async fn awaits_escrow(&self) -> Result<bool, CoordinatorError> {
+        self.with(|core| Ok(core.bounty_state()?.escrow.phase == BountyPhase::AwaitingEscrow)).await
+    }
+
+    async fn make_escrow_invoices(&self) -> Result<Vec<String>, CoordinatorError> {
+        let task = self.task()?;
+        let (posting, created_ms) = (task.posting(), task.manifest.body.created_ms);
+        // Checked when it was posted.
+        let blocks = escrow_blocks(created_ms, posting.rules.deadline_ms).unwrap_or(crate::ln::MAX_HOLD_CLTV_BLOCKS);
+        let mut invoices = Vec::new();
+        for part in task.parts() {
+            let request = InvoiceRequest {
+                amount: part.amount,
+                description: format!("l402t bounty {}, part {}", posting.bounty_id(), part.bit),
+                expiry_s: ESCROW_EXPIRY_S,
+            };
+            invoices.push(self.ln.create_hold_invoice(part.payment_hash, &request, blocks).await?);
+        }
+        Ok(invoices)
+    }
+
+    /// Takes as much of the escrow as all rewards so far need. False if there is not so much: what is missing went back to the
+    /// sponsor. Must be true before a preimage of the last of these rewards is revealed.
+    pub(super) async fn cover(&self, rewards: Msat) -> Result<bool, CoordinatorError> {
+        loop {
+            let plan = self.with(move |core| core.plan_taking(rewards)).await?;
+            let Some(plan) = plan else { return Ok(false) };
+            let mut lost = false;
+            for (part, preimage) in plan {
+                match self.take(part, preimage).await? {
+                    Taken::Yes => {}
+                    Taken::Lost => lost = true,
+                    Taken::NotYet => {
+                        let message = format!("tranche {} of the escrow is being claimed", part.bit);
+                        return Err(refusal(503, "escrow_settling", message, "Try again").into());
+                    }
+                }
+            }
+            if !lost {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Claims a part, and books it once it is here.
+    async fn take(&self, part: Part, preimage: Preimage) -> Result<Taken, CoordinatorError> {
+        for look in 0..LOOKS {
+            match self.ln.invoice(part.payment_hash).await? {
+                InvoiceStatus::Settled { .. } => {
+                    self.with(move |core| core.note_taken(part)).await?;
+                    return Ok(Taken::Yes);
+                }
+                InvoiceStatus::Accepted { .. } if look == 0 => self.ln.settle(preimage).await?,
+                InvoiceStatus::Accepted { .. } => self.clock.sleep(LOOK_MS).await,
+                InvoiceStatus::NotFound | InvoiceStatus::Open | InvoiceStatus::Canceled => {
+                    self.with(move |core| core.note_lost(part)).await?;
+                    return Ok(Taken::Lost);
+                }
+            }
+        }
+        Ok(Taken::NotYet)
+    }
+
+    /// Gives back every part that was not taken.
+    async fn cancel_rest(&self, taking: u32) -> Result<(), CoordinatorError> {
+        for part in self.task()?.parts().iter().filter(|part| taking >> part.bit & 1 == 0) {
+            match self.ln.invoice(part.payment_hash).await? {
+                InvoiceStatus::Open | InvoiceStatus::Accepted { .. } => self.ln.cancel(part.payment_hash).await?,
+                InvoiceStatus::NotFound | InvoiceStatus::Canceled | InvoiceStatus::Settled { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How the untaken parts stand.
+    async fn look_at_escrow(&self, taking: u32) -> Result<Look, CoordinatorError> {
+        let height = self.with(|core| Ok(core.height)).await?;
+        let mut look = Look::AllLocked;
+        for part in self.task()?.parts().iter().filter(|part| taking >> part.bit & 1 == 0) {
+            look = match self.ln.invoice(part.payment_hash).await? {
+                InvoiceStatus::Accepted { expiry_height, .. } => {
+                    let ends =
+                        expiry_height.zip(height).is_some_and(|(end, tip)| end <= tip.saturating_add(LAST_BLOCKS));
+                    if ends { Look::Ending } else { look }
+                }
+                InvoiceStatus::NotFound | InvoiceStatus::Open => Look::NotAll,
+                InvoiceStatus::Canceled | InvoiceStatus::Settled { .. } => Look::Ending,
+            };
+            if look != Look::AllLocked {
+                return Ok(look);
+            }
+        }
+        Ok(look)
+    }
+
+    /// Pays back what the sponsor asked for, once.
+    async fn pay_back(&self, pay_back: PayBack) -> Result<(), CoordinatorError> {
+        match self.ln.payment(pay_back.payment_hash).await? {
+            PaymentStatus::NotFound => {
+                let most = self.options.channels.max_routing_fee_ppm;
+                let limits =
+                    PayLimits { max_fee: pay_back.amount_msat.share_floor(most), max_cltv_blocks: PAY_BACK_BLOCKS };
+                if let Err(error) = self.ln.pay(&pay_back.invoice, limits).await {
+                    tracing::warn!(payment = %pay_back.payment_hash, %error, "the sponsor could not be paid back yet");
+                }
+                Ok(())
+            }
+            PaymentStatus::InFlight | PaymentStatus::Unknown => Ok(()),
+            PaymentStatus::Succeeded { fee, .. } => self.with(move |core| core.note_paid_back(&pay_back, fee)).await,
+            PaymentStatus::Failed { reason, .. } => {
+                tracing::warn!(payment = %pay_back.payment_hash, reason, "the sponsor was not paid back: another invoice is needed");
+                self.with(|core| core.change_escrow("pay_back_failed", |escrow| escrow.pay_back = None, |_, _| Ok(())))
+                    .await
+            }
+        }
+    }
+}
+
+/// What became of a part that is being taken.
+enum Taken {
+    Yes,
+    Lost,
+    NotYet,
+}
+
+/// How an escrow stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    AllLocked,
+    NotAll,
+    /// Some of it went back, or will soon.
+    Ending,
+}
+
+impl Coordinator {
+    /// The invoices in which a bounty's sponsor locks its budget, in the manifest's order.
+    pub async fn escrow_invoices(&self) -> Result<Vec<String>, CoordinatorError> {
+        self.shared.escrow_invoices().await
+    }
+
+    /// Takes a bounty's own steps: nothing in a run of training.
+    pub(in super::super) async fn fund(&mut self) -> Result<(), CoordinatorError> {
+        if self.shared.run.bounty().is_none() {
+            return Ok(());
+        }
+        let escrow = self.shared.with(|core| Ok(core.bounty_state()?.escrow.clone())).await?;
+        match escrow.phase {
+            BountyPhase::AwaitingEscrow => match self.shared.look_at_escrow(0).await? {
+                Look::AllLocked => self.shared.with(|core| core.set_phase(BountyPhase::Checking, None)).await,
+                Look::NotAll if self.shared.clock.now() <= escrow.fund_until_ms => Ok(()),
+                Look::NotAll => self.refuse("the budget was not locked in time").await,
+                Look::Ending => self.refuse("the budget went back").await,
+            },
+            BountyPhase::Checking => self.check_baseline().await,
+            BountyPhase::Open => self.watch_escrow(escrow.taking).await,
+            BountyPhase::Closing => self.close_bounty(escrow.taking).await,
+            BountyPhase::Closed => match escrow.pay_back {
+                Some(pay_back) => self.shared.pay_back(pay_back).await,
+                None => Ok(()),
+            },
+            BountyPhase::Refused => Ok(()),
+        }
+    }
+
+    async fn refuse(&self, why: &str) -> Result<(), CoordinatorError> {
+        // A crash in between finds the money gone, and refuses again.
+        self.shared.cancel_rest(0).await?;
+        let why = why.to_owned();
+        self.shared.with(move |core| core.set_phase(BountyPhase::Refused, Some(why))).await
+    }
+
+    /// Measures the baseline twice, and answers that took no work.
+    async fn check_baseline(&mut self) -> Result<(), CoordinatorError> {
+        let Bench::Bounty(evaluator) = &self.bench else { return Err(CoordinatorError::Panicked) };
+        match self.funding.check.take() {
+            None => {
+                let task = self.shared.task()?;
+                let (bounty, exam, now) = (task.bounty.clone(), task.exam.clone(), self.shared.clock.now());
+                let evaluator = evaluator.clone();
+                let lint = move || evaluator.lint(&bounty, &exam, now).map_err(|error| error.to_string());
+                self.funding.check = Some(Task::start(lint));
+                Ok(())
+            }
+            Some(check) if !check.is_finished() => {
+                self.funding.check = Some(check);
+                Ok(())
+            }
+            Some(check) => {
+                let lint = check.join().await.map_err(|_| CoordinatorError::Panicked)?;
+                let lint = lint.map_err(|problem| CoordinatorError::Judge { round: 0, problem })?;
+                let rules = self.shared.task()?.posting().rules;
+                match problem(&lint, &rules) {
+                    Some(problem) => self.refuse(&problem).await,
+                    None => {
+                        self.shared.with(|core| core.set_phase(BountyPhase::Open, None)).await?;
+                        let _ = self
+                            .events
+                            .send(RunEvent::BountyOpened { bounty: self.shared.task()?.posting().bounty_id() });
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    async fn watch_escrow(&mut self, taking: u32) -> Result<(), CoordinatorError> {
+        let now_ms = self.shared.clock.uptime_ms();
+        if now_ms >= self.funding.not_before_ms {
+            self.funding.not_before_ms = now_ms + WATCH_MS;
+            if self.shared.look_at_escrow(taking).await? != Look::AllLocked {
+                return self.shared.with(|core| core.stop_taking("the sponsor's money goes back")).await;
+            }
+        }
+        let end = |core: &mut Core| {
+            let ends = core.bounty_state()?.ends(core.clock.now());
+            match ends.filter(|_| core.open_round().is_none()) {
+                Some(why) => core.stop_taking(why),
+                None => Ok(()),
+            }
+        };
+        self.shared.with(end).await
+    }
+
+    async fn close_bounty(&self, taking: u32) -> Result<(), CoordinatorError> {
+        let at_rest = self.shared.with(|core| Ok(core.rounds.is_empty())).await?;
+        if !at_rest {
+            return Ok(());
+        }
+        // What was being taken when the coordinator died is taken now: its preimage may be out.
+        let paid = self.shared.with(|core| Ok(core.bounty_state()?.book.paid())).await?;
+        self.shared.cover(paid).await?;
+        self.shared.cancel_rest(taking).await?;
+        self.shared.with(Core::open_seals).await
+    }
+}
+
+/// Why a bounty can't open, if it can't.
+fn problem(lint: &Lint, rules: &crate::protocol::bounty::statements::Rules) -> Option<String> {
+    let errors = lint.findings.iter().filter(|finding| finding.level == Level::Error);
+    let errors: Vec<String> = errors.map(|finding| format!("{}: {}", finding.code, finding.message)).collect();
+    if !errors.is_empty() {
+        return Some(errors.join("; "));
+    }
+    match lint.rules {
+        Some(measured) if measured == *rules => None,
+        Some(measured) => Some(format!(
+            "baseline_differs: the posting says {}, and {} is measured here",
+            rules.baseline.shown(rules.decimals),
+            measured.baseline.shown(rules.decimals)
+        )),
+        None => Some("baseline_fails: the baseline comes to no score here".to_owned()),
+    }
+}
+
+impl Core {
+    pub(super) fn set_phase(&mut self, phase: BountyPhase, why: Option<String>) -> Result<(), CoordinatorError> {
+        let news = serde_json::to_string(&phase).unwrap_or_default();
+        self.change_escrow(
+            news.trim_matches('"'),
+            |escrow| {
+                escrow.phase = phase;
+                escrow.why = why;
+            },
+            |_, _| Ok(()),
+        )
+    }
+
+    /// No more rounds are opened; those that are under way are brought to their end.
+    pub(super) fn stop_taking(&mut self, why: &str) -> Result<(), CoordinatorError> {
+        match self.bounty_state()?.escrow.phase {
+            BountyPhase::Open => self.set_phase(BountyPhase::Closing, Some(why.to_owned())),
+            BountyPhase::AwaitingEscrow
+            | BountyPhase::Checking
+            | BountyPhase::Closing
+            | BountyPhase::Closed
+            | BountyPhase::Refused => Ok(()),
+        }
+    }
+
+    /// Which parts must be taken for these rewards, marked as such; `None` if there are not enough.
+    fn plan_taking(&mut self, rewards: Msat) -> Result<Option<Vec<(Part, Preimage)>>, CoordinatorError> {
+        let run = std::sync::Arc::clone(&self.run);
+        let task = run.bounty().ok_or(CoordinatorError::Panicked)?;
+        let escrow = &self.bounty_state()?.escrow;
+        let (mut taking, lost) = (escrow.taking, escrow.lost);
+        for part in task.parts() {
+            if task.sum(taking & !lost) >= rewards {
+                break;
+            }
+            if lost >> part.bit & 1 == 0 {
+                taking |= 1 << part.bit;
+            }
+        }
+        if task.sum(taking & !lost) < rewards {
+            return Ok(None);
+        }
+        self.change_escrow("taking", |escrow| escrow.taking = taking, |_, _| Ok(()))?;
+        let taken = self.bounty_state()?.escrow.taken;
+        let open = taking & !taken & !lost;
+        let parts = task.parts().into_iter().filter(|part| open >> part.bit & 1 == 1);
+        Ok(Some(parts.map(|part| (part, run.secret.escrow_preimage(part.bit))).collect()))
+    }
+
+    fn note_taken(&mut self, part: Part) -> Result<(), CoordinatorError> {
+        let round = self.rounds.keys().next_back().copied().unwrap_or(RoundNumber(0));
+        self.change_escrow(
+            "taken",
+            |escrow| escrow.taken |= 1 << part.bit,
+            |t, event| ledger::post(t, event, round, (Account::Escrow, Account::Wallet), part.amount),
+        )
+    }
+
+    fn note_lost(&mut self, part: Part) -> Result<(), CoordinatorError> {
+        self.change_escrow("escrow_lost", |escrow| escrow.lost |= 1 << part.bit, |_, _| Ok(()))
+    }
+
+    /// Taken of the escrow, and paid to nobody.
+    pub(super) fn surplus(&self) -> Result<Msat, CoordinatorError> {
+        let task = self.run.bounty().ok_or(CoordinatorError::Panicked)?;
+        let state = self.bounty_state()?;
+        let rewards = state.escrow.claimed_msat.unwrap_or(state.book.paid());
+        let paid = rewards.checked_add(state.escrow.paid_back_msat).unwrap_or(Msat::MAX_MONEY);
+        Ok(task.sum(state.escrow.taken).checked_sub(paid).unwrap_or(Msat::ZERO))
+    }
+
+    /// Takes the sponsor's invoice for the surplus.
+    pub(super) fn take_pay_back(&mut self, invoice: &str, network: bolt11::Network) -> Result<(), CoordinatorError> {
+        let escrow = &self.bounty_state()?.escrow;
+        if escrow.pay_back.as_ref().is_some_and(|pay_back| pay_back.invoice == invoice) {
+            return Ok(());
+        }
+        let surplus = self.surplus()?;
+        if escrow.phase != BountyPhase::Closed || surplus == Msat::ZERO {
+            return Err(
+                refusal(409, "no_surplus", "there is nothing to pay back now", "Wait until it is closed").into()
+            );
+        }
+        if escrow.pay_back.is_some() {
+            let fix = "Wait until that one has been paid, or has failed";
+            return Err(refusal(409, "pay_back_under_way", "another invoice is being paid", fix).into());
+        }
+        let fix = "Send a BOLT 11 invoice for exactly the surplus, with an hour to pay it";
+        let bad = |what: String| refusal(422, "bad_invoice", what, fix);
+        let parsed = bolt11::parse(invoice, network).map_err(|error| bad(error.to_string()))?;
+        if parsed.amount != surplus {
+            return Err(bad(format!("it asks for {}, the surplus is {surplus}", parsed.amount)).into());
+        }
+        if parsed.is_expired(self.clock.now().plus_ms(PAY_BACK_LIFE_MS)) {
+            return Err(bad("it expires too soon".to_owned()).into());
+        }
+        let pay_back =
+            PayBack { invoice: invoice.to_owned(), payment_hash: parsed.payment_hash, amount_msat: parsed.amount };
+        self.change_escrow("paying_back", |escrow| escrow.pay_back = Some(pay_back), |_, _| Ok(()))
+    }
+
+    fn note_paid_back(&mut self, paid: &PayBack, fee: Msat) -> Result<(), CoordinatorError> {
+        let amount = paid.amount_msat;
+        let round = RoundNumber(0);
+        self.change_escrow(
+            "paid_back",
+            |escrow| {
+                escrow.pay_back = None;
+                escrow.paid_back_msat = escrow.paid_back_msat.checked_add(amount).unwrap_or(Msat::MAX_MONEY);
+            },
+            |t, event| {
+                ledger::post(t, event, round, (Account::Wallet, Account::Escrow), amount)?;
+                if fee > Msat::ZERO {
+                    ledger::post(t, event, round, (Account::Wallet, Account::Routing), fee)?;
+                }
+                Ok(())
+            },
+        )
+    }
+}

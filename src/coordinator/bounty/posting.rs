@@ -1,0 +1,295 @@
+//! A posting taken on: checked against everything that can be known without running it, and kept.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::super::core::Record;
+use super::super::error::{CoordinatorError, refusal};
+use super::super::run::{DataFolder, META_MANIFEST, META_SECRET, Run, RunTask, secret_bytes, write_manifest};
+use super::super::secrets::RunSecret;
+use super::state::{Escrow, META_ESCROW};
+use crate::bounty::data::{Exam, Part};
+use crate::bounty::lint::rules;
+use crate::bounty::load::{Bounty, Extent};
+use crate::bounty::manifest::DemoOnly;
+use crate::bounty::package;
+use crate::ln::MAX_HOLD_CLTV_BLOCKS;
+use crate::ln::bolt11::Network;
+use crate::protocol::amount::Msat;
+use crate::protocol::api::PostRequest;
+use crate::protocol::bounty::offer::LEAST_TRANCHE;
+use crate::protocol::bounty::payload;
+use crate::protocol::bounty::statements::{BountyManifest, Posting};
+use crate::protocol::ids::{Blake3Hash, UnixMs};
+use crate::protocol::manifest::TimingParams;
+use crate::protocol::round::RoundRules;
+use crate::protocol::sign::{IdentityKey, Signed};
+use crate::protocol::statements::Tranche;
+use crate::store::StoreError;
+use crate::store::coordinator::{self as tables, meta, set_meta};
+
+/// Where the package and the held-out part are, as folders.
+const PACKAGE: &str = "package";
+const HELD_OUT: &str = "held-out";
+
+const META_HELD_OUT: &str = "bounty_held_out";
+const META_SALT: &str = "bounty_salt";
+
+/// Hold invoices of a sponsor's escrow: rewards are covered in steps of this part of the budget.
+const ESCROW_TRANCHES: u64 = 16;
+/// A block takes ten minutes; more of them may come.
+const BLOCK_MS: u64 = 600_000;
+/// What the sponsor's money stays locked for beyond the deadline, in blocks: a day, and what rounds and payers need.
+const ESCROW_MARGIN_BLOCKS: u64 = 180;
+/// For how long an agent's reward may be locked, in blocks.
+const HOLD_BLOCKS: u32 = 144;
+
+/// A round takes submissions until one is in and nobody is on the way. These are the longest it waits.
+const TIMING: TimingParams =
+    TimingParams { commit_ms: 300_000, upload_ms: 420_000, close_at_contributions: 1, max_contributions: 16 };
+
+/// A bounty's own part of its run.
+#[derive(Debug)]
+pub struct BountyTask {
+    /// Signed by the coordinator.
+    pub manifest: Signed<BountyManifest>,
+    /// What it is about.
+    pub(super) bounty: Arc<Bounty>,
+    /// What decides.
+    pub(super) exam: Arc<Exam>,
+    /// Opens the commitment to the held-out part.
+    pub(super) salt: [u8; 32],
+    /// The held-out part's package: private until the bounty closes.
+    pub(super) held_out: Blake3Hash,
+}
+
+impl BountyTask {
+    /// The sponsor's word.
+    pub fn posting(&self) -> &Posting {
+        &self.manifest.body.posting.body
+    }
+}
+
+/// How long the sponsor's money must stay locked, in blocks; `None` where no node would do that.
+pub(super) fn escrow_blocks(now: UnixMs, deadline: UnixMs) -> Option<u32> {
+    let blocks = deadline.0.saturating_sub(now.0).div_ceil(BLOCK_MS) + ESCROW_MARGIN_BLOCKS;
+    u32::try_from(blocks).ok().filter(|blocks| *blocks <= MAX_HOLD_CLTV_BLOCKS)
+}
+
+/// The escrow's amounts: equal parts, of at least 1 sat each; the last has what is left over.
+fn escrow_amounts(budget: Msat) -> Vec<Msat> {
+    let parts = (budget.msat() / LEAST_TRANCHE.msat()).clamp(1, ESCROW_TRANCHES);
+    let part = budget.msat() / parts;
+    let rest = budget.msat() - part * parts;
+    (0..parts).map(|place| Msat::new(if place + 1 == parts { part + rest } else { part })).collect()
+}
+
+fn bad(code: &str, what: impl std::fmt::Display, fix: &str) -> CoordinatorError {
+    refusal(422, code, what.to_string(), fix).into()
+}
+
+/// Checks a posting and keeps it: afterwards the folder holds the bounty's run. Nothing is left to check but the baseline.
+pub(super) fn start(
+    data: &mut DataFolder,
+    folder: &Path,
+    request: &PostRequest,
+    key: &IdentityKey,
+    network: Network,
+    (now, secret_key): (UnixMs, [u8; 32]),
+) -> Result<Run, CoordinatorError> {
+    let posting = &request.posting.body;
+    check_statement(&request.posting, key, now)?;
+    let decode = |what: &str, text: &str| {
+        STANDARD.decode(text).map_err(|error| bad("bad_package", format!("{what}: {error}"), "Send standard base64"))
+    };
+    let bytes = decode("package", &request.package)?;
+    if Blake3Hash::of(&bytes) != posting.package {
+        return Err(bad("bad_package", "the package is not the one that the posting names", "Send that one"));
+    }
+    let held_out = decode("held_out", &request.held_out)?;
+    let unpacked = |what: &str, bytes: &[u8], name: &str| {
+        let tree =
+            package::decode(bytes).map_err(|error| bad("bad_package", format!("{what}: {error}"), POST_AGAIN))?;
+        replace(&folder.join(name), |to| tree.write_to(to))
+    };
+    unpacked("package", &bytes, PACKAGE)?;
+    unpacked("held_out", &held_out, HELD_OUT)?;
+    let (bounty, exam) = load(folder, request.held_out_salt, posting)?;
+    check_rules(&bounty, &exam, posting, network)?;
+
+    let secret = RunSecret::from_bytes(secret_key);
+    let amounts = escrow_amounts(posting.rules.budget_msat);
+    let tranche = |(place, amount_msat): (usize, Msat)| Tranche {
+        payment_hash: secret.escrow_preimage(place as u32).payment_hash(),
+        amount_msat,
+    };
+    let manifest = key.sign(BountyManifest {
+        version: 1,
+        posting: request.posting.clone(),
+        created_ms: now,
+        escrow: amounts.into_iter().enumerate().map(tranche).collect(),
+        hold_blocks: HOLD_BLOCKS,
+        timing: TIMING,
+        max_payload_bytes: payload::length(bounty.manifest.max_diff_bytes),
+    });
+    let package_blob = data.blobs.put(&bytes)?;
+    let held_out = data.private.put(&held_out)?;
+    let run = of_task(manifest, (bounty, exam), request.held_out_salt, held_out, key.clone(), secret);
+    let escrow = serde_json::to_vec(&Escrow::new(now)).map_err(|_| StoreError::Corrupt { what: "escrow" })?;
+    data.db.write(|t| {
+        Record::RunStarted { run: &run.id.to_string() }.append(t, now)?;
+        set_meta(t, META_SECRET, &secret_key)?;
+        set_meta(t, META_HELD_OUT, held_out.as_bytes())?;
+        set_meta(t, META_SALT, &request.held_out_salt)?;
+        set_meta(t, META_ESCROW, &escrow)?;
+        if let RunTask::Bounty(task) = &run.task {
+            set_meta(t, META_MANIFEST, &task.manifest.to_bytes())?;
+        }
+        tables::publish(t, &package_blob)
+    })?;
+    Ok(run)
+}
+
+const POST_AGAIN: &str = "Post it with `l402t bounty post`";
+
+/// Reads back what [`start`] kept; `None` where it was interrupted before it was done.
+pub(super) fn read(data: &DataFolder, folder: &Path, key: &IdentityKey) -> Result<Option<Run>, CoordinatorError> {
+    let db = data.db.read();
+    let corrupt = |what| move || StoreError::Corrupt { what };
+    let Some(manifest) = meta(db, META_MANIFEST)? else { return Ok(None) };
+    let manifest = Signed::<BountyManifest>::from_bytes(&manifest).map_err(|_| corrupt("manifest")())?;
+    let salt = secret_bytes(db, META_SALT)?;
+    let held_out = Blake3Hash::from_bytes(secret_bytes(db, META_HELD_OUT)?);
+    if manifest.verify(&key.id()).is_err() {
+        return Err(corrupt("manifest: another coordinator has signed it")().into());
+    }
+    let secret = RunSecret::from_bytes(secret_bytes(db, META_SECRET)?);
+    let loaded = load(folder, salt, &manifest.body.posting.body)?;
+    let run = of_task(manifest, loaded, salt, held_out, key.clone(), secret);
+    if let RunTask::Bounty(task) = &run.task {
+        write_manifest(folder, &task.manifest.to_bytes())?;
+    }
+    Ok(Some(run))
+}
+
+fn of_task(
+    manifest: Signed<BountyManifest>,
+    (bounty, exam): (Bounty, Exam),
+    salt: [u8; 32],
+    held_out: Blake3Hash,
+    key: IdentityKey,
+    secret: RunSecret,
+) -> Run {
+    let body = &manifest.body;
+    Run {
+        id: body.run_id(),
+        fee: body.posting.body.rules.fee_msat,
+        hold_blocks: body.hold_blocks,
+        timing: body.timing,
+        max_payload_bytes: body.max_payload_bytes,
+        rules: RoundRules::new(&body.timing, body.hold_blocks),
+        key,
+        secret,
+        task: RunTask::Bounty(Box::new(BountyTask {
+            bounty: Arc::new(bounty),
+            exam: Arc::new(exam),
+            salt,
+            held_out,
+            manifest,
+        })),
+    }
+}
+
+/// Makes a folder anew: what an interrupted start left of it goes.
+fn replace(folder: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), CoordinatorError> {
+    let failed = |action, source| StoreError::Io { action, path: folder.to_owned(), source };
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove", error).into()),
+        Ok(()) | Err(_) => {}
+    }
+    make(folder).map_err(|error| failed("make the folder", error))?;
+    Ok(())
+}
+
+fn check_statement(signed: &Signed<Posting>, key: &IdentityKey, now: UnixMs) -> Result<(), CoordinatorError> {
+    let posting = &signed.body;
+    if signed.verify(&posting.sponsor).is_err() {
+        let message = format!("the signature on the posting is not by sponsor {}", posting.sponsor);
+        return Err(refusal(400, "bad_signature", message, "Sign the posting with the sponsor's own key").into());
+    }
+    if posting.coordinator != key.id() {
+        let message = format!("this is coordinator {}, the posting is for {}", key.id(), posting.coordinator);
+        return Err(refusal(409, "wrong_coordinator", message, "Post it to the coordinator that it names").into());
+    }
+    if let Err(error) = posting.rules.scale() {
+        return Err(bad("rules", error, "Mend bounty.toml"));
+    }
+    if posting.rules.deadline_ms <= now {
+        return Err(bad("deadline", "the deadline is over", "Set a later submissions.deadline"));
+    }
+    if escrow_blocks(now, posting.rules.deadline_ms).is_none() {
+        let most = (u64::from(MAX_HOLD_CLTV_BLOCKS) - ESCROW_MARGIN_BLOCKS) * BLOCK_MS / 3_600_000;
+        let message = format!("the deadline is more than {most} hours away, and no node locks a budget for so long");
+        return Err(bad("deadline", message, "Set an earlier submissions.deadline, and post it again after that"));
+    }
+    Ok(())
+}
+
+/// The bounty in the folder, seen to be the one that was posted.
+fn load(folder: &Path, salt: [u8; 32], posting: &Posting) -> Result<(Bounty, Exam), CoordinatorError> {
+    let mut bounty = Bounty::load(&folder.join(PACKAGE), salt, Extent::Package)
+        .map_err(|error| bad("bad_package", error, POST_AGAIN))?;
+    let part = Part::read(&folder.join(HELD_OUT)).map_err(|error| bad("bad_package", error, POST_AGAIN))?;
+    if part.commitment(&salt).ok() != Some(posting.held_out) {
+        let message = "the held-out part is not the one that the posting commits to";
+        return Err(bad("heldout_mismatch", message, POST_AGAIN));
+    }
+    if bounty.workspace.digest() != posting.baseline_tree {
+        return Err(bad("bad_package", "the workspace is not the one that the posting names", POST_AGAIN));
+    }
+    bounty.held_out = Some(part);
+    let exam = bounty.held_out_exam().ok_or(CoordinatorError::Panicked)?;
+    Ok((bounty, exam))
+}
+
+fn check_rules(bounty: &Bounty, exam: &Exam, posting: &Posting, network: Network) -> Result<(), CoordinatorError> {
+    if rules(&bounty.manifest, posting.rules.baseline, exam.scored().len()) != posting.rules
+        || bounty.manifest.title != posting.title
+    {
+        let message = "the posting's rules don't follow from its bounty.toml";
+        return Err(bad("rules", message, POST_AGAIN));
+    }
+    match bounty.manifest.demo_only {
+        DemoOnly::Yes if network == Network::Bitcoin => {
+            let message = "this bounty is marked demo_only: its held-out part is no secret";
+            Err(bad("demo_only", message, "Post it on regtest or signet"))
+        }
+        DemoOnly::Yes | DemoOnly::No => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_cut_into_equal_parts_of_a_satoshi_or_more() {
+        let msat = |budget| escrow_amounts(Msat::new(budget)).iter().map(|part| part.msat()).collect::<Vec<_>>();
+        assert_eq!(msat(1_600_007), [vec![100_000; 15], vec![100_007]].concat());
+        assert_eq!(msat(2_500), [1_250, 1_250]);
+        assert_eq!(msat(999), [999]);
+    }
+
+    #[test]
+    fn money_is_not_locked_for_longer_than_a_node_would() {
+        let day = 86_400_000;
+        assert_eq!(escrow_blocks(UnixMs(0), UnixMs(day)), Some(144 + 180));
+        let longest = (1_000 - 180) * BLOCK_MS;
+        assert_eq!(escrow_blocks(UnixMs(0), UnixMs(longest)), Some(1_000));
+        assert_eq!(escrow_blocks(UnixMs(0), UnixMs(longest + 1)), None);
+    }
+}

@@ -1,0 +1,96 @@
+//! The answers to requests about one bounty.
+
+use async_trait::async_trait;
+
+use super::super::core::Core;
+use super::super::engine::Shared;
+use super::super::error::{CoordinatorError, refusal};
+use super::super::handle::{BountyHandle, Refusal};
+use super::closing::CLOSING_FILE;
+use crate::protocol::api::{BountyPhase, BountyView, LightningView, Phase};
+use crate::protocol::bounty::statements::{SponsorAsk, SponsorRequest};
+use crate::protocol::sign::Signed;
+use crate::store::StoreError;
+use crate::store::coordinator as tables;
+
+#[async_trait]
+impl BountyHandle for Shared {
+    async fn bounty(&self) -> Result<BountyView, Refusal> {
+        self.somebody_asks();
+        Ok(self.bounty_view().await?)
+    }
+
+    async fn closing(&self) -> Result<Vec<u8>, Refusal> {
+        let read = |core: &mut Core| {
+            if core.bounty_state()?.escrow.phase != BountyPhase::Closed {
+                let message = "the bounty has not closed yet";
+                return Err(refusal(404, "not_closed", message, "Ask again once it has").into());
+            }
+            let path = core.folder().join(CLOSING_FILE);
+            std::fs::read(&path).map_err(|source| StoreError::Io { action: "read", path, source }.into())
+        };
+        Ok(self.with(read).await?)
+    }
+
+    async fn sponsor(&self, request: Signed<SponsorRequest>) -> Result<BountyView, Refusal> {
+        let network = self.network;
+        self.with(move |core| core.answer_sponsor(&request, network)).await?;
+        self.wake();
+        Ok(self.bounty_view().await?)
+    }
+}
+
+impl Shared {
+    pub(super) async fn bounty_view(&self) -> Result<BountyView, CoordinatorError> {
+        let lightning = self.lightning().await?;
+        self.read(move |core| core.view(lightning)).await
+    }
+}
+
+impl Core {
+    fn answer_sponsor(
+        &mut self,
+        request: &Signed<SponsorRequest>,
+        network: crate::ln::bolt11::Network,
+    ) -> Result<(), CoordinatorError> {
+        let run = std::sync::Arc::clone(&self.run);
+        let posting = run.bounty().ok_or(CoordinatorError::Panicked)?.posting();
+        if request.verify(&posting.sponsor).is_err() {
+            let message = format!("the signature on the request is not by sponsor {}", posting.sponsor);
+            return Err(refusal(400, "bad_signature", message, "Sign it with the sponsor's own key").into());
+        }
+        if request.body.bounty != posting.bounty_id() {
+            let message = format!("the request is about bounty {}", request.body.bounty);
+            return Err(refusal(409, "wrong_bounty", message, "Send it to that one").into());
+        }
+        match &request.body.ask {
+            SponsorAsk::Close => self.stop_taking("the sponsor has closed it"),
+            SponsorAsk::PayBack { invoice } => self.take_pay_back(invoice, network),
+        }
+    }
+
+    fn view(&self, lightning: LightningView) -> Result<BountyView, CoordinatorError> {
+        let task = self.run.bounty().ok_or(CoordinatorError::Panicked)?;
+        let state = self.bounty_state()?;
+        let last = tables::last_round(self.db.read())?;
+        Ok(BountyView {
+            bounty: task.posting().bounty_id(),
+            run: self.run.id,
+            manifest: task.manifest.clone(),
+            phase: state.escrow.phase,
+            why: state.escrow.why.clone(),
+            best: state.book.best(),
+            least_claim: state.book.least_claim(),
+            submissions: u32::try_from(state.book.entries().len()).unwrap_or(u32::MAX),
+            paid_msat: state.book.paid(),
+            surplus_msat: self.surplus()?,
+            closed_rounds: last.as_ref().map_or(0, |row| match row.state.phase {
+                Phase::Closed => row.state.number.0 + 1,
+                Phase::Committing | Phase::Uploading | Phase::Judging => row.state.number.0,
+            }),
+            current_round: last.map(|row| row.state.number),
+            lightning,
+            now_ms: self.clock.now(),
+        })
+    }
+}

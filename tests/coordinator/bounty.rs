@@ -1,0 +1,545 @@
+//! Bounties: a sponsor's money from its lock to its last satoshi, whoever submits what, and whenever the coordinator dies.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use l402t::bounty::data::{Exam, Part};
+use l402t::bounty::diff;
+use l402t::bounty::evaluate::{EvaluateError, Evaluation};
+use l402t::bounty::judge::Evaluate;
+use l402t::bounty::lint::{Lint, rules};
+use l402t::bounty::load::{Bounty, Extent};
+use l402t::bounty::package;
+use l402t::bounty::tree::{File, Tree};
+use l402t::clock::{Clock, ManualClock};
+use l402t::coordinator::bounty::{BoardSurroundings, open, start};
+use l402t::coordinator::{Coordinator, Options, SystemEntropy};
+use l402t::ln::simulated::{Faults, Network};
+use l402t::ln::{InvoiceRequest, Lightning, PayLimits, PaymentStatus};
+use l402t::protocol::amount::Msat;
+use l402t::protocol::api::{BountyPhase, BountyView, ChannelOffer, PostRequest};
+use l402t::protocol::bounty::payload;
+use l402t::protocol::bounty::score::Score;
+use l402t::protocol::bounty::statements::{BountyTranscript, Closing, Posting, SponsorAsk, SponsorRequest};
+use l402t::protocol::bounty::verdict::{Outcome, Rejection};
+use l402t::protocol::ids::{BountyId, UnixMs};
+use l402t::protocol::sign::{IdentityKey, Signed};
+use l402t::protocol::statements::PeerRegistration;
+use l402t::store::ledger;
+
+use crate::fuse::{Fuse, FusedLightning};
+use crate::peer::{Manner, Peer};
+use crate::world::COORDINATOR;
+
+const START: UnixMs = UnixMs(1_800_000_000_000);
+const FEE_SAT: u64 = 7;
+const LIMITS: PayLimits = PayLimits { max_fee: Msat::new(10_000), max_cltv_blocks: 1_100 };
+const SALT: [u8; 32] = [5; 32];
+
+/// Pays 50 sat a unit from 1,000 to 2,000.
+const BOUNTY_TOML: &str = r#"
+title = "Say a large number"
+workspace = "workspace"
+targets = ["answer.txt"]
+[run]
+command = ["cat", "/task/answer.txt"]
+[data]
+public = "public"
+held_out = "held-out"
+[scorer]
+folder = "scorer"
+command = ["cat", "/in/answers"]
+[metric]
+name = "number"
+direction = "higher"
+decimals = 0
+target = 2000
+min_improvement = 100
+noise = 0
+[reward]
+budget_sat = 50_000
+fee_sat = 7
+[submissions]
+cap = 20
+deadline = 2027-01-16T00:00:00Z
+max_diff_kb = 4
+[limits]
+cpu_s = 1
+wall_s = 1
+memory_mb = 64
+output_kb = 4
+processes = 4
+[sandbox]
+tier = "rlimits"
+"#;
+
+/// Scores the number in the answer; a word there is the scorer's failure.
+#[derive(Debug)]
+struct Reader;
+
+impl Evaluate for Reader {
+    fn evaluate(&self, bounty: &Bounty, tree: &Tree, _: &Exam) -> Result<Evaluation, EvaluateError> {
+        let text = String::from_utf8_lossy(&tree.get("answer.txt").expect("a target").content).into_owned();
+        let score = Score::parse(text.trim(), bounty.manifest.metric.decimals);
+        let score = score.map_err(|_| Rejection::ScorerFailed);
+        Ok(Evaluation { score, detail: String::new(), boxes: Vec::new() })
+    }
+
+    fn lint(&self, bounty: &Bounty, exam: &Exam, _: UnixMs) -> Result<Lint, EvaluateError> {
+        let baseline = self.evaluate(bounty, &bounty.workspace, exam)?.score.ok();
+        let rules = baseline.map(|baseline| rules(&bounty.manifest, baseline, exam.scored().len()));
+        Ok(Lint { findings: Vec::new(), rules, scored_items: exam.scored().len(), canaries: 0 })
+    }
+
+    fn tier(&self) -> String {
+        "none".into()
+    }
+}
+
+fn key(name: &str) -> IdentityKey {
+    IdentityKey::from_secret_bytes(blake3::hash(name.as_bytes()).as_bytes()).expect("a key")
+}
+
+fn score(units: i64) -> Score {
+    Score::from_units(units).expect("in range")
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    network: Network,
+    clock: Arc<ManualClock>,
+    bounty: Bounty,
+    sponsor: Arc<dyn Lightning>,
+    request: PostRequest,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join("sponsor").join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, text).expect("written");
+        };
+        write("bounty.toml", BOUNTY_TOML);
+        write("workspace/answer.txt", "1000\n");
+        write("scorer/README", "cat\n");
+        write("public/inputs", "a\nb\n");
+        write("held-out/inputs", "c\nd\ne\n");
+        let bounty = Bounty::load(&folder.path().join("sponsor"), SALT, Extent::Whole).expect("a bounty");
+        let clock = Arc::new(ManualClock::new(START));
+        let network = Network::with_clock(7, Faults::NONE, Arc::clone(&clock) as Arc<dyn Clock>);
+        network.fund(COORDINATOR, Msat::new(10_000_000_000));
+        let sponsor = network.node("sponsor");
+        let request = Self::request(&bounty, score(1_000));
+        Self { folder, network, clock, bounty, sponsor, request }
+    }
+
+    fn request(bounty: &Bounty, baseline: Score) -> PostRequest {
+        let package = package::encode(&package::of_bounty(bounty, BOUNTY_TOML.as_bytes()));
+        let part: &Part = bounty.held_out.as_ref().expect("the sponsor's own");
+        let posting = Posting {
+            sponsor: key("sponsor").id(),
+            coordinator: key(COORDINATOR).id(),
+            title: bounty.manifest.title.clone(),
+            rules: rules(&bounty.manifest, baseline, 3),
+            package: l402t::protocol::ids::Blake3Hash::of(&package),
+            baseline_tree: bounty.workspace.digest(),
+            held_out: part.commitment(&SALT).expect("two names"),
+        };
+        PostRequest {
+            posting: key("sponsor").sign(posting),
+            package: STANDARD.encode(package),
+            held_out: STANDARD.encode(package::encode(&package::of_part(part))),
+            held_out_salt: SALT,
+        }
+    }
+
+    fn id(&self) -> BountyId {
+        self.request.posting.body.bounty_id()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn around(&self, fuse: &Arc<Fuse>) -> BoardSurroundings {
+        BoardSurroundings {
+            key: key(COORDINATOR),
+            ln: Arc::new(FusedLightning { node: self.network.node(COORDINATOR), fuse: Arc::clone(fuse) }),
+            evaluator: Arc::new(Reader),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            observer: Arc::clone(fuse) as _,
+            entropy: Arc::new(SystemEntropy),
+            channel_gate: Arc::default(),
+        }
+    }
+
+    /// The bounty's coordinator, posted to if it isn't yet. `None` if it dies on the way.
+    async fn coordinator(&self, fuse: &Arc<Fuse>) -> Option<Coordinator> {
+        let (around, options) = (self.around(fuse), Options::default());
+        let mut coordinator = match open(&self.data(), &options, &around).await {
+            Ok(Some(coordinator)) => coordinator,
+            Ok(None) => start(&self.data(), self.request.clone(), &options, &around).await.ok()?,
+            Err(_) => return None,
+        };
+        coordinator.reconcile().await.ok()?;
+        Some(coordinator)
+    }
+
+    /// A submission's payload: the workspace with another number in it.
+    fn payload(&self, author: &str, answer: &str) -> Vec<u8> {
+        let mut changed = Tree::default();
+        changed.insert("answer.txt", File::plain(format!("{answer}\n")));
+        let diff = diff::make(&self.bounty.workspace, &changed, &self.bounty.manifest.targets).expect("a change");
+        payload::encode(blake3::hash(author.as_bytes()).as_bytes(), diff.as_bytes())
+    }
+
+    fn agent(&self, view: &BountyView, name: &'static str, claim: i64, payload: Vec<u8>) -> Peer {
+        Peer {
+            name,
+            ln: self.network.node(name),
+            key: key(name),
+            payload,
+            claim: Some((view.run, score(claim))),
+            manner: Manner::Honest,
+            registered: false,
+            work: None,
+            receipts: Vec::new(),
+        }
+    }
+
+    /// One turn of the sponsor: its channel, its escrow, and what it gets back.
+    async fn sponsor_acts(&self, coordinator: &Coordinator, close: bool) -> bool {
+        let handle = coordinator.bounty_handle();
+        let Ok(view) = handle.bounty().await else { return false };
+        let ask = |ask| key("sponsor").sign(SponsorRequest { bounty: self.id(), ask });
+        match view.phase {
+            BountyPhase::AwaitingEscrow => self.lock_escrow(coordinator, &view).await,
+            BountyPhase::Open if close => handle.sponsor(ask(SponsorAsk::Close)).await.is_ok(),
+            BountyPhase::Closed if view.surplus_msat > Msat::ZERO => {
+                let request = InvoiceRequest { amount: view.surplus_msat, description: "rest".into(), expiry_s: 3_600 };
+                let invoice = self.sponsor.create_invoice(&request).await.expect("made").bolt11;
+                handle.sponsor(ask(SponsorAsk::PayBack { invoice })).await.is_ok()
+            }
+            BountyPhase::Open
+            | BountyPhase::Checking
+            | BountyPhase::Closing
+            | BountyPhase::Closed
+            | BountyPhase::Refused => false,
+        }
+    }
+
+    async fn lock_escrow(&self, coordinator: &Coordinator, view: &BountyView) -> bool {
+        let info = self.sponsor.info().await.expect("up");
+        let registration = key("sponsor").sign(PeerRegistration {
+            run: view.run,
+            peer: key("sponsor").id(),
+            node_id: info.node_id,
+            address: info.address,
+        });
+        let Ok(registered) = coordinator.handle().register(registration).await else { return false };
+        if registered.channel != ChannelOffer::Usable {
+            return true;
+        }
+        let Ok(invoices) = coordinator.escrow_invoices().await else { return false };
+        assert!(invoices.is_empty() || invoices.len() == view.manifest.body.escrow.len());
+        for (invoice, part) in invoices.iter().zip(&view.manifest.body.escrow) {
+            if self.sponsor.payment(part.payment_hash).await.expect("known") == PaymentStatus::NotFound {
+                self.sponsor.pay(invoice, LIMITS).await.expect("taken");
+            }
+        }
+        true
+    }
+
+    /// Turns of everybody until `done`.
+    async fn play(
+        &self,
+        coordinator: &mut Coordinator,
+        agents: &mut [Peer],
+        close: bool,
+        done: impl Fn(&BountyView) -> bool,
+    ) {
+        for _ in 0..2_000 {
+            coordinator.step().await.expect("a step");
+            let view = coordinator.bounty_handle().bounty().await.expect("a view");
+            if done(&view) && agents.iter().all(|agent| agent.work.is_none()) {
+                return;
+            }
+            let mut moved = self.sponsor_acts(coordinator, close).await;
+            let handle = coordinator.handle();
+            for agent in agents.iter_mut().filter(|agent| agent.receipts.is_empty() || agent.work.is_some()) {
+                if view.phase == BountyPhase::Open || agent.work.is_some() {
+                    moved |= agent.act(&*handle).await.expect("an honest request");
+                }
+            }
+            self.pass_time(moved).await;
+        }
+        panic!("stuck: {:#?}", coordinator.bounty_handle().bounty().await);
+    }
+
+    async fn pass_time(&self, moved: bool) {
+        self.clock.advance_ms(if moved { 1 } else { 4_000 });
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+
+    /// One agent's submission from start to end, and its verdict.
+    async fn submit(&self, coordinator: &mut Coordinator, name: &'static str, claim: i64, answer: &str) -> Outcome {
+        let view = coordinator.bounty_handle().bounty().await.expect("a view");
+        let mut agents = [self.agent(&view, name, claim, self.payload(name, answer))];
+        self.play(coordinator, &mut agents, false, |_| true).await;
+        // The first turn may be done before anything began.
+        while agents[0].receipts.is_empty() {
+            let handle = coordinator.handle();
+            agents[0].act(&*handle).await.expect("an honest request");
+            self.play(coordinator, &mut agents, false, |_| true).await;
+        }
+        let transcript = std::fs::read_dir(self.data().join("transcripts")).expect("a folder");
+        let found = transcript.filter_map(|entry| {
+            let bytes = std::fs::read(entry.expect("an entry").path()).expect("read");
+            let transcript = Signed::<BountyTranscript>::from_bytes(&bytes).ok()?;
+            let of = |record: &&l402t::protocol::transcript::ContributionRecord<_>| {
+                record.commitment.body.peer == key(name).id()
+            };
+            transcript.body.contributions.iter().find(of).map(|record| record.verdict.outcome)
+        });
+        found.into_iter().next().expect("a verdict")
+    }
+
+    fn books(&self) -> ledger::Totals {
+        let db = l402t::store::coordinator::look(&self.data()).expect("a database");
+        ledger::totals(&db, None).expect("summed")
+    }
+
+    /// What a name has more or less than at first, when all its channels are at rest; it was given 100,000 sat with its channel.
+    fn gained(&self, name: &str) -> i64 {
+        self.network.balance(name).msat() as i64 - 100_000_000
+    }
+}
+
+fn reached(sat: u64) -> Outcome {
+    Outcome::Reached { reward_msat: Msat::from_sat(sat).expect("in range") }
+}
+
+fn rejected(reason: Rejection) -> Outcome {
+    Outcome::Rejected { reason }
+}
+
+#[tokio::test]
+async fn a_bounty_pays_for_improvements_and_its_sponsor_gets_the_rest_back_to_the_satoshi() {
+    let world = World::new();
+    let total = world.network.total_msat();
+    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
+    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
+
+    assert_eq!(world.submit(&mut coordinator, "alice", 1_300, "1350").await, reached(15_000));
+    assert_eq!(world.submit(&mut coordinator, "bob", 1_600, "1500").await, rejected(Rejection::BelowClaim));
+    assert_eq!(world.submit(&mut coordinator, "carol", 1_500, "1350").await, rejected(Rejection::NoImprovement));
+    assert_eq!(world.submit(&mut coordinator, "dave", 1_500, "much").await, rejected(Rejection::ScorerFailed));
+    assert_eq!(world.submit(&mut coordinator, "erin", 1_401, "1401").await, reached(5_050));
+    assert_eq!(coordinator.bounty_handle().closing().await.expect_err("sealed").error.code, "not_closed");
+
+    let paid_back = |view: &BountyView| view.phase == BountyPhase::Closed && view.surplus_msat == Msat::ZERO;
+    world.play(&mut coordinator, &mut [], true, paid_back).await;
+    let (fee, sat) = (FEE_SAT as i64 * 1_000, 1_000);
+    assert_eq!(world.gained("alice"), 15_000 * sat - fee);
+    assert_eq!(world.gained("bob"), -fee);
+    assert_eq!(world.gained("carol"), -fee);
+    assert_eq!(world.gained("dave"), 0, "its fee came back: the scorer failed");
+    assert_eq!(world.gained("erin"), 5_050 * sat - fee);
+    assert_eq!(world.gained("sponsor"), -(15_000 + 5_050) * sat);
+    assert_eq!(world.network.total_msat(), total);
+    let books = world.books();
+    // Seven of sixteen parts of 3,125 sat cover 20,050.
+    assert_eq!(books.escrow_taken_msat, Msat::new(21_875_000));
+    assert_eq!(books.escrow_paid_back_msat, Msat::new(1_825_000));
+    assert_eq!(books.rewards_settled_msat, Msat::new((20_050 + FEE_SAT) * 1_000));
+    assert_eq!(books.fees_received_msat, Msat::new(5 * FEE_SAT * 1_000));
+    assert_eq!(books.rewards_locked_msat, Msat::ZERO);
+
+    let closing = coordinator.bounty_handle().closing().await.expect("opened");
+    let closing = Signed::<Closing>::from_bytes(&closing).expect("canonical");
+    closing.verify(&key(COORDINATOR).id()).expect("signed");
+    let scores: Vec<Option<i64>> =
+        closing.body.evaluations.iter().map(|evaluation| evaluation.score.map(Score::units)).collect();
+    assert_eq!(scores, [Some(1_350), Some(1_500), None, None, Some(1_401)]);
+    let held_out = coordinator.handle().blob(closing.body.held_out).await.expect("published");
+    let part = package::decode(&std::fs::read(held_out).expect("read")).expect("a package");
+    assert_eq!(part, package::of_part(world.bounty.held_out.as_ref().expect("whole")));
+}
+
+#[tokio::test]
+async fn two_submissions_of_one_round_share_an_improvement_in_the_order_of_their_commitments() {
+    let world = World::new();
+    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
+    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
+    let view = coordinator.bounty_handle().bounty().await.expect("a view");
+    let mut agents = [
+        world.agent(&view, "alice", 1_400, world.payload("alice", "1400")),
+        world.agent(&view, "bob", 1_600, world.payload("bob", "1600")),
+    ];
+    let paid = |view: &BountyView| view.closed_rounds > 0 && view.paid_msat > Msat::ZERO;
+    world.play(&mut coordinator, &mut agents, false, paid).await;
+    assert_eq!(world.gained("alice"), 20_000_000 - 7_000);
+    // 30,000 sat were offered and 10,000 are left: ten units of 967 and a bit.
+    assert_eq!(world.gained("bob"), 10 * (30_000_000 / 31) - 7_000);
+}
+
+#[tokio::test]
+async fn a_bounty_whose_budget_is_not_locked_in_time_never_opens_and_locks_nothing() {
+    let world = World::new();
+    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
+    let invoices = coordinator.escrow_invoices().await.expect("made");
+    for _ in 0..400 {
+        coordinator.step().await.expect("a step");
+        world.pass_time(false).await;
+    }
+    let view = coordinator.bounty_handle().bounty().await.expect("a view");
+    assert_eq!((view.phase, view.why.as_deref()), (BountyPhase::Refused, Some("the budget was not locked in time")));
+    // Whoever pays now gets it back at once.
+    assert_eq!(coordinator.escrow_invoices().await.expect("an answer"), Vec::<String>::new());
+    for turn in 0..20 {
+        world.lock_escrow(&coordinator, &view).await;
+        if turn == 10 {
+            for invoice in &invoices {
+                let _ = world.sponsor.pay(invoice, LIMITS).await;
+            }
+        }
+        coordinator.step().await.expect("a step");
+        world.pass_time(false).await;
+    }
+    assert_eq!(world.gained("sponsor"), 0);
+}
+
+#[tokio::test]
+async fn a_baseline_that_is_not_what_was_posted_sends_the_budget_back() {
+    let mut world = World::new();
+    world.request = World::request(&world.bounty, score(900));
+    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
+    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Refused).await;
+    let view = coordinator.bounty_handle().bounty().await.expect("a view");
+    assert_eq!(view.why.as_deref(), Some("baseline_differs: the posting says 900, and 1000 is measured here"));
+    assert_eq!(world.gained("sponsor"), 0);
+}
+
+#[tokio::test]
+async fn a_posting_that_is_not_what_it_says_is_refused_before_it_costs_anything() {
+    let world = World::new();
+    let refused = |request: PostRequest| {
+        let (around, data) = (world.around(&Fuse::never()), world.folder.path().join("refused"));
+        async move {
+            let _ = std::fs::remove_dir_all(&data);
+            let error = start(&data, request, &Options::default(), &around).await.expect_err("refused");
+            l402t::coordinator::handle::Refusal::from(error).error.code
+        }
+    };
+    let good = || world.request.clone();
+    let signed = |change: &dyn Fn(&mut Posting)| {
+        let mut posting = good().posting.body;
+        change(&mut posting);
+        PostRequest { posting: key("sponsor").sign(posting), ..good() }
+    };
+    assert_eq!(refused(PostRequest { package: "!".into(), ..good() }).await, "bad_package");
+    assert_eq!(refused(PostRequest { package: STANDARD.encode("x"), ..good() }).await, "bad_package");
+    assert_eq!(refused(PostRequest { held_out: STANDARD.encode("x"), ..good() }).await, "bad_package");
+    assert_eq!(refused(PostRequest { held_out_salt: [6; 32], ..good() }).await, "heldout_mismatch");
+    assert_eq!(refused(signed(&|posting| posting.title.push('!'))).await, "rules");
+    assert_eq!(refused(signed(&|posting| posting.rules.budget_msat = Msat::new(60_000_000))).await, "rules");
+    assert_eq!(refused(signed(&|posting| posting.rules.deadline_ms = START)).await, "deadline");
+    assert_eq!(refused(signed(&|posting| posting.rules.deadline_ms = START.plus_ms(6 * 86_400_000))).await, "deadline");
+    assert_eq!(refused(signed(&|posting| posting.coordinator = key("other").id())).await, "wrong_coordinator");
+    assert_eq!(refused(signed(&|posting| posting.baseline_tree = posting.package)).await, "bad_package");
+    let forged = PostRequest { posting: key("other").sign(good().posting.body), ..good() };
+    assert_eq!(refused(forged).await, "bad_signature");
+}
+
+#[tokio::test]
+async fn only_the_sponsor_closes_a_bounty_or_is_paid_back() {
+    let world = World::new();
+    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
+    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
+    let handle = coordinator.bounty_handle();
+    let ask = |name: &str, ask| key(name).sign(SponsorRequest { bounty: world.id(), ask });
+    let refused = handle.sponsor(ask("mallory", SponsorAsk::Close)).await.expect_err("refused");
+    assert_eq!(refused.error.code, "bad_signature");
+    let request = InvoiceRequest { amount: Msat::new(5_000), description: "rest".into(), expiry_s: 3_600 };
+    let invoice = world.sponsor.create_invoice(&request).await.expect("made").bolt11;
+    let early = handle.sponsor(ask("sponsor", SponsorAsk::PayBack { invoice })).await.expect_err("refused");
+    assert_eq!(early.error.code, "no_surplus");
+}
+
+/// Plays a whole bounty with a coordinator that dies when the fuse blows and is started again. Says how many moments there were.
+async fn survive(fuse: Arc<Fuse>) -> u64 {
+    let world = World::new();
+    let total = world.network.total_msat();
+    let (mut current, mut coordinator, mut agents, mut finished) = (Arc::clone(&fuse), None, Vec::new(), false);
+    for _ in 0..3_000 {
+        if current.is_blown() {
+            coordinator = None;
+            current = Fuse::never();
+        }
+        if coordinator.is_none() {
+            coordinator = world.coordinator(&current).await;
+        }
+        let Some(alive) = coordinator.as_mut() else {
+            assert!(current.is_blown(), "only a crash keeps it from opening");
+            continue;
+        };
+        if let Err(error) = alive.step().await {
+            assert!(current.is_blown(), "{error}");
+            continue;
+        }
+        let Ok(view) = alive.bounty_handle().bounty().await else { continue };
+        let over = view.phase == BountyPhase::Closed && view.surplus_msat == Msat::ZERO;
+        if over && agents.iter().all(|agent: &Peer| agent.work.is_none()) {
+            finished = true;
+            break;
+        }
+        if view.phase == BountyPhase::Open && agents.is_empty() {
+            agents.push(world.agent(&view, "alice", 1_300, world.payload("alice", "1350")));
+            agents.push(world.agent(&view, "bob", 1_500, world.payload("bob", "1450")));
+        }
+        let done = agents.iter().all(|agent| !agent.receipts.is_empty());
+        let mut moved = world.sponsor_acts(alive, !agents.is_empty() && done).await;
+        let handle = alive.handle();
+        for agent in agents.iter_mut().filter(|agent| agent.receipts.is_empty() || agent.work.is_some()) {
+            match agent.act(&*handle).await {
+                Ok(acted) => moved |= acted,
+                Err(refusal) => {
+                    assert!(refusal.error.code == "unavailable" && current.is_blown(), "{refusal}");
+                    break;
+                }
+            }
+        }
+        drop(handle);
+        // A little time passes, but never so much that a deadline would decide.
+        world.clock.advance_ms(if moved { 1 } else { 50 });
+        tokio::time::sleep(std::time::Duration::from_micros(if moved { 100 } else { 500 })).await;
+    }
+    let view = match &coordinator {
+        Some(alive) => alive.bounty_handle().bounty().await.ok(),
+        None => None,
+    };
+    assert!(finished, "stuck after {} moments: {view:#?}", fuse.moments());
+    drop(coordinator);
+    assert_eq!(world.network.total_msat(), total);
+    assert_eq!(world.gained("alice"), 15_000_000 - 7_000);
+    assert_eq!(world.gained("bob"), -7_000);
+    assert_eq!(world.gained("sponsor"), -15_000_000);
+    let books = world.books();
+    let kept = books.escrow_taken_msat.msat() - books.escrow_paid_back_msat.msat();
+    assert_eq!((kept, books.rewards_settled_msat.msat()), (15_000_000, 15_000_000));
+    assert_eq!(books.rewards_locked_msat, Msat::ZERO);
+    fuse.moments()
+}
+
+#[tokio::test]
+async fn a_crash_at_any_moment_of_a_bounty_costs_nobody_a_satoshi() {
+    let moments = survive(Fuse::never()).await;
+    assert!(moments > 100, "{moments}");
+    for moment in 1..=moments as i64 {
+        survive(Fuse::after(moment)).await;
+    }
+}
