@@ -19,7 +19,9 @@ use crate::coordinator::judging::Df32Judge;
 use crate::coordinator::run::{MANIFEST_FILE, Prepared};
 use crate::coordinator::settings::Gate;
 use crate::coordinator::{Coordinator, CoordinatorError, Options, RunEvent};
-use crate::http::server::{BadNetwork, ForwardedHeader, Limits, ServeError, Server, Settings, TrustedProxies};
+use crate::http::server::{
+    BadNetwork, ForwardedHeader, Limits, ServeError, Server, Services, Settings, TrustedProxies,
+};
 use crate::ln::NodeInfo;
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::RunId;
@@ -145,7 +147,7 @@ async fn serve(
     let mut events = coordinator.events();
     coordinator.reconcile().await?;
     let info = node.ln.info().await.map_err(CoordinatorError::from)?;
-    let server = Server::start(listen, coordinator.handle(), settings).await?;
+    let server = Server::start(listen, Services::training(coordinator.handle()), settings).await?;
     let url = format!("http://{}", server.address());
     context.ui.say(format!("{} on {}; serving {url}", info.implementation, info.network));
     if context.config.lightning.node == NodeKind::Lnd

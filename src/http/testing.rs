@@ -1,5 +1,7 @@
 //! A coordinator that keeps its books in memory, for the tests of server and client. The L402 gate is the real one.
 
+pub(crate) mod bounties;
+
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

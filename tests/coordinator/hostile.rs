@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use l402t::clock::Stopwatch;
 use l402t::coordinator::handle::CoordinatorHandle;
-use l402t::http::server::{Limits, Rate, Server};
+use l402t::http::server::{Limits, Rate, Server, Services};
 use l402t::protocol::api::Ticket;
 use l402t::protocol::l402::{ChallengeParams, Grant, Identifier, Macaroon, RootKey, mint, parse_challenge};
 use l402t::protocol::sign::Signed;
@@ -57,7 +57,8 @@ async fn post(address: SocketAddr, commitment: &Signed<Commitment>, authorizatio
 }
 
 async fn serve(handle: Arc<dyn CoordinatorHandle>, limits: Limits) -> Server {
-    Server::start("127.0.0.1:0".parse().expect("an address"), handle, limits).await.expect("a port")
+    let services = Services::training(handle);
+    Server::start("127.0.0.1:0".parse().expect("an address"), services, limits).await.expect("a port")
 }
 
 async fn registered(world: &World, handle: &dyn CoordinatorHandle, name: &'static str) -> Peer {

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::{ClientError, CoordinatorClient, Policy, Progress, TicketReply};
-use crate::http::server::{Limits, Rate, Server};
+use crate::http::server::{Limits, Rate, Server, Services};
 use crate::http::testing as sample;
 use crate::http::testing::{FakeCoordinator, ROUND, contribution_id};
 use crate::ln::bolt11;
@@ -34,7 +34,9 @@ fn quick() -> Policy {
 
 async fn serve(limits: Limits) -> (Arc<FakeCoordinator>, Server, CoordinatorClient) {
     let fake = Arc::new(FakeCoordinator::new());
-    let server = Server::start("127.0.0.1:0".parse().expect("an address"), fake.clone(), limits).await.expect("a port");
+    let server =
+        Server::start("127.0.0.1:0".parse().expect("an address"), Services::training(fake.clone()), limits).await;
+    let server = server.expect("a port");
     let client = CoordinatorClient::with_policy(&format!("http://{}", server.address()), quick()).expect("a client");
     (fake, server, client)
 }

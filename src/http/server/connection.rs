@@ -27,8 +27,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::limits::{Limits, MAX_HEAD_BYTES, MAX_HEADERS};
 use super::rate::Client;
 use super::routes::{App, router};
-use super::{Settings, Stop, TrustedProxies};
-use crate::coordinator::handle::CoordinatorHandle;
+use super::{Services, Settings, Stop, TrustedProxies};
 
 /// How long, and for how many bytes, a closed connection is still read from: a reset would destroy the last answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -41,13 +40,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves until told to stop.
 pub(super) async fn serve(
     listener: TcpListener,
-    coordinator: Arc<dyn CoordinatorHandle>,
+    services: Services,
     settings: Settings,
     mut stopped: watch::Receiver<Stop>,
 ) {
     let Settings { limits, proxies } = settings;
     let proxies = Arc::new(proxies);
-    let app = App::new(coordinator, limits);
+    let app = App::new(services, limits);
     let router = router(app.clone());
     let open = OpenConnections::new();
     let mut connections = JoinSet::new();

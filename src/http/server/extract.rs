@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,10 +16,14 @@ use tokio::time::timeout;
 use super::failure::Failure;
 use super::limits::MAX_JSON_BYTES;
 use super::routes::App;
+use crate::coordinator::handle::CoordinatorHandle;
 use crate::protocol::ids::RoundNumber;
 use crate::protocol::sign::{SignatureError, Signed, Statement};
 
-/// The path's only parameter.
+/// What route paths call a bounty's id.
+const BOUNTY: &str = "bounty";
+
+/// The path's last parameter.
 pub(super) struct PathParam<T>(pub(super) T);
 
 impl<T> FromRequestParts<App> for PathParam<T>
@@ -28,13 +33,37 @@ where
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
-        let bad = |message: String| Failure::new(StatusCode::BAD_REQUEST, "bad_path", message, "check the URL's path");
-        let params =
-            RawPathParams::from_request_parts(parts, app).await.map_err(|_| bad("the path is not UTF-8".into()))?;
-        let (name, value) = params.iter().next().ok_or_else(|| bad("the path lacks a parameter".into()))?;
-        let parsed = value.parse().map_err(|error| bad(format!("{name} in the path can't be read: {error}")))?;
-        Ok(Self(parsed))
+        let params = path_params(parts, app).await?;
+        let (name, value) = params.iter().last().ok_or_else(|| bad_path("the path lacks a parameter"))?;
+        parse_param(name, value).map(Self)
     }
+}
+
+/// Whose rounds, blobs and contributions a path means: those of the bounty that it names, or the training run's.
+pub(super) struct Target(pub(super) Arc<dyn CoordinatorHandle>);
+
+impl FromRequestParts<App> for Target {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
+        let params = path_params(parts, app).await?;
+        match params.iter().find(|(name, _)| *name == BOUNTY) {
+            Some((name, value)) => Ok(Self(app.services.need_bounty(&parse_param(name, value)?)?)),
+            None => app.services.need_training().map(Self),
+        }
+    }
+}
+
+async fn path_params(parts: &mut Parts, app: &App) -> Result<RawPathParams, Failure> {
+    RawPathParams::from_request_parts(parts, app).await.map_err(|_| bad_path("the path is not UTF-8"))
+}
+
+fn parse_param<T: FromStr<Err: Display>>(name: &str, value: &str) -> Result<T, Failure> {
+    value.parse().map_err(|error| bad_path(format!("{name} in the path can't be read: {error}")))
+}
+
+fn bad_path(message: impl Into<String>) -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, "bad_path", message, "check the URL's path")
 }
 
 /// A round's number as a path shows it: plain digits, without zeros before them.

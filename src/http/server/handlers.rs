@@ -1,5 +1,7 @@
 //! One function for each path: read the request, ask the coordinator, write the answer.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
@@ -10,7 +12,7 @@ use tokio::time::Instant;
 
 use super::content;
 use super::extract::{
-    PathParam, RoundParam, SignedBody, declared_length, read_body, require_content_type, require_length,
+    PathParam, RoundParam, SignedBody, Target, declared_length, read_body, require_content_type, require_length,
 };
 use super::failure::Failure;
 use super::rate::Client;
@@ -23,49 +25,65 @@ use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistratio
 /// The committed description of the API.
 pub(super) const OPENAPI: &str = include_str!("../../../docs/openapi.json");
 
-type Answer = Result<Response, Failure>;
+pub(super) type Answer = Result<Response, Failure>;
 
-pub(super) async fn run(State(app): State<App>) -> Answer {
-    Ok(json(app.call(|c| async move { c.run().await }).await?))
+pub(super) async fn run(State(app): State<App>, Target(run): Target) -> Answer {
+    Ok(json(app.call(async move { run.run().await }).await?))
 }
 
-pub(super) async fn current_round(State(app): State<App>) -> Answer {
-    Ok(json(app.call(|c| async move { c.round(None).await }).await?))
+pub(super) async fn current_round(State(app): State<App>, Target(run): Target) -> Answer {
+    Ok(json(app.call(async move { run.round(None).await }).await?))
 }
 
-pub(super) async fn round(State(app): State<App>, PathParam(RoundParam(round)): PathParam<RoundParam>) -> Answer {
-    Ok(json(app.call(move |c| async move { c.round(Some(round)).await }).await?))
+pub(super) async fn round(
+    State(app): State<App>,
+    Target(run): Target,
+    PathParam(RoundParam(round)): PathParam<RoundParam>,
+) -> Answer {
+    Ok(json(app.call(async move { run.round(Some(round)).await }).await?))
 }
 
 pub(super) async fn transcript(
     State(app): State<App>,
+    Target(run): Target,
     PathParam(RoundParam(round)): PathParam<RoundParam>,
     headers: HeaderMap,
 ) -> Answer {
-    let bytes = app.call(move |c| async move { c.transcript(round).await }).await?;
+    let bytes = app.call(async move { run.transcript(round).await }).await?;
     content::bytes(bytes, &headers).await
 }
 
 pub(super) async fn aggregate(
     State(app): State<App>,
+    Target(run): Target,
     PathParam(RoundParam(round)): PathParam<RoundParam>,
     headers: HeaderMap,
 ) -> Answer {
-    let found = app.call(move |c| async move { c.aggregate(round).await }).await?;
+    let found = app.call(async move { run.aggregate(round).await }).await?;
     content::file(&found.path, found.next_checkpoint, content::REVALIDATE, &headers).await
 }
 
-pub(super) async fn blob(State(app): State<App>, PathParam(hash): PathParam<Blake3Hash>, headers: HeaderMap) -> Answer {
-    let path = app.call(move |c| async move { c.blob(hash).await }).await?;
+pub(super) async fn blob(
+    State(app): State<App>,
+    Target(run): Target,
+    PathParam(hash): PathParam<Blake3Hash>,
+    headers: HeaderMap,
+) -> Answer {
+    let path = app.call(async move { run.blob(hash).await }).await?;
     content::file(&path, hash, content::FOR_EVER, &headers).await
 }
 
-pub(super) async fn register(State(app): State<App>, SignedBody(registration): SignedBody<PeerRegistration>) -> Answer {
-    Ok(json(app.call(|c| async move { c.register(registration).await }).await?))
+pub(super) async fn register(
+    State(app): State<App>,
+    Target(run): Target,
+    SignedBody(registration): SignedBody<PeerRegistration>,
+) -> Answer {
+    Ok(json(app.call(async move { run.register(registration).await }).await?))
 }
 
 pub(super) async fn ticket(
     State(app): State<App>,
+    Target(run): Target,
     Extension(client): Extension<Client>,
     PathParam(RoundParam(round)): PathParam<RoundParam>,
     headers: HeaderMap,
@@ -76,7 +94,7 @@ pub(super) async fn ticket(
     let credentials = find_credentials(texts.iter().map(|text| &**text)).map(str::to_owned);
     // Whether it will be a challenge is known only afterwards, when its invoice has been made: take first, give back.
     app.challenges.take(client, Instant::now()).map_err(Failure::too_many_requests)?;
-    let answer = app.call(move |c| async move { c.ticket(round, commitment, credentials).await }).await;
+    let answer = app.call(async move { run.ticket(round, commitment, credentials).await }).await;
     let made_an_invoice = match &answer {
         Ok(TicketAnswer::Ticket(_)) => false,
         Ok(TicketAnswer::PaymentRequired(_)) => true,
@@ -94,19 +112,22 @@ pub(super) async fn ticket(
 
 pub(super) async fn invoices(
     State(app): State<App>,
+    Target(run): Target,
     PathParam(contribution): PathParam<ContributionId>,
     SignedBody(submission): SignedBody<InvoiceSubmission>,
 ) -> Answer {
-    Ok(json(app.call(move |c| async move { c.submit_invoices(contribution, submission).await }).await?))
+    Ok(json(app.call(async move { run.submit_invoices(contribution, submission).await }).await?))
 }
 
 pub(super) async fn payload(
     State(app): State<App>,
+    Target(run): Target,
     PathParam(contribution): PathParam<ContributionId>,
     request: Request,
 ) -> Answer {
     require_content_type(request.headers(), "application/octet-stream")?;
-    let allowance = app.call(move |c| async move { c.upload_allowance(contribution).await }).await?;
+    let asked = Arc::clone(&run);
+    let allowance = app.call(async move { asked.upload_allowance(contribution).await }).await?;
     require_length(request.headers(), allowance)?;
     if declared_length(request.headers()).is_some_and(|length| length < allowance) {
         return Err(wrong_length(allowance));
@@ -116,15 +137,19 @@ pub(super) async fn payload(
     if payload.len() as u64 != allowance {
         return Err(wrong_length(allowance));
     }
-    Ok(json(app.call(move |c| async move { c.upload(contribution, payload).await }).await?))
+    Ok(json(app.call(async move { run.upload(contribution, payload).await }).await?))
 }
 
-pub(super) async fn contribution(State(app): State<App>, PathParam(contribution): PathParam<ContributionId>) -> Answer {
-    Ok(json(app.call(move |c| async move { c.contribution(contribution).await }).await?))
+pub(super) async fn contribution(
+    State(app): State<App>,
+    Target(run): Target,
+    PathParam(contribution): PathParam<ContributionId>,
+) -> Answer {
+    Ok(json(app.call(async move { run.contribution(contribution).await }).await?))
 }
 
-pub(super) async fn status(State(app): State<App>) -> Answer {
-    Ok(json(app.call(|c| async move { c.status().await }).await?))
+pub(super) async fn status(State(app): State<App>, Target(run): Target) -> Answer {
+    Ok(json(app.call(async move { run.status().await }).await?))
 }
 
 pub(super) async fn openapi() -> Answer {
@@ -142,6 +167,6 @@ fn wrong_length(committed_bytes: u64) -> Failure {
 }
 
 /// 200 with a body that changes, so it isn't to be stored.
-fn json(body: impl Serialize) -> Response {
+pub(super) fn json(body: impl Serialize) -> Response {
     ([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
 }

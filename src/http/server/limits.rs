@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::bounty::package::MOST_BYTES as MAX_PACKAGE_BYTES;
+
 /// How often an address may do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
@@ -30,6 +32,11 @@ pub struct Limits {
     pub upload_bytes_per_s: u64,
     /// Memory for uploads under way, in bytes.
     pub upload_memory_bytes: u64,
+    /// Memory for postings under way, in bytes, apart from `upload_memory_bytes`: who has paid for a ticket never waits for
+    /// strangers.
+    pub posting_memory_bytes: u64,
+    /// The least speed of a posting, in bytes a second, on top of `json_body`.
+    pub posting_bytes_per_s: u64,
     /// How long an answer of the coordinator may take; its work goes on after that.
     pub call: Duration,
     /// Calls of the coordinator under way.
@@ -38,6 +45,8 @@ pub struct Limits {
     pub requests: Rate,
     /// Ticket requests of one address that end in a challenge: each costs an invoice.
     pub challenges: Rate,
+    /// Postings of one address: each is read to its end, and costs invoices.
+    pub postings: Rate,
     /// How long requests under way may take once the server stops.
     pub stop_grace: Duration,
 }
@@ -53,10 +62,13 @@ impl Default for Limits {
             json_body: Duration::from_secs(15),
             upload_bytes_per_s: 16 * 1_024,
             upload_memory_bytes: 512 * 1_024 * 1_024,
+            posting_memory_bytes: POSTING_COPIES * MAX_POSTING_BYTES,
+            posting_bytes_per_s: 128 * 1_024,
             call: Duration::from_secs(60),
             calls: 256,
             requests: Rate { burst: 400, per_minute: 6_000 },
             challenges: Rate { burst: 30, per_minute: 60 },
+            postings: Rate { burst: 12, per_minute: 12 },
             stop_grace: Duration::from_secs(5),
         }
     }
@@ -67,10 +79,19 @@ impl Limits {
     pub(super) fn upload_time(&self, bytes: u64) -> Duration {
         self.json_body.saturating_add(Duration::from_secs(bytes / self.upload_bytes_per_s.max(1)))
     }
+
+    /// How long a posting of so many bytes may take.
+    pub(super) fn posting_time(&self, bytes: u64) -> Duration {
+        self.json_body.saturating_add(Duration::from_secs(bytes / self.posting_bytes_per_s.max(1)))
+    }
 }
 
 /// The most bytes of a JSON body.
 pub(super) const MAX_JSON_BYTES: u64 = 64 * 1_024;
+/// The most bytes of a posting: what agents get and the held-out part may together be as long as one package, in base64.
+pub(super) const MAX_POSTING_BYTES: u64 = MAX_PACKAGE_BYTES.div_ceil(3) * 4 + MAX_JSON_BYTES;
+/// How often a posting is in memory at most: as it comes in a buffer that grows, and as what is read out of it.
+pub(super) const POSTING_COPIES: u64 = 3;
 /// The most bytes of a request's head.
 pub(super) const MAX_HEAD_BYTES: usize = 32 * 1_024;
 /// The most headers of a request.

@@ -1,9 +1,10 @@
 //! The coordinator's HTTP server: sockets, limits, and the API of [`crate::protocol::api`] in front of a
-//! [`CoordinatorHandle`].
+//! training run, bounties, or both: [`Services`].
 //!
 //! It decides nothing about rounds or money. It must never hold more memory, connections or time than [`Limits`] says,
 //! whatever a client sends, and never cancel a coordinator's call that has begun.
 
+mod bounties;
 mod connection;
 mod content;
 mod extract;
@@ -15,13 +16,13 @@ mod page;
 mod range;
 mod rate;
 mod routes;
+mod services;
 
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -30,8 +31,7 @@ use tokio::task::JoinHandle;
 
 pub use forwarded::{BadNetwork, ForwardedHeader, Network, TrustedProxies};
 pub use limits::{Limits, Rate};
-
-use crate::coordinator::handle::CoordinatorHandle;
+pub use services::Services;
 
 /// Why the server can't serve.
 #[derive(Debug, thiserror::Error)]
@@ -96,13 +96,13 @@ impl Server {
     /// Starts to listen and to serve. Port 0 takes a free one.
     pub async fn start(
         listen: SocketAddr,
-        coordinator: Arc<dyn CoordinatorHandle>,
+        services: Services,
         settings: impl Into<Settings>,
     ) -> Result<Self, ServeError> {
         let listener = TcpListener::bind(listen).await.map_err(|source| bind_error(listen, source))?;
         let address = listener.local_addr().map_err(|source| bind_error(listen, source))?;
         let (stop, stopped) = watch::channel(Stop::No);
-        let accepting = tokio::spawn(connection::serve(listener, coordinator, settings.into(), stopped));
+        let accepting = tokio::spawn(connection::serve(listener, services, settings.into(), stopped));
         tracing::info!(%address, "serving the HTTP API");
         Ok(Self { address, stop, accepting })
     }

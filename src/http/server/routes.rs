@@ -14,10 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::failure::Failure;
-use super::limits::Limits;
+use super::limits::{Limits, POSTING_COPIES};
 use super::rate::{Client, RateLimiter};
-use super::{handlers, page};
-use crate::coordinator::handle::{CoordinatorHandle, Refusal};
+use super::services::Services;
+use super::{bounties, handlers, page};
+use crate::coordinator::handle::Refusal;
 
 /// Upload memory is counted in units of this many bytes.
 const MEMORY_UNIT_BYTES: u64 = 4_096;
@@ -25,38 +26,39 @@ const MEMORY_UNIT_BYTES: u64 = 4_096;
 /// What every handler has.
 #[derive(Clone, Debug)]
 pub(super) struct App {
-    coordinator: Arc<dyn CoordinatorHandle>,
+    pub(super) services: Services,
     pub(super) limits: Limits,
     requests: Arc<RateLimiter>,
     pub(super) challenges: Arc<RateLimiter>,
+    pub(super) postings: Arc<RateLimiter>,
     calls: Arc<Semaphore>,
-    upload_memory: Arc<Semaphore>,
+    upload_memory: Arc<Memory>,
+    posting_memory: Arc<Memory>,
 }
 
 impl App {
-    pub(super) fn new(coordinator: Arc<dyn CoordinatorHandle>, limits: Limits) -> Self {
+    pub(super) fn new(services: Services, limits: Limits) -> Self {
         let now = Instant::now();
-        let units = usize::try_from(limits.upload_memory_bytes / MEMORY_UNIT_BYTES).unwrap_or(usize::MAX);
         Self {
-            coordinator,
+            services,
             limits,
             requests: Arc::new(RateLimiter::new(limits.requests, now)),
             challenges: Arc::new(RateLimiter::new(limits.challenges, now)),
+            postings: Arc::new(RateLimiter::new(limits.postings, now)),
             calls: Arc::new(Semaphore::new(limits.calls as usize)),
-            upload_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            upload_memory: Arc::new(Memory::new(limits.upload_memory_bytes)),
+            posting_memory: Arc::new(Memory::new(limits.posting_memory_bytes)),
         }
     }
 
     /// Asks the coordinator, in a task of its own: a client that hangs up, or a timeout, must not cancel a step that
     /// moves money half-way.
-    pub(super) async fn call<T, F, A>(&self, ask: F) -> Result<T, Failure>
+    pub(super) async fn call<T, A>(&self, answer: A) -> Result<T, Failure>
     where
         T: Send + 'static,
-        F: FnOnce(Arc<dyn CoordinatorHandle>) -> A,
         A: Future<Output = Result<T, Refusal>> + Send + 'static,
     {
         let permit = self.calls.clone().try_acquire_owned().map_err(|_| Failure::busy())?;
-        let answer = ask(self.coordinator.clone());
         let task = tokio::spawn(async move {
             let answer = answer.await;
             drop(permit);
@@ -76,43 +78,86 @@ impl App {
     }
 
     /// Sets memory aside for an upload.
-    pub(super) fn reserve_upload(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Failure> {
-        if bytes > self.limits.upload_memory_bytes {
-            return Err(Failure::too_large(self.limits.upload_memory_bytes));
+    pub(super) fn reserve_upload(&self, bytes: u64) -> Result<Reserved, Failure> {
+        self.upload_memory.reserve(bytes)
+    }
+
+    /// Sets memory aside for a posting of so many bytes: they, and what is read out of them.
+    pub(super) fn reserve_posting(&self, bytes: u64) -> Result<Reserved, Failure> {
+        self.posting_memory.reserve(bytes.saturating_mul(POSTING_COPIES))
+    }
+}
+
+/// Memory that requests set aside before they take it.
+#[derive(Debug)]
+struct Memory {
+    bytes: u64,
+    units: Arc<Semaphore>,
+}
+
+/// Given back by drop.
+pub(super) type Reserved = OwnedSemaphorePermit;
+
+impl Memory {
+    fn new(bytes: u64) -> Self {
+        let units = usize::try_from(bytes / MEMORY_UNIT_BYTES).unwrap_or(usize::MAX);
+        Self { bytes, units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))) }
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<Reserved, Failure> {
+        if bytes > self.bytes {
+            return Err(Failure::too_large(self.bytes));
         }
         let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).map_err(|_| Failure::busy())?;
-        self.upload_memory.clone().try_acquire_many_owned(units).map_err(|_| Failure::busy())
+        self.units.clone().try_acquire_many_owned(units).map_err(|_| Failure::busy())
     }
 }
 
 /// One line of the API.
 struct Route {
     method: Method,
-    path: &'static str,
+    path: String,
     serve: MethodRouter<App>,
 }
 
 /// Everything that is served.
 fn table() -> Vec<Route> {
-    vec![
-        route(Method::GET, "/", page::serve),
-        route(Method::GET, "/v1/run", handlers::run),
-        route(Method::GET, "/v1/rounds/current", handlers::current_round),
-        route(Method::GET, "/v1/rounds/{round}", handlers::round),
-        route(Method::GET, "/v1/rounds/{round}/transcript", handlers::transcript),
+    let mut table = vec![route(Method::GET, "/", page::serve), route(Method::GET, "/v1/run", handlers::run)];
+    table.extend(run_routes("/v1"));
+    table.extend([
+        // A bounty has no checkpoint, so nothing leads from one to the next.
         route(Method::GET, "/v1/rounds/{round}/aggregate", handlers::aggregate),
-        route(Method::GET, "/v1/blobs/{blake3}", handlers::blob),
-        route(Method::POST, "/v1/peers", handlers::register),
-        route(Method::POST, "/v1/rounds/{round}/tickets", handlers::ticket),
-        route(Method::POST, "/v1/contributions/{id}/invoices", handlers::invoices),
-        route(Method::PUT, "/v1/contributions/{id}/payload", handlers::payload),
-        route(Method::GET, "/v1/contributions/{id}", handlers::contribution),
+        route(Method::GET, "/v1/bounties", bounties::list),
+        route(Method::POST, "/v1/bounties", bounties::post),
+        route(Method::GET, "/v1/bounties/{bounty}", bounties::bounty),
+        route(Method::GET, "/v1/bounties/{bounty}/closing", bounties::closing),
+        route(Method::POST, "/v1/bounties/{bounty}/sponsor", bounties::sponsor),
+    ]);
+    table.extend(run_routes("/v1/bounties/{bounty}"));
+    table.extend([
         route(Method::GET, "/v1/status", handlers::status),
         route(Method::GET, "/v1/openapi.json", handlers::openapi),
+    ]);
+    table
+}
+
+/// What the training run and every bounty have alike, under the prefix that tells [`super::extract::Target`] which is meant.
+fn run_routes(prefix: &str) -> Vec<Route> {
+    let path = |rest: &str| format!("{prefix}{rest}");
+    vec![
+        route(Method::GET, path("/rounds/current"), handlers::current_round),
+        route(Method::GET, path("/rounds/{round}"), handlers::round),
+        route(Method::GET, path("/rounds/{round}/transcript"), handlers::transcript),
+        route(Method::GET, path("/blobs/{blake3}"), handlers::blob),
+        route(Method::POST, path("/peers"), handlers::register),
+        route(Method::POST, path("/rounds/{round}/tickets"), handlers::ticket),
+        route(Method::POST, path("/contributions/{id}/invoices"), handlers::invoices),
+        route(Method::PUT, path("/contributions/{id}/payload"), handlers::payload),
+        route(Method::GET, path("/contributions/{id}"), handlers::contribution),
     ]
 }
 
-fn route<H, T>(method: Method, path: &'static str, handler: H) -> Route
+fn route<H, T>(method: Method, path: impl Into<String>, handler: H) -> Route
 where
     H: Handler<T, App>,
     T: 'static,
@@ -123,12 +168,12 @@ where
         // Axum answers HEAD with it too.
         _ => MethodFilter::GET,
     };
-    Route { method, path, serve: on(filter, handler) }
+    Route { method, path: path.into(), serve: on(filter, handler) }
 }
 
 /// Methods and paths, for the test that compares them with the API's description.
 #[cfg(test)]
-pub(super) fn methods_and_paths() -> Vec<(Method, &'static str)> {
+pub(super) fn methods_and_paths() -> Vec<(Method, String)> {
     table().into_iter().map(|route| (route.method, route.path)).collect()
 }
 
@@ -137,7 +182,7 @@ pub(super) fn router(app: App) -> Router {
     let mut router = Router::new();
     for Route { method, path, serve } in table() {
         tracing::trace!(%method, path, "serving");
-        router = router.route(path, serve);
+        router = router.route(&path, serve);
     }
     router
         .method_not_allowed_fallback(method_not_allowed)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Answer, Served, serve};
-use crate::http::server::{Limits, Rate, ServeError, Server};
+use crate::http::server::{Limits, Rate, ServeError, Server, Services};
 use crate::http::testing as sample;
 use crate::http::testing::{FakeCoordinator, contribution_id};
 use crate::protocol::ids::{Blake3Hash, Preimage};
@@ -270,25 +270,27 @@ async fn more_calls_than_the_limit_are_told_to_wait() {
 
 #[tokio::test]
 async fn stopping_finishes_the_request_under_way_and_frees_the_port() {
-    let Served { fake, server } = serve(Limits::default()).await;
+    let Served { fake, board, server } = serve(Limits::default()).await;
     let address = server.address();
     *fake.run_takes.lock().expect("unpoisoned") = Duration::from_millis(200);
-    let served = Served { fake: fake.clone(), server };
+    let served = Served { fake: fake.clone(), board, server };
     let request = tokio::spawn(async move { (served.get("/v1/run").await.status, served) });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let again = Server::start(address, fake.clone(), Limits::default()).await.expect_err("the port is taken");
+    let again = Server::start(address, Services::training(fake.clone()), Limits::default()).await;
+    let again = again.expect_err("the port is taken");
     assert!(matches!(again, ServeError::InUse(_)), "{again}");
     assert!(again.to_string().contains(&address.port().to_string()), "{again}");
     let (status, served) = request.await.expect("ended");
     assert_eq!(status, 200);
     served.server.stop().await;
-    Server::start(address, fake, Limits::default()).await.expect("the port is free again").stop().await;
+    let again = Server::start(address, Services::training(fake), Limits::default()).await;
+    again.expect("the port is free again").stop().await;
 }
 
 #[tokio::test]
 async fn an_address_of_another_machine_is_named_in_the_error() {
     let elsewhere = "192.0.2.1:8402".parse().expect("an address");
     let fake = std::sync::Arc::new(FakeCoordinator::new());
-    let error = Server::start(elsewhere, fake, Limits::default()).await.expect_err("not ours");
+    let error = Server::start(elsewhere, Services::training(fake), Limits::default()).await.expect_err("not ours");
     assert!(matches!(error, ServeError::NotOurs(_)), "{error}");
 }

@@ -1,6 +1,7 @@
 //! The server over real sockets, with a fake coordinator behind it.
 
 mod api;
+mod bounties;
 mod hostile;
 mod openapi;
 
@@ -12,22 +13,30 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Server, Settings};
+use super::{Server, Services, Settings};
 use crate::http::testing::FakeCoordinator;
+use crate::http::testing::bounties::FakeBoard;
 
 /// No test should take this long; a hang fails instead.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A served fake.
+/// A served fake: a training run, and a board with one bounty.
 struct Served {
     fake: Arc<FakeCoordinator>,
+    board: Arc<FakeBoard>,
     server: Server,
 }
 
 async fn serve(settings: impl Into<Settings>) -> Served {
-    let fake = Arc::new(FakeCoordinator::new());
-    let server = Server::start("127.0.0.1:0".parse().expect("an address"), fake.clone(), settings).await;
-    Served { fake, server: server.expect("a free port") }
+    let (fake, board) = (Arc::new(FakeCoordinator::new()), Arc::new(FakeBoard::new()));
+    let services = Services { training: Some(fake.clone()), board: Some(board.clone()) };
+    Served { fake, board, server: start(services, settings).await }
+}
+
+/// Only what is named is there.
+async fn start(services: Services, settings: impl Into<Settings>) -> Server {
+    let address = "127.0.0.1:0".parse().expect("an address");
+    Server::start(address, services, settings).await.expect("a free port")
 }
 
 /// An answer, read to the end of the connection.

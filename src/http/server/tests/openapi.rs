@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 use crate::http::server::handlers::OPENAPI;
 use crate::http::server::routes::methods_and_paths;
 use crate::http::testing as sample;
-use crate::protocol::api::{ApiError, ChannelOffer, ContributionState, ErrorBody, Phase, RegistrationView};
+use crate::http::testing::bounties;
+use crate::protocol::api::{
+    ApiError, BountyList, BountyPhase, BountyView, ChannelOffer, ContributionState, ErrorBody, Phase, RegistrationView,
+};
+use crate::protocol::bounty::statements::SponsorAsk;
 use crate::protocol::verdict::Verdict;
 
 fn document() -> Value {
@@ -63,6 +67,22 @@ fn the_schemas_have_exactly_the_fields_of_the_types() {
         view.verdict = Some(Verdict::Training(sample::verdict(outcome)));
         conforms("ContributionView", &view);
     }
+    conforms("BountyList", BountyList { bounties: vec![bounties::bounty_view()] });
+    let nothing_left = BountyView { why: Some("by its sponsor".into()), least_claim: None, ..bounties::bounty_view() };
+    conforms("BountyView", BountyView { current_round: None, ..nothing_left });
+    let request = bounties::post_request("cGFja2FnZQ==".into(), String::new());
+    conforms("PostAnswer", bounties::post_answer(&request));
+    conforms("PostRequest", request);
+    let pay_back = SponsorAsk::PayBack { invoice: "lnbcrt1".into() };
+    for ask in [SponsorAsk::Close, pay_back] {
+        conforms("SignedSponsorRequest", bounties::sponsor_request(ask));
+    }
+    conforms("SignedBountyTranscript", bounties::bounty_transcript());
+    conforms("SignedClosing", bounties::closing());
+    for outcome in bounties::bounty_outcomes() {
+        view.verdict = Some(Verdict::Bounty(bounties::bounty_verdict(outcome)));
+        conforms("ContributionView", &view);
+    }
     let error = ApiError { code: "a".into(), message: "b".into(), fix: "c".into() };
     conforms("ErrorBody", ErrorBody { error });
 }
@@ -73,6 +93,8 @@ fn the_enumerations_have_exactly_the_values_of_the_types() {
     enumerates("Phase", &phases);
     use ContributionState::{Finished, Locked, Locking, Settling, Ticketed, Uploaded};
     enumerates("ContributionState", &[Ticketed, Locking, Locked, Uploaded, Settling, Finished]);
+    use BountyPhase::{AwaitingEscrow, Checking, Closed, Closing, Open, Refused};
+    enumerates("BountyPhase", &[AwaitingEscrow, Checking, Open, Closing, Closed, Refused]);
     enumerates("ChannelOffer", &[ChannelOffer::Usable, ChannelOffer::Opening, ChannelOffer::BringYourOwn]);
     conforms("RegistrationView", RegistrationView { channel: ChannelOffer::Usable });
 }
@@ -82,6 +104,18 @@ fn a_value_with_another_shape_does_not_conform() {
     let mut run = serde_json::to_value(sample::run_view()).expect("JSON");
     run["lightning"]["extra"] = json!(1);
     assert!(check(&document(), &json!({"$ref": "#/components/schemas/RunView"}), &run).is_err());
+}
+
+#[test]
+fn only_what_a_type_leaves_out_may_be_left_out() {
+    let document = document();
+    let schemas = document["components"]["schemas"].as_object().expect("schemas");
+    let optional = schemas.iter().flat_map(|(name, schema)| {
+        let required = schema["required"].as_array().cloned().unwrap_or_default();
+        let fields = schema["properties"].as_object().into_iter().flat_map(|fields| fields.keys().cloned());
+        fields.filter(move |field| !required.contains(&json!(field))).map(move |field| format!("{name}.{field}"))
+    });
+    assert_eq!(optional.collect::<Vec<_>>(), ["Commitment.claim"]);
 }
 
 fn enumerates<T: Serialize>(schema: &str, values: &[T]) {
@@ -127,7 +161,7 @@ fn check(document: &Value, schema: &Value, value: &Value) -> Result<(), String> 
 
 fn check_fields(document: &Value, schema: &Value, fields: &serde_json::Map<String, Value>) -> Result<(), String> {
     let Some(properties) = schema["properties"].as_object() else { return Ok(()) };
-    for name in properties.keys() {
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         fields.get(name).ok_or(format!("the type has no field {name}"))?;
     }
     for (name, value) in fields {
