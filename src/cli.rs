@@ -109,6 +109,9 @@ pub struct CoordinateArgs {
     /// Threads for the judge
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
+    /// Take bounties on, too; where the configuration names no model to train, nothing but bounties
+    #[arg(long)]
+    pub bounties: bool,
 }
 
 /// What matrix products are computed in.

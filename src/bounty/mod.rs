@@ -8,6 +8,7 @@ pub mod lint;
 pub mod load;
 pub mod manifest;
 pub mod package;
+pub mod replay;
 pub mod sandbox;
 pub mod scratch;
 pub mod tree;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::bounty_board::{self, Bounties};
 use super::corpus_view::CorpusView;
 use super::judge_pool::{checked_engine, judging_device, nats_per_token};
 use super::liquidity::{self, Channels, Shortage, Side};
@@ -15,6 +16,7 @@ use super::{Context, ExitCode, Failure};
 use crate::cli::CoordinateArgs;
 use crate::clock::SystemClock;
 use crate::config::{self, CoordinatorConfig, NodeKind};
+use crate::coordinator::handle::BountyBoard;
 use crate::coordinator::judging::Df32Judge;
 use crate::coordinator::run::{MANIFEST_FILE, Prepared};
 use crate::coordinator::settings::Gate;
@@ -24,7 +26,7 @@ use crate::http::server::{
 };
 use crate::ln::NodeInfo;
 use crate::protocol::amount::Msat;
-use crate::protocol::ids::RunId;
+use crate::protocol::ids::{PeerId, RunId};
 use crate::store::StoreError;
 use crate::sys::raise_open_files;
 
@@ -36,8 +38,10 @@ enum ServiceEvent<'a> {
     Listening {
         /// The coordinator's URL.
         url: String,
-        /// The run.
-        run: RunId,
+        /// The training run; `null` where there is none.
+        run: Option<RunId>,
+        /// Who signs for bounties; `null` where none are taken on.
+        bounties: Option<PeerId>,
         /// The coordinator's Lightning node.
         node_id: String,
         /// `regtest`, `signet`, `testnet`, `bitcoin`.
@@ -82,6 +86,32 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Fai
     })?;
     check_gate(config.coordinator.gate, listen)?;
     let settings = Settings { limits: Limits::default(), proxies: proxies(&config.coordinator)? };
+    let with_bounties = args.bounties || config.coordinator.bounties.enabled;
+    let trains = !with_bounties || config.run.model.is_some() || data.join(MANIFEST_FILE).exists();
+    let training = if trains { Some(prepare(&args, &data, &context).await?) } else { None };
+    let channels = config.coordinator.channels;
+    let mut node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
+    let (regtest_rpc, gate) = (node.regtest_rpc.clone(), config.coordinator.gate);
+    let options = Options { channels, max_rounds: args.rounds, regtest_rpc, gate };
+    let opened = open(training, with_bounties, &node, options, &data, &context).await;
+    let ended = match opened {
+        Ok(work) => serve(work, &mut node, (listen, settings), &data, &context).await,
+        Err(error) => Err(error),
+    };
+    // Whatever happened, the node's state is flushed.
+    node.stop().await;
+    context.ui.json(&ServiceEvent::Stopped);
+    ended
+}
+
+/// What a training run needs before a node waits for it: a judge, and the corpus of a new run.
+struct Training {
+    judge: Df32Judge,
+    prepared: Option<Prepared>,
+}
+
+async fn prepare(args: &CoordinateArgs, data: &Path, context: &Context) -> Result<Training, Failure> {
+    let config = &context.config;
     let threads = args.threads.unwrap_or(config.coordinator.threads);
     let device = judging_device(args.gpu, config.coordinator.device);
     let engine = context.blocking(move || checked_engine(Some(threads), device)).await?;
@@ -92,21 +122,35 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Fai
         let prepare = move || Ok(Prepared::new(&settings, &mut CorpusView::new(ui))?);
         prepared = Some(context.blocking(prepare).await?);
     }
-    let channels = config.coordinator.channels;
-    let mut node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
-    let (regtest_rpc, gate) = (node.regtest_rpc.clone(), config.coordinator.gate);
-    let options = Options { channels, max_rounds: args.rounds, regtest_rpc, gate };
-    let judge = Arc::new(Df32Judge::new(engine));
+    Ok(Training { judge: Df32Judge::new(engine), prepared })
+}
+
+/// What a coordinator works at.
+struct Work {
+    training: Option<Coordinator>,
+    bounties: Option<Bounties>,
+}
+
+async fn open(
+    training: Option<Training>,
+    with_bounties: bool,
+    node: &Node,
+    options: Options,
+    data: &Path,
+    context: &Context,
+) -> Result<Work, Failure> {
     let (ln, clock) = (node.ln.clone(), Arc::new(SystemClock));
-    let opened = Coordinator::open(&data, &config.run, prepared, options, ln, judge, clock).await;
-    let ended = match opened {
-        Ok(coordinator) => serve(coordinator, &mut node, (listen, settings), &data, &context).await,
-        Err(error) => Err(error.into()),
+    let training = match training {
+        Some(Training { judge, prepared }) => {
+            let (settings, options, ln) = (&context.config.run, options.clone(), ln.clone());
+            let mut run = Coordinator::open(data, settings, prepared, options, ln, Arc::new(judge), clock).await?;
+            run.reconcile().await?;
+            Some(run)
+        }
+        None => None,
     };
-    // Whatever happened, the node's state is flushed.
-    node.stop().await;
-    context.ui.json(&ServiceEvent::Stopped);
-    ended
+    let bounties = if with_bounties { Some(bounty_board::open(context, data, ln, options).await?) } else { None };
+    Ok(Work { training, bounties })
 }
 
 /// Without a gate of our own, only a proxy on this machine may reach the port, unless the operator says otherwise.
@@ -138,54 +182,79 @@ fn proxies(config: &CoordinatorConfig) -> Result<TrustedProxies, Failure> {
 }
 
 async fn serve(
-    mut coordinator: Coordinator,
+    work: Work,
     node: &mut Node,
     (listen, settings): (SocketAddr, Settings),
     data: &Path,
     context: &Context,
 ) -> Result<ExitCode, Failure> {
-    let mut events = coordinator.events();
-    coordinator.reconcile().await?;
+    let Work { mut training, bounties } = work;
     let info = node.ln.info().await.map_err(CoordinatorError::from)?;
-    let server = Server::start(listen, Services::training(coordinator.handle()), settings).await?;
+    let services = Services {
+        training: training.as_ref().map(Coordinator::handle),
+        board: bounties.as_ref().map(|bounties| Arc::clone(&bounties.board) as Arc<dyn BountyBoard>),
+    };
+    let server = Server::start(listen, services, settings).await?;
     let url = format!("http://{}", server.address());
     context.ui.say(format!("{} on {}; serving {url}", info.implementation, info.network));
     if context.config.lightning.node == NodeKind::Lnd
-        && let Err(short) = liquidity_of(&info, &coordinator)
+        && let Some(run) = &training
+        && let Err(short) = liquidity_of(&info, run)
     {
         context.ui.say(format!("warning: {}: {}. {}", short.code, short.message, short.fix));
         context.ui.json(&ServiceEvent::Short { code: short.code, message: short.message, fix: short.fix });
     }
     context.ui.json(&ServiceEvent::Listening {
         url,
-        run: coordinator.run_info().id,
+        run: training.as_ref().map(|run| run.run_info().id),
+        bounties: bounties.as_ref().map(|bounties| bounties.coordinator),
         node_id: info.node_id,
         network: info.network,
         lightning: info.implementation,
         data,
     });
-    let mut ended = loop {
+    let ended = tokio::select! {
+        ended = train(&mut training, context) => ended,
+        () = tell_of_bounties(bounties.as_ref(), context) => Ok(()),
+        broken = node.broken() => Err(broken),
+        () = context.stop.requested() => Ok(()),
+    };
+    server.stop().await;
+    if let Some(bounties) = &bounties {
+        bounties.board.stop().await;
+    }
+    ended?;
+    let finished = training.as_ref().is_some_and(Coordinator::is_finished);
+    if finished { Ok(ExitCode::Ok) } else { Ok(ExitCode::Interrupted) }
+}
+
+/// Runs the rounds of training, where there are any. Ends by an error only: transcripts are served until somebody stops it.
+async fn train(training: &mut Option<Coordinator>, context: &Context) -> Result<(), Failure> {
+    let Some(run) = training else { return std::future::pending().await };
+    let mut events = run.events();
+    let ended = loop {
         tokio::select! {
-            ended = coordinator.run() => break ended.map_err(Failure::from),
-            broken = node.broken() => break Err(broken),
+            ended = run.run() => break ended.map_err(Failure::from),
             event = events.recv() => tell(context, event),
-            () = context.stop.requested() => break Ok(()),
         }
     };
     // What was told just before the end.
     while let Ok(event) = events.try_recv() {
         tell(context, Ok(event));
     }
-    if ended.is_ok() && coordinator.is_finished() && !context.stop.is_requested() {
-        context.ui.say("the run is over; serving its transcripts until stopped");
-        tokio::select! {
-            broken = node.broken() => ended = Err(broken),
-            () = context.stop.requested() => {}
+    ended
+}
+
+async fn tell_of_bounties(bounties: Option<&Bounties>, context: &Context) {
+    let Some(bounties) = bounties else { return std::future::pending().await };
+    let mut events = bounties.board.events();
+    loop {
+        match events.recv().await {
+            Ok((bounty, event)) => bounty_board::tell(context, &bounty, &event),
+            Err(broadcast::error::RecvError::Lagged(missed)) => tracing::warn!(missed, "events were missed"),
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
-    server.stop().await;
-    ended?;
-    if coordinator.is_finished() { Ok(ExitCode::Ok) } else { Ok(ExitCode::Interrupted) }
 }
 
 fn tell(context: &Context, event: Result<RunEvent, broadcast::error::RecvError>) {
@@ -213,17 +282,15 @@ fn tell(context: &Context, event: Result<RunEvent, broadcast::error::RecvError>)
                 paid.unwrap_or(Msat::MAX_MONEY),
             ));
         }
-        RunEvent::SubmissionsJudged { contributions, .. } => {
-            let reached = contributions.iter().filter(|one| one.outcome == Some("accepted")).count();
-            let paid = Msat::checked_sum(contributions.iter().map(|one| one.reward_msat)).unwrap_or(Msat::MAX_MONEY);
-            context.ui.say(format!("{reached} of {} claims reached, {paid} paid", contributions.len()));
-        }
-        RunEvent::BountyOpened { bounty } => context.ui.say(format!("bounty {bounty} is open")),
+        // A bounty's, not a training run's.
+        RunEvent::SubmissionsJudged { .. } | RunEvent::BountyOpened { .. } => {}
         RunEvent::DiskFull { problem, left_ms } => {
             context.ui.say(format!("{problem}. Trying again for another {} s", left_ms / 1_000));
         }
         RunEvent::DiskFreed => context.ui.say("there is space on the disk again: going on"),
-        RunEvent::RunFinished { rounds } => context.ui.say(format!("the run has ended after {rounds} rounds")),
+        RunEvent::RunFinished { rounds } => {
+            context.ui.say(format!("the run has ended after {rounds} rounds; serving its transcripts until stopped"));
+        }
     }
 }
 

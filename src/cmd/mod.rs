@@ -1,5 +1,6 @@
 //! One file per subcommand: wiring only. A command fails with a [`Failure`]: exit code, stable code, message and fix.
 
+mod bounty_board;
 mod context;
 mod corpus_view;
 mod failure;

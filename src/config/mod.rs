@@ -2,6 +2,7 @@
 //!
 //! Unknown keys are errors. Secrets are never in the file itself: a key that needs one names the file that holds it.
 
+mod board;
 mod environment;
 mod lightning;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use board::BoardConfig;
 pub use environment::Environment;
 pub use lightning::{ChainConfig, LightningConfig, LndConfig, NetworkName, NodeKind};
 
@@ -81,6 +83,8 @@ pub struct CoordinatorConfig {
     pub forwarded_header: ForwardedHeader,
     /// Channels to peers.
     pub channels: ChannelSettings,
+    /// Bounties.
+    pub bounties: BoardConfig,
 }
 
 impl Default for CoordinatorConfig {
@@ -93,6 +97,7 @@ impl Default for CoordinatorConfig {
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::XForwardedFor,
             channels: ChannelSettings::default(),
+            bounties: BoardConfig::default(),
         }
     }
 }
