@@ -12,6 +12,7 @@ use l402t::bounty::judge::Evaluate;
 use l402t::bounty::lint::{Lint, rules};
 use l402t::bounty::load::{Bounty, Extent};
 use l402t::bounty::package;
+use l402t::bounty::replay::{Difference, Published, Replayed, replay};
 use l402t::bounty::tree::{File, Tree};
 use l402t::clock::{Clock, ManualClock};
 use l402t::coordinator::bounty::{BoardSurroundings, open, start};
@@ -24,7 +25,7 @@ use l402t::protocol::bounty::payload;
 use l402t::protocol::bounty::score::Score;
 use l402t::protocol::bounty::statements::{BountyTranscript, Closing, Posting, SponsorAsk, SponsorRequest};
 use l402t::protocol::bounty::verdict::{Outcome, Rejection};
-use l402t::protocol::ids::{BountyId, UnixMs};
+use l402t::protocol::ids::{Blake3Hash, BountyId, RoundNumber, UnixMs};
 use l402t::protocol::sign::{IdentityKey, Signed};
 use l402t::protocol::statements::PeerRegistration;
 use l402t::store::ledger;
@@ -145,7 +146,7 @@ impl World {
             coordinator: key(COORDINATOR).id(),
             title: bounty.manifest.title.clone(),
             rules: rules(&bounty.manifest, baseline, 3),
-            package: l402t::protocol::ids::Blake3Hash::of(&package),
+            package: Blake3Hash::of(&package),
             baseline_tree: bounty.workspace.digest(),
             held_out: part.commitment(&SALT).expect("two names"),
         };
@@ -313,9 +314,30 @@ impl World {
         ledger::totals(&db, None).expect("summed")
     }
 
+    /// An auditor's word on the bounty, from what is in its folder, with a closing of any origin.
+    fn replay(&self, closing: &Signed<Closing>) -> Result<Replayed, Difference> {
+        let unpacked = tempfile::tempdir().expect("a folder");
+        let manifest = std::fs::read(self.data().join("manifest.json")).expect("a manifest");
+        let documents = (manifest.as_slice(), &*closing.to_bytes());
+        let mut seen = 0;
+        let found = replay(documents, self, &Reader, unpacked.path(), &mut |done, _| seen = done);
+        assert!(seen <= 5);
+        found.expect("everything is published")
+    }
+
     /// What a name has more or less than at first, when all its channels are at rest; it was given 100,000 sat with its channel.
     fn gained(&self, name: &str) -> i64 {
         self.network.balance(name).msat() as i64 - 100_000_000
+    }
+}
+
+impl Published for World {
+    fn transcript(&self, round: RoundNumber) -> Result<Vec<u8>, String> {
+        std::fs::read(self.data().join(format!("transcripts/{round}.json"))).map_err(|error| error.to_string())
+    }
+
+    fn blob(&self, hash: &Blake3Hash) -> Result<Vec<u8>, String> {
+        std::fs::read(self.data().join("blobs").join(hash.to_string())).map_err(|error| error.to_string())
     }
 }
 
@@ -368,6 +390,21 @@ async fn a_bounty_pays_for_improvements_and_its_sponsor_gets_the_rest_back_to_th
     let held_out = coordinator.handle().blob(closing.body.held_out).await.expect("published");
     let part = package::decode(&std::fs::read(held_out).expect("read")).expect("a package");
     assert_eq!(part, package::of_part(world.bounty.held_out.as_ref().expect("whole")));
+
+    let expected = Replayed { bounty: world.id(), submissions: 5, reached: 2, paid_msat: Msat::new(20_050_000) };
+    assert_eq!(world.replay(&closing), Ok(expected));
+    let kinder = |change: &dyn Fn(&mut Closing)| {
+        let mut body = closing.body.clone();
+        change(&mut body);
+        world.replay(&key(COORDINATOR).sign(body)).expect_err("another closing").field
+    };
+    let bob = "rounds[1].contributions[0].evaluation";
+    assert_eq!(kinder(&|closing| closing.evaluations[1].score = Some(score(1_600))), bob);
+    assert_eq!(kinder(&|closing| drop(closing.evaluations.remove(1))), bob);
+    assert_eq!(kinder(&|closing| closing.held_out_salt = [6; 32]), "held_out");
+    assert_eq!(kinder(&|closing| closing.transcripts.swap(0, 1)), "rounds[0]");
+    assert_eq!(kinder(&|closing| closing.transcripts.truncate(4)), "closing.evaluations");
+    assert_eq!(world.replay(&key("mallory").sign(closing.body.clone())).expect_err("forged").field, "closing");
 }
 
 #[tokio::test]

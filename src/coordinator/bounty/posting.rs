@@ -151,7 +151,15 @@ pub(super) fn start(
         }
         tables::publish(t, &package_blob)
     })?;
+    leave_manifest(&run, folder)?;
     Ok(run)
+}
+
+fn leave_manifest(run: &Run, folder: &Path) -> Result<(), StoreError> {
+    match &run.task {
+        RunTask::Bounty(task) => write_manifest(folder, &task.manifest.to_bytes()),
+        RunTask::Training(_) => Ok(()),
+    }
 }
 
 const POST_AGAIN: &str = "Post it with `l402t bounty post`";
@@ -170,9 +178,7 @@ pub(super) fn read(data: &DataFolder, folder: &Path, key: &IdentityKey) -> Resul
     let secret = RunSecret::from_bytes(secret_bytes(db, META_SECRET)?);
     let loaded = load(folder, salt, &manifest.body.posting.body)?;
     let run = of_task(manifest, loaded, salt, held_out, key.clone(), secret);
-    if let RunTask::Bounty(task) = &run.task {
-        write_manifest(folder, &task.manifest.to_bytes())?;
-    }
+    leave_manifest(&run, folder)?;
     Ok(Some(run))
 }
 
