@@ -397,7 +397,7 @@ pub enum BountyCommand {
 }
 
 /// `l402t bounty check`. With `--json`: {postable, title, metric, demo_only, findings [{level, code, message, fix}], baseline,
-/// target, least_improvement, scored_items, canaries, budget_msat, tier}.
+/// target, least_improvement, scored_items, canaries, budget_msat, tier, fuel_meter}.
 #[derive(Clone, Debug, Args)]
 pub struct BountyCheckArgs {
     /// The folder with bounty.toml
@@ -406,7 +406,7 @@ pub struct BountyCheckArgs {
 }
 
 /// `l402t bounty try`. With `--json`: {improves, reason, detail, score, baseline, least_improvement, would_pay_msat, diff_bytes,
-/// items, tier}.
+/// items, tier, fuel, fuel_meter}.
 #[derive(Clone, Debug, Args)]
 pub struct BountyTryArgs {
     /// The folder with bounty.toml

@@ -124,6 +124,8 @@ pub enum Resource {
     Core,
     /// Time on processors, in seconds.
     Cpu,
+    /// Memory of its own that can be written to, in bytes.
+    Data,
     /// Size of a file that is written, in bytes.
     FileSize,
     /// Memory that is locked, in bytes.
@@ -144,6 +146,7 @@ impl Resource {
             Resource::AddressSpace => libc::RLIMIT_AS,
             Resource::Core => libc::RLIMIT_CORE,
             Resource::Cpu => libc::RLIMIT_CPU,
+            Resource::Data => libc::RLIMIT_DATA,
             Resource::FileSize => libc::RLIMIT_FSIZE,
             Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
             Resource::MessageQueues => libc::RLIMIT_MSGQUEUE,

@@ -92,6 +92,13 @@ const NEIGHBOURS: &str = "    for line in sys.stdin:
         votes = [label for _, label in near[:7]]
         print(max(sorted(set(votes)), key=votes.count))";
 
+/// Shell's sort with Ciura's gaps.
+#[cfg(feature = "wasm")]
+const SHELLSORT: &str = include_str!("bounty/shellsort.wat");
+
+/// Pairs of tokens merged one after the other, the most frequent first.
+const VOCABULARY: &str = include_str!("bounty/vocabulary.txt");
+
 #[test]
 fn the_log_bounty_can_be_posted_and_a_dictionary_improves_it() {
     let (code, report) = check(&example("logs"));
@@ -112,6 +119,78 @@ fn the_digit_bounty_can_be_posted_and_neighbours_improve_it() {
     let classifier = spliced("digits/workspace/classify.py", "    means = {}", "\n\n\nmain()", NEIGHBOURS);
     let (code, report) = attempt("digits", "classify.py", &classifier);
     assert_eq!(code, Some(0), "{report}");
+}
+
+#[test]
+fn the_tokenizer_bounty_can_be_posted_and_merged_pairs_improve_it() {
+    let (code, report) = check(&example("tokenizer"));
+    assert_eq!((code, &report["postable"]), (Some(0), &Value::Bool(true)), "{report}");
+    assert_eq!((report["baseline"].as_str(), codes(&report)), (Some("526.5"), vec![]), "what its README says");
+    let place = copy("tokenizer");
+    fs::write(place.path().join("workspace/vocab.txt"), VOCABULARY).expect("written");
+    assert_eq!(check(place.path()).1["baseline"], "444.6", "what its README says");
+    let (code, report) = attempt("tokenizer", "vocab.txt", VOCABULARY);
+    assert_eq!((code, &report["improves"]), (Some(0), &Value::Bool(true)), "{report}");
+    // A token for everything that can be seen, and more tokens than there may be.
+    let public = fs::read_to_string(example("tokenizer").join("public/inputs")).expect("read");
+    for vocabulary in [public.clone(), public.split(' ').map(|word| format!("{word}\n")).collect()] {
+        let (code, report) = attempt("tokenizer", "vocab.txt", &vocabulary);
+        assert_eq!((code, report["reason"].as_str()), (Some(1), Some("crashed")), "{report}");
+        assert!(report["detail"].as_str().expect("words").contains("256 tokens of 16 characters"), "{report}");
+    }
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+fn the_sort_bounty_can_be_posted_and_another_sort_improves_it() {
+    let (code, report) = check(&example("sort"));
+    assert_eq!((code, &report["postable"]), (Some(0), &Value::Bool(true)), "{report}");
+    assert_eq!((report["baseline"].as_str(), codes(&report)), (Some("16921602"), vec![]), "what its README says");
+    assert_eq!(report["fuel_meter"], l402t::bounty::wasm::FUEL_METER);
+    let place = copy("sort");
+    let shellsort = spliced("sort/workspace/kernel.wat", "  (func $sort", "  (func (export", SHELLSORT);
+    fs::write(place.path().join("workspace/kernel.wat"), &shellsort).expect("written");
+    assert_eq!(check(place.path()).1["baseline"], "3930386", "what its README says");
+    let (code, report) = attempt("sort", "kernel.wat", &shellsort);
+    assert_eq!((code, &report["improves"]), (Some(0), &Value::Bool(true)), "{report}");
+    assert_eq!(report["score"], report["fuel"].to_string(), "{report}");
+    assert_eq!(report["fuel_meter"], l402t::bounty::wasm::FUEL_METER);
+    assert_eq!(attempt("sort", "kernel.wat", &shellsort).1, report, "the same, whenever");
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+fn a_kernel_that_cheats_gets_the_verdict_of_its_own() {
+    let unsorted =
+        "(i64.or (i64.shl (i64.extend_i32_u (local.get 0)) (i64.const 32)) (i64.extend_i32_u (local.get 1)))";
+    let kernel = |before: &str, answer: &str| {
+        format!(
+            r#"(module (memory (export "memory") 1)
+  (func $run (export "run") (param i32 i32) (result i64) {before} {answer}))"#
+        )
+    };
+    for (kernel, reason) in [
+        (kernel("(loop $again (br $again))", unsorted), "time_limit"),
+        (kernel("(drop (memory.grow (i32.const 60000)))", unsorted), "memory_limit"),
+        (kernel("(drop (call $run (i32.const 0) (i32.const 0)))", unsorted), "crashed"),
+        (kernel("", "(i64.const 0x0000ffff0000ffff)"), "output_limit"),
+        (kernel("(i32.store8 (i32.const 0) (i32.const 255))", "(i64.const 1)"), "malformed_output"),
+        (kernel("(i32.store8 (i32.const 0) (i32.const 10))", "(i64.const 1)"), "malformed_output"),
+        (r#"(module (import "wasi_snapshot_preview1" "clock_time_get" (func)))"#.to_owned(), "build_failed"),
+        ("print('sorted')\n".to_owned(), "build_failed"),
+    ] {
+        let (code, report) = attempt("sort", "kernel.wat", &kernel);
+        assert_eq!((code, report["reason"].as_str()), (Some(1), Some(reason)), "{kernel}: {report}");
+        assert!(report["fuel"].is_null(), "{report}");
+    }
+    // Little fuel for a wrong order is worth nothing.
+    let (code, report) = attempt("sort", "kernel.wat", &kernel("", unsorted));
+    assert_eq!(
+        (code, report["score"].as_str(), report["reason"].as_str()),
+        (Some(1), Some("1000000000"), None),
+        "{report}"
+    );
+    assert!(report["fuel"].as_u64().expect("it is counted") < 200_000, "{report}");
 }
 
 #[test]

@@ -8,10 +8,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::data::{Exam, INPUTS, LABELS, lines, to_lines};
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Runner};
 use super::sandbox::{Archive, ArchiveLimits, BoxError, BoxOutcome, BoxSpec, Ending, Limits, Sandbox, Usage};
 use super::scratch::Scratch;
 use super::tree::Tree;
+use super::wasm::{self, Measured, ModuleLimits, Outcome, Task};
 use crate::protocol::bounty::order::permutation;
 use crate::protocol::bounty::score::Score;
 use crate::protocol::bounty::verdict::Rejection;
@@ -29,6 +30,8 @@ const SCORED: &str = "/in";
 const ANSWERS: &str = "answers";
 /// Tells the scorer how many bytes the target files have.
 const SOURCE_BYTES: &str = "SOURCE_BYTES";
+/// Tells the scorer how much fuel a module took for all items.
+const FUEL: &str = "FUEL";
 /// A scorer prints one number: this is plenty.
 const MOST_SCORE_BYTES: u64 = 4_096;
 /// An archive's headers and padding, beside its contents.
@@ -41,11 +44,18 @@ const MOST_TMP_BYTES: u64 = 16 << 20;
 pub trait Boxes {
     /// As [`Sandbox::run`].
     fn run(&self, spec: &BoxSpec) -> Result<BoxOutcome, BoxError>;
+
+    /// As [`wasm::measure`].
+    fn measure(&self, task: &Task, limits: &Limits) -> Result<Measured, BoxError>;
 }
 
 impl Boxes for Sandbox {
     fn run(&self, spec: &BoxSpec) -> Result<BoxOutcome, BoxError> {
         Sandbox::run(self, spec)
+    }
+
+    fn measure(&self, task: &Task, limits: &Limits) -> Result<Measured, BoxError> {
+        wasm::measure(self, task, limits)
     }
 }
 
@@ -83,6 +93,8 @@ pub struct Evaluation {
     pub score: Result<Score, Rejection>,
     /// In words, for whoever may see it: may quote what a box wrote to stderr.
     pub detail: String,
+    /// What a module took for all items, canaries included, as [`wasm::FUEL_METER`] counts.
+    pub fuel: Option<u64>,
     /// What each box used, in order.
     pub boxes: Vec<(Stage, Usage)>,
 }
@@ -126,15 +138,19 @@ impl Evaluator<'_> {
     /// Evaluates one tree. Blocks until the last box is gone.
     pub fn evaluate(&self, tree: &Tree, exam: &Exam) -> Result<Evaluation, EvaluateError> {
         let scratch = Scratch::new(self.scratch)?;
-        let mut attempt = Attempt { evaluator: self, scratch: scratch.path(), boxes: Vec::new() };
+        let mut attempt = Attempt::new(self, scratch.path());
         let ended = attempt.evaluate(tree, exam);
         attempt.end(ended)
     }
 
-    /// Scores answers that nobody computed, as a lint does.
+    /// Scores answers that nobody computed, as a lint does: they take no fuel.
     pub fn score_answers(&self, tree: &Tree, exam: &Exam, answers: &[String]) -> Result<Evaluation, EvaluateError> {
         let scratch = Scratch::new(self.scratch)?;
-        let mut attempt = Attempt { evaluator: self, scratch: scratch.path(), boxes: Vec::new() };
+        let mut attempt = Attempt::new(self, scratch.path());
+        attempt.fuel = match self.manifest.run {
+            Runner::Command { .. } => None,
+            Runner::Wasm { .. } => Some(0),
+        };
         let ended = attempt.score(tree, exam, answers);
         attempt.end(ended)
     }
@@ -144,24 +160,43 @@ impl Evaluator<'_> {
 struct Attempt<'r> {
     evaluator: &'r Evaluator<'r>,
     scratch: &'r Path,
+    fuel: Option<u64>,
     boxes: Vec<(Stage, Usage)>,
 }
 
-impl Attempt<'_> {
+impl<'r> Attempt<'r> {
+    fn new(evaluator: &'r Evaluator<'r>, scratch: &'r Path) -> Self {
+        Self { evaluator, scratch, fuel: None, boxes: Vec::new() }
+    }
+
     fn end(self, ended: Result<Score, Stop>) -> Result<Evaluation, EvaluateError> {
-        let boxes = self.boxes;
+        let Self { fuel, boxes, .. } = self;
         match ended {
             Ok(score) => {
                 let detail = format!("scored {}", score.shown(self.evaluator.manifest.metric.decimals));
-                Ok(Evaluation { score: Ok(score), detail, boxes })
+                Ok(Evaluation { score: Ok(score), detail, fuel, boxes })
             }
-            Err(Stop::Rejected(rejection, detail)) => Ok(Evaluation { score: Err(rejection), detail, boxes }),
+            Err(Stop::Rejected(rejection, detail)) => Ok(Evaluation { score: Err(rejection), detail, fuel, boxes }),
             Err(Stop::Error(error)) => Err(error),
         }
     }
 
     fn evaluate(&mut self, tree: &Tree, exam: &Exam) -> Result<Score, Stop> {
-        let manifest = self.evaluator.manifest;
+        let answers = match &self.evaluator.manifest.run {
+            Runner::Command { command, restore } => self.answer(tree, exam, command, restore.as_deref())?,
+            Runner::Wasm { module } => self.measure(tree, exam, module)?,
+        };
+        self.score(tree, exam, &answers)
+    }
+
+    /// A command's answers.
+    fn answer(
+        &mut self,
+        tree: &Tree,
+        exam: &Exam,
+        command: &[String],
+        restore: Option<&[String]>,
+    ) -> Result<Vec<String>, Stop> {
         let task = self.scratch.join("task");
         tree.write_to(&task)?;
         let built = self.build(&task)?;
@@ -170,10 +205,10 @@ impl Attempt<'_> {
             let spec = BoxSpec::new(command.iter().cloned()).stdin(stdin).reading(&task, TASK).limits(limits);
             built.iter().fold(spec, |spec, built| spec.reading(built, BUILT))
         };
-        let first = candidate(&manifest.run, to_lines(items));
+        let first = candidate(command, to_lines(items));
         let order = permutation(&exam.salt, items.len());
         let permuted: Vec<&String> = order.iter().map(|item| &items[*item]).collect();
-        let second = candidate(&manifest.run, to_lines(&permuted));
+        let second = candidate(command, to_lines(&permuted));
         let answers = self.answers(Stage::Run, &first, items.len())?;
         let again = self.answers(Stage::Permuted, &second, items.len())?;
         if let Some(place) = (0..items.len()).find(|place| again[*place] != answers[order[*place]]) {
@@ -183,16 +218,40 @@ impl Attempt<'_> {
                 format!("item {item} has another answer in another order and box"),
             );
         }
-        if exam.is_tripped_by(&answers) {
-            return reject(Rejection::CanaryTripped, "labels that mean nothing were answered");
-        }
-        if let Some(command) = &manifest.restore {
+        no_canary(exam, &answers)?;
+        if let Some(command) = restore {
             let restored = self.answers(Stage::Restore, &candidate(command, to_lines(&answers)), items.len())?;
             if let Some(place) = (0..items.len()).find(|place| restored[*place] != items[*place]) {
                 return reject(Rejection::MalformedOutput, format!("item {} does not come back as it was", place + 1));
             }
         }
-        self.score(tree, exam, &answers)
+        Ok(answers)
+    }
+
+    /// A module's answers. Once is enough: it has no clock, nothing to import, and each item an instance of its own.
+    fn measure(&mut self, tree: &Tree, exam: &Exam, module: &str) -> Result<Vec<String>, Stop> {
+        let manifest = &self.evaluator.manifest.limits;
+        let Some(file) = tree.get(module) else {
+            return reject(Rejection::BuildFailed, format!("{module} is not there"));
+        };
+        let limits = ModuleLimits {
+            fuel: manifest.fuel,
+            memory_bytes: manifest.memory_bytes,
+            output_bytes: manifest.output_bytes,
+        };
+        let task = Task { module: file.content.clone(), items: exam.part.inputs.clone(), limits };
+        let Measured { outcome, usage } =
+            self.evaluator.boxes.measure(&task, &self.limits()).map_err(EvaluateError::from)?;
+        self.boxes.push((Stage::Run, usage));
+        match outcome {
+            Outcome::Answered { answers, fuel } => {
+                check_lines(&answers)?;
+                no_canary(exam, &answers)?;
+                self.fuel = Some(fuel);
+                Ok(answers)
+            }
+            Outcome::Failed { failure, detail } => reject(failure.rejection(), detail),
+        }
     }
 
     /// What the build leaves, in a folder.
@@ -236,11 +295,8 @@ impl Attempt<'_> {
             return reject(Rejection::MalformedOutput, format!("{} lines of answers for {items} items", answers.len()));
         }
         // Restored items may hold anything, and no scorer reads those.
-        if stage != Stage::Restore
-            && let Some(place) = answers.iter().position(|answer| answer.contains(breaks_lines))
-        {
-            let detail = format!("answer {} has a control character or a line break of another kind", place + 1);
-            return reject(Rejection::MalformedOutput, detail);
+        if stage != Stage::Restore {
+            check_lines(&answers)?;
         }
         Ok(answers)
     }
@@ -264,6 +320,7 @@ impl Attempt<'_> {
             .reading(&folder, SCORED)
             .variable(SOURCE_BYTES, tree.bytes_of(&manifest.targets).to_string())
             .limits(limits);
+        let spec = self.fuel.iter().fold(spec, |spec, fuel| spec.variable(FUEL, fuel.to_string()));
         let outcome = self.run(Stage::Score, &spec)?;
         if !outcome.ending.is_success() {
             return reject(Rejection::ScorerFailed, said("the scorer", &outcome));
@@ -295,9 +352,27 @@ impl Attempt<'_> {
     }
 }
 
+fn check_lines(answers: &[String]) -> Result<(), Stop> {
+    match answers.iter().position(|answer| answer.contains(breaks_lines)) {
+        Some(place) => {
+            let detail = format!("answer {} has a control character or a line break of another kind", place + 1);
+            reject(Rejection::MalformedOutput, detail)
+        }
+        None => Ok(()),
+    }
+}
+
 /// What some language's line reader takes for the end of a line: a scorer would see more answers than there are.
 fn breaks_lines(c: char) -> bool {
     c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// Who answers what the kept labels say has seen them.
+fn no_canary(exam: &Exam, answers: &[String]) -> Result<(), Stop> {
+    if exam.is_tripped_by(answers) {
+        return reject(Rejection::CanaryTripped, "labels that mean nothing were answered");
+    }
+    Ok(())
 }
 
 /// How a box ended, and the last line that it wrote to stderr.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::data::Exam;
 use super::evaluate::{EvaluateError, Evaluation, Evaluator};
 use super::load::Bounty;
-use super::manifest::{Manifest, Noise};
+use super::manifest::{Manifest, Noise, Runner};
 use super::tree::Tree;
 use crate::protocol::bounty::canary::CANARIES;
 use crate::protocol::bounty::pay::noise_of_rate;
@@ -224,7 +224,7 @@ impl Findings {
         rules: &Rules,
     ) -> Result<(), EvaluateError> {
         // Where answers must give the items back, answers that took no work never reach the scorer.
-        if bounty.manifest.restore.is_some() {
+        if matches!(bounty.manifest.run, Runner::Command { restore: Some(_), .. }) {
             return Ok(());
         }
         let constant = most_frequent(exam).unwrap_or("0");

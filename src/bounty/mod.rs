@@ -12,3 +12,4 @@ pub mod replay;
 pub mod sandbox;
 pub mod scratch;
 pub mod tree;
+pub mod wasm;

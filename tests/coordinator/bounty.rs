@@ -85,7 +85,7 @@ impl Evaluate for Reader {
         let text = String::from_utf8_lossy(&tree.get("answer.txt").expect("a target").content).into_owned();
         let score = Score::parse(text.trim(), bounty.manifest.metric.decimals);
         let score = score.map_err(|_| Rejection::ScorerFailed);
-        Ok(Evaluation { score, detail: String::new(), boxes: Vec::new() })
+        Ok(Evaluation { score, detail: String::new(), fuel: None, boxes: Vec::new() })
     }
 
     fn lint(&self, bounty: &Bounty, exam: &Exam, _: UnixMs) -> Result<Lint, EvaluateError> {

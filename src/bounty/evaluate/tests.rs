@@ -47,6 +47,10 @@ impl<F: Fn(&str, &str) -> (Ending, String)> Boxes for Pretended<F> {
         let stderr = b"noise\nlast words\n".to_vec();
         Ok(BoxOutcome { ending, stdout: stdout.into(), stderr, usage: Usage::default(), tier: Tier::Rlimits })
     }
+
+    fn measure(&self, task: &Task, _: &Limits) -> Result<Measured, BoxError> {
+        Ok(Measured { outcome: wasm::run_here(task), usage: Usage::default() })
+    }
 }
 
 const WELL: Ending = Ending::Exited { code: 0 };
@@ -215,6 +219,10 @@ fn canaries_never_reach_the_scorer() {
             let (stdout, stderr) = (stdout.into_bytes(), Vec::new());
             Ok(BoxOutcome { ending: WELL, stdout, stderr, usage: Usage::default(), tier: Tier::Rlimits })
         }
+
+        fn measure(&self, task: &Task, _: &Limits) -> Result<Measured, BoxError> {
+            panic!("{task:?}")
+        }
     }
     let evaluator =
         Evaluator { boxes: &Looks(&seen), manifest: &manifest, scorer: &Tree::default(), scratch: place.path() };
@@ -274,6 +282,10 @@ fn what_this_machine_is_to_blame_for_is_no_verdict() {
         fn run(&self, _: &BoxSpec) -> Result<BoxOutcome, BoxError> {
             Err(BoxError::Lost { status: "killed".into(), message: String::new() })
         }
+
+        fn measure(&self, _: &Task, _: &Limits) -> Result<Measured, BoxError> {
+            Err(BoxError::Lost { status: "killed".into(), message: String::new() })
+        }
     }
     let manifest = Manifest::parse(MANIFEST).expect("good");
     let place = tempfile::tempdir().expect("a folder");
@@ -282,4 +294,67 @@ fn what_this_machine_is_to_blame_for_is_no_verdict() {
     let nowhere = place.path().join("nowhere");
     let evaluator = Evaluator { scratch: &nowhere, ..evaluator };
     assert!(matches!(evaluator.evaluate(&Tree::default(), &exam(3)), Err(EvaluateError::Io(_))));
+}
+
+/// Answers an item's last byte.
+#[cfg(feature = "wasm")]
+const KERNEL: &str = r#"(module (memory (export "memory") 1)
+  (func (export "run") (param i32 i32) (result i64)
+    (i64.or (i64.shl (i64.extend_i32_u (i32.sub (i32.add (local.get 0) (local.get 1)) (i32.const 1))) (i64.const 32))
+      (i64.const 1))))"#;
+
+#[cfg(feature = "wasm")]
+fn evaluate_module(kernel: &str, limits: &str) -> (Evaluation, Vec<BoxSpec>) {
+    let manifest = MANIFEST.replace("command = [\"candidate\"]", "wasm = \"a.wat\"").replace("a.py", "a.wat");
+    let manifest = Manifest::parse(&format!("{manifest}[limits]\n{limits}\n")).expect("good");
+    let boxes = Pretended { f: |_: &str, _: &str| (WELL, "0.5".into()), specs: RefCell::default() };
+    let place = tempfile::tempdir().expect("a folder");
+    let mut tree = Tree::default();
+    tree.insert("a.wat", File::plain(kernel));
+    let evaluator = Evaluator { boxes: &boxes, manifest: &manifest, scorer: &Tree::default(), scratch: place.path() };
+    let evaluation = evaluator.evaluate(&tree, &exam(100)).expect("no fault of this machine");
+    (evaluation, boxes.specs.into_inner())
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+fn the_scorer_is_told_the_fuel_that_a_module_took() {
+    let (evaluation, specs) = evaluate_module(KERNEL, "");
+    assert_eq!(evaluation.score.map(Score::units), Ok(5_000));
+    assert_eq!(evaluation.boxes.iter().map(|(stage, _)| *stage).collect::<Vec<_>>(), [Stage::Run, Stage::Score]);
+    let fuel = evaluation.fuel.expect("it is counted");
+    assert!((100 * 2_048..100 * 2_100).contains(&fuel), "{fuel}");
+    let [scorer] = specs.as_slice() else { panic!("one box: {specs:?}") };
+    assert_eq!(scorer.environment.get("FUEL"), Some(&fuel.to_string()));
+    assert_eq!(scorer.environment.get("SOURCE_BYTES"), Some(&KERNEL.len().to_string()));
+    // A command has none, and whoever answers without computing took none.
+    assert_eq!(evaluate(100, |_, _| (WELL, "0.5".into())).fuel, None);
+    let manifest = MANIFEST.replace("command = [\"candidate\"]", "wasm = \"a.py\"");
+    let manifest = Manifest::parse(&manifest).expect("good");
+    let boxes = Pretended { f: |_: &str, _: &str| (WELL, "0.5".into()), specs: RefCell::default() };
+    let place = tempfile::tempdir().expect("a folder");
+    let evaluator = Evaluator { boxes: &boxes, manifest: &manifest, scorer: &Tree::default(), scratch: place.path() };
+    evaluator.score_answers(&Tree::default(), &exam(3), &["1".into(), "1".into(), "1".into()]).expect("scored");
+    assert_eq!(boxes.specs.borrow()[0].environment.get("FUEL").map(String::as_str), Some("0"));
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+fn how_a_module_ends_is_its_verdict() {
+    let run = |body: &str| KERNEL.replace("(i64.or", &format!("{body} (i64.or"));
+    for (kernel, limits, rejection) in [
+        ("print('hello')".to_owned(), "", Rejection::BuildFailed),
+        (r#"(module (import "env" "labels" (func)))"#.to_owned(), "", Rejection::BuildFailed),
+        (run("(unreachable)"), "", Rejection::Crashed),
+        (run("(loop $again (br $again))"), "", Rejection::TimeLimit),
+        (KERNEL.to_owned(), "fuel = 100_000", Rejection::TimeLimit),
+        (run("(drop (memory.grow (i32.const 60000)))"), "memory_mb = 64", Rejection::MemoryLimit),
+        (KERNEL.replace("(i64.const 1)", "(i64.const 0xffff)"), "output_kb = 1", Rejection::OutputLimit),
+        (KERNEL.replace("(i64.const 32)", "(i64.const 40)"), "", Rejection::MalformedOutput),
+    ] {
+        let (evaluation, specs) = evaluate_module(&kernel, limits);
+        assert_eq!(evaluation.score, Err(rejection), "{kernel}: {}", evaluation.detail);
+        assert_eq!(rejection.fault(), Fault::Agent);
+        assert!(specs.is_empty() && evaluation.fuel.is_none(), "it is never scored");
+    }
 }

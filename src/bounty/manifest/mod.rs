@@ -10,6 +10,7 @@ use std::fmt;
 use serde::Serialize;
 use toml::de::DeTable;
 
+use super::wasm::FUEL_METER;
 use crate::bounty::sandbox::Tier;
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::pay::Direction;
@@ -64,10 +65,8 @@ pub struct Manifest {
     pub targets: Vec<String>,
     /// Makes something of the changed files, once.
     pub build: Option<Vec<String>>,
-    /// Reads one item a line, answers one line an item.
-    pub run: Vec<String>,
-    /// Reads those answers in another box, and must give the items back.
-    pub restore: Option<Vec<String>>,
+    /// What answers the items.
+    pub run: Runner,
     /// What it is run on.
     pub data: Data,
     /// The folder with the scorer.
@@ -90,6 +89,23 @@ pub struct Manifest {
     pub limits: BoxLimits,
     /// How strong the boxes must be at least.
     pub tier: Tier,
+}
+
+/// What answers the items.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Runner {
+    /// A command in a box.
+    Command {
+        /// Reads one item a line, answers one line an item.
+        command: Vec<String>,
+        /// Reads those answers in another box, and must give the items back.
+        restore: Option<Vec<String>>,
+    },
+    /// A module of WebAssembly, whose fuel is counted: one of the targets.
+    Wasm {
+        /// The file.
+        module: String,
+    },
 }
 
 /// Is a bounty only to be tried out?
@@ -166,6 +182,18 @@ pub struct BoxLimits {
     pub output_bytes: u64,
     /// Processes and threads.
     pub processes: u32,
+    /// Fuel of a module, for all items together.
+    pub fuel: u64,
+}
+
+impl Runner {
+    /// What counts fuel, where fuel is counted.
+    pub fn fuel_meter(&self) -> Option<&'static str> {
+        match self {
+            Runner::Command { .. } => None,
+            Runner::Wasm { .. } => Some(FUEL_METER),
+        }
+    }
 }
 
 impl Manifest {
@@ -242,10 +270,7 @@ fn read<'i>(root: &mut Section<'_, 'i>, mistakes: &mut Mistakes<'i>) -> Option<M
         false => None,
     };
     build.finish(mistakes);
-    let mut run = root.section("run", mistakes);
-    let command = run.need("command", "[\"python3\", \"/task/codec.py\"]", mistakes, values::command);
-    let restore = run.may("restore", "[\"python3\", \"/task/codec.py\", \"-d\"]", mistakes, values::command);
-    run.finish(mistakes);
+    let run = runner(root, targets.as_ref().map(|found| found.value.as_slice()), &build_command, mistakes);
     let data = data(root, mistakes);
     let mut scorer = root.section("scorer", mistakes);
     let folder = scorer.need("folder", "\"scorer\"", mistakes, values::path);
@@ -272,8 +297,7 @@ fn read<'i>(root: &mut Section<'_, 'i>, mistakes: &mut Mistakes<'i>) -> Option<M
         workspace: workspace?.value,
         targets: targets?.value,
         build: build_command.map(|found| found.value),
-        run: command?.value,
-        restore: restore.map(|found| found.value),
+        run: run?,
         data: data?,
         scorer: folder?.value,
         score: score?.value,
@@ -287,6 +311,45 @@ fn read<'i>(root: &mut Section<'_, 'i>, mistakes: &mut Mistakes<'i>) -> Option<M
         limits,
         tier: tier.map_or(Tier::Rlimits, |found| found.value),
     })
+}
+
+fn runner<'i>(
+    root: &mut Section<'_, 'i>,
+    targets: Option<&[String]>,
+    build: &Option<reader::Located<Vec<String>>>,
+    mistakes: &mut Mistakes<'i>,
+) -> Option<Runner> {
+    const COMMAND: &str = "[\"python3\", \"/task/codec.py\"]";
+    let mut run = root.section("run", mistakes);
+    let restore = run.may("restore", "[\"python3\", \"/task/codec.py\", \"-d\"]", mistakes, values::command);
+    let module = run.may("wasm", "\"kernel.wat\"", mistakes, values::path);
+    let runner = match module {
+        None => run
+            .need("command", COMMAND, mistakes, values::command)
+            .map(|command| Runner::Command { command: command.value, restore: restore.map(|found| found.value) }),
+        Some(module) => {
+            let mut add = |message: &str, fix: &str| mistakes.add(module.at, message, fix);
+            if cfg!(not(feature = "wasm")) {
+                add("run.wasm: this l402t was built without the feature wasm", "Build it with --features wasm");
+            }
+            if targets.is_some_and(|targets| !targets.contains(&module.value)) {
+                add("run.wasm is not among targets", "Name it there, too, so that a diff may change it");
+            }
+            if restore.is_some() || build.is_some() {
+                add(
+                    "run.wasm goes with neither run.restore nor [build]",
+                    "Leave them out: nothing but the module is run",
+                );
+            }
+            if run.may("command", COMMAND, mistakes, values::command).is_some() {
+                let message = "run.wasm and run.command are both there";
+                mistakes.add(module.at, message, "Choose one: a module whose fuel is counted, or a command in a box");
+            }
+            Some(Runner::Wasm { module: module.value })
+        }
+    };
+    run.finish(mistakes);
+    runner
 }
 
 fn data<'i>(root: &mut Section<'_, 'i>, mistakes: &mut Mistakes<'i>) -> Option<Data> {
@@ -348,6 +411,7 @@ fn limits<'i>(root: &mut Section<'_, 'i>, mistakes: &mut Mistakes<'i>) -> BoxLim
         output_bytes: value("output_kb", "1_024", 1..=262_144, 1_024) << 10,
         // At most 1,000.
         processes: value("processes", "32", 1..=1_000, 32) as u32,
+        fuel: value("fuel", "100_000_000", 1..=1_000_000_000_000, 1_000_000_000),
     };
     limits.finish(mistakes);
     read

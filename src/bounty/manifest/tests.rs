@@ -80,9 +80,12 @@ fn every_key_is_read() {
     // 2030-01-31 10:00 UTC.
     assert_eq!(manifest.deadline, UnixMs(1_896_084_000_000));
     assert_eq!((manifest.submission_cap, manifest.max_diff_bytes), (100, 32_768));
-    let BoxLimits { cpu_ms, wall_ms, memory_bytes, output_bytes, processes } = manifest.limits;
+    let BoxLimits { cpu_ms, wall_ms, memory_bytes, output_bytes, processes, fuel } = manifest.limits;
     assert_eq!((cpu_ms, wall_ms, memory_bytes, output_bytes, processes), (5_000, 20_000, 268_435_456, 102_400, 8));
+    assert_eq!(fuel, 1_000_000_000);
     assert_eq!((manifest.tier, manifest.demo_only), (Tier::CgroupV1, DemoOnly::No));
+    let command = vec!["python3".to_owned(), "/task/classify.py".to_owned()];
+    assert_eq!(manifest.run, Runner::Command { command, restore: None });
 }
 
 #[test]
@@ -243,4 +246,40 @@ fn every_value_of_another_type_is_an_error_with_its_line() {
             }
         }
     }
+}
+
+/// GOOD with a module in place of its commands.
+#[cfg(feature = "wasm")]
+fn with_module(run: &str) -> String {
+    let text = GOOD.replace("[build]\ncommand = [\"python3\", \"/task/train.py\"]\n\n", "");
+    text.replace("command = [\"python3\", \"/task/classify.py\"]", run).replace("classify.py", "kernel.wat")
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+fn a_module_is_run_in_place_of_commands() {
+    let manifest =
+        Manifest::parse(&with_module("wasm = \"kernel.wat\"").replace("cpu_s = 5", "fuel = 7_000")).expect("good");
+    assert_eq!(manifest.run, Runner::Wasm { module: "kernel.wat".into() });
+    assert_eq!(manifest.limits.fuel, 7_000);
+    let message = |run: &str| {
+        let Problems(found) = Manifest::parse(&with_module(run)).expect_err("wrong");
+        assert!(found.iter().all(|problem| (6..=9).contains(&problem.line)), "{found:?}");
+        found.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    assert_eq!(message("wasm = \"other.wat\""), ["run.wasm is not among targets"]);
+    assert_eq!(message("wasm = \"kernel.wat\"\ncommand = [\"true\"]"), ["run.wasm and run.command are both there"]);
+    let both = "run.wasm goes with neither run.restore nor [build]";
+    assert_eq!(message("wasm = \"kernel.wat\"\nrestore = [\"true\"]"), [both]);
+    assert!(message("wasm = \"kernel.wat\"\n[build]\ncommand = [\"make\"]").contains(&both.to_owned()));
+    assert!(message("wasm = \"../kernel.wat\"").concat().contains("is not a plain path"));
+}
+
+#[cfg(not(feature = "wasm"))]
+#[test]
+fn a_build_without_the_feature_refuses_a_module_by_its_line() {
+    let found = problems("command = [\"python3\", \"/task/classify.py\"]", "wasm = \"classify.py\"");
+    let (line, message, fix) = &found[0];
+    assert_eq!((*line, message.as_str()), (10, "run.wasm: this l402t was built without the feature wasm"));
+    assert_eq!(fix, "Build it with --features wasm");
 }

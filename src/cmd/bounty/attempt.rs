@@ -35,6 +35,12 @@ struct Report {
     diff_bytes: usize,
     items: usize,
     tier: Option<Tier>,
+    /// What a module took for all items.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fuel: Option<u64>,
+    /// What counted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fuel_meter: Option<&'static str>,
 }
 
 /// Runs the command.
@@ -84,11 +90,13 @@ fn compare(bounty: &Bounty, exam: &Exam, baseline: Score, evaluation: Evaluation
     let metric = &bounty.manifest.metric;
     let shown = |score: Score| score.shown(metric.decimals).to_string();
     let items = exam.part.inputs.len();
+    let (fuel, fuel_meter) = (evaluation.fuel, bounty.manifest.run.fuel_meter());
     let (reason, score) = match evaluation.score {
         Ok(score) => (None, Some(score)),
         Err(reason) => (Some(reason), None),
     };
-    let mut report = Report { reason, detail: evaluation.detail, score: score.map(shown), items, ..Report::default() };
+    let (detail, score_shown) = (evaluation.detail, score.map(shown));
+    let mut report = Report { reason, detail, score: score_shown, items, fuel, fuel_meter, ..Report::default() };
     report.baseline = Some(shown(baseline));
     let rules = rules(&bounty.manifest, baseline, items);
     report.least_improvement = rules.least_improvement().map(shown);
@@ -108,6 +116,9 @@ fn report(context: &Context, report: &Report) -> ExitCode {
             let or_none = |score: &Option<String>| score.clone().unwrap_or_else(|| "none".to_owned());
             context.ui.line(format!("score     {} on {} public items", or_none(&report.score), report.items));
             context.ui.line(format!("baseline  {}", or_none(&report.baseline)));
+            if let (Some(fuel), Some(meter)) = (report.fuel, report.fuel_meter) {
+                context.ui.line(format!("fuel      {fuel} ({meter})"));
+            }
             context.ui.line(if report.improves {
                 format!("improves: worth {} if the held-out items score alike", report.would_pay_msat)
             } else {

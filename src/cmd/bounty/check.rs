@@ -33,6 +33,9 @@ struct Report<'a> {
     canaries: usize,
     budget_msat: Msat,
     tier: Tier,
+    /// What counts a module's fuel: a score made of it holds for this version alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fuel_meter: Option<&'static str>,
 }
 
 /// Runs the command.
@@ -67,6 +70,10 @@ pub(super) fn run(args: &BountyCheckArgs, context: &Context, scratch: &Path) -> 
         context.ui.line(format!("{:<9} {}, in steps of at least {step}", "target", shown(metric.target)));
         context.ui.line(format!("{:<9} {} in all, boxes: {}", "pays", bounty.manifest.budget, boxes.tier()));
     }
+    let fuel_meter = bounty.manifest.run.fuel_meter();
+    if let Some(meter) = fuel_meter {
+        context.ui.line(format!("{:<9} {meter}", "meter"));
+    }
     let postable = found.is_postable();
     context.ui.line(match (postable, bounty.manifest.demo_only) {
         (true, DemoOnly::No) => "this bounty can be posted",
@@ -86,6 +93,7 @@ pub(super) fn run(args: &BountyCheckArgs, context: &Context, scratch: &Path) -> 
         canaries: found.canaries,
         budget_msat: bounty.manifest.budget,
         tier: boxes.tier(),
+        fuel_meter,
     });
     Ok(if postable { ExitCode::Ok } else { ExitCode::Negative })
 }
