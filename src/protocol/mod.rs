@@ -7,6 +7,7 @@ pub mod amount;
 pub mod api;
 pub mod bounty;
 pub mod codec;
+pub mod discovery;
 pub mod held_out;
 pub mod hold;
 pub mod ids;

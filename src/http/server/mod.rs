@@ -7,6 +7,7 @@
 mod bounties;
 mod connection;
 mod content;
+mod discovery;
 mod extract;
 mod failure;
 mod forwarded;

@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::limits::{Limits, POSTING_COPIES};
 use super::rate::{Client, RateLimiter};
 use super::services::Services;
-use super::{bounties, handlers, page};
+use super::{bounties, discovery, handlers, page};
 use crate::coordinator::handle::Refusal;
 
 /// Upload memory is counted in units of this many bytes.
@@ -122,7 +122,13 @@ struct Route {
 
 /// Everything that is served.
 fn table() -> Vec<Route> {
-    let mut table = vec![route(Method::GET, "/", page::serve), route(Method::GET, "/v1/run", handlers::run)];
+    let mut table = vec![
+        route(Method::GET, "/", page::serve),
+        route(Method::GET, discovery::LLMS, discovery::llms),
+        route(Method::GET, discovery::AI, discovery::ai),
+        route(Method::GET, discovery::STATUS, discovery::status),
+        route(Method::GET, "/v1/run", handlers::run),
+    ];
     table.extend(run_routes("/v1"));
     table.extend([
         // A bounty has no checkpoint, so nothing leads from one to the next.
@@ -171,8 +177,7 @@ where
     Route { method, path: path.into(), serve: on(filter, handler) }
 }
 
-/// Methods and paths, for the test that compares them with the API's description.
-#[cfg(test)]
+/// Everything that is served, by name.
 pub(super) fn methods_and_paths() -> Vec<(Method, String)> {
     table().into_iter().map(|route| (route.method, route.path)).collect()
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Answer, Served, serve};
+use crate::http::server::routes::methods_and_paths;
 use crate::http::server::{Limits, Rate, ServeError, Server, Services};
 use crate::http::testing as sample;
 use crate::http::testing::{FakeCoordinator, contribution_id};
@@ -60,7 +61,14 @@ async fn the_status_page_is_one_file_that_runs_only_its_own_script() {
     assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'sha256-"), "{policy}");
     let page = String::from_utf8(answer.body).expect("UTF-8");
     assert!(!page.contains("src=\"") && !page.contains("<link") && !page.contains("@import"));
-    assert!(!page.contains("innerHTML"), "what the coordinator says is text, never markup");
+    for markup in
+        ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", ".href", "srcdoc"]
+    {
+        assert!(!page.contains(markup), "{markup}: what the coordinator says is text, never markup");
+    }
+    let asked = page.split('"').filter(|text| text.starts_with("/v1/")).collect::<Vec<_>>();
+    assert_eq!(asked, ["/v1/bounties", "/v1/status"]);
+    assert!(asked.iter().all(|path| methods_and_paths().iter().any(|(_, served)| served == path)));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod api;
 mod bounties;
+mod discovery;
 mod hostile;
 mod openapi;
 

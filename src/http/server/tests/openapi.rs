@@ -3,8 +3,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::{Served, serve, start};
 use crate::http::server::handlers::OPENAPI;
 use crate::http::server::routes::methods_and_paths;
+use crate::http::server::{Limits, Services};
 use crate::http::testing as sample;
 use crate::http::testing::bounties;
 use crate::protocol::api::{
@@ -85,6 +87,16 @@ fn the_schemas_have_exactly_the_fields_of_the_types() {
     }
     let error = ApiError { code: "a".into(), message: "b".into(), fix: "c".into() };
     conforms("ErrorBody", ErrorBody { error });
+}
+
+#[tokio::test]
+async fn what_a_coordinator_says_of_itself_has_exactly_the_fields_of_its_schemas() {
+    let nothing =
+        Served { server: start(Services::default(), Limits::default()).await, ..serve(Limits::default()).await };
+    for served in [serve(Limits::default()).await, nothing] {
+        conforms("Description", served.get("/.well-known/ai.json").await.json());
+        conforms("ServiceStatus", served.get("/status.json").await.json());
+    }
 }
 
 #[test]
