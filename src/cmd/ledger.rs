@@ -134,7 +134,7 @@ fn notes(entry: &Entry, given_back: Vec<(u32, String)>) -> Vec<String> {
             notes.push(reason.clone())
         }
         Stage::Closed(Ending::Accepted { .. } | Ending::Rejected { .. } | Ending::NotReached { .. })
-        | Stage::Trained
+        | Stage::Committed
         | Stage::Paying(_)
         | Stage::Paid(_)
         | Stage::Ticketed(_)

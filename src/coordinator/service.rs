@@ -6,12 +6,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::core::{Core, Record};
-use super::engine::Shared;
+use super::engine::{Options, Shared};
 use super::error::{CoordinatorError, refusal};
 use super::handle::{AggregateFile, CoordinatorHandle, Refusal, TicketAnswer};
 use super::settings::OpenChannels;
 use crate::ln::bolt11::Network;
-use crate::ln::{ChannelRequest, ChannelState};
+use crate::ln::{ChannelRequest, ChannelState, NodeInfo};
 use crate::offload;
 use crate::protocol::api::{
     ChannelOffer, ContributionView, LightningView, Phase, RegistrationView, RoundView, RunView,
@@ -149,24 +149,34 @@ impl CoordinatorHandle for Shared {
     }
 }
 
-impl Shared {
-    fn opens_channels(&self) -> bool {
-        match self.options.channels.open_to_peers {
+impl Options {
+    fn opens_channels(&self, network: Network) -> bool {
+        match self.channels.open_to_peers {
             OpenChannels::Never => false,
-            OpenChannels::OnRegtest => self.network == Network::Regtest,
+            OpenChannels::OnRegtest => network == Network::Regtest,
             OpenChannels::Always => true,
         }
     }
 
-    pub(super) async fn lightning(&self) -> Result<LightningView, CoordinatorError> {
-        let info = self.ln.info().await?;
-        Ok(LightningView {
+    /// How a peer reaches the node that `info` is about.
+    pub(super) fn lightning(&self, info: NodeInfo, network: Network) -> LightningView {
+        LightningView {
             node_id: info.node_id,
             address: info.address,
             network: info.network,
-            regtest_rpc: self.options.regtest_rpc.clone(),
-            opens_channels: self.opens_channels(),
-        })
+            regtest_rpc: self.regtest_rpc.clone(),
+            opens_channels: self.opens_channels(network),
+        }
+    }
+}
+
+impl Shared {
+    fn opens_channels(&self) -> bool {
+        self.options.opens_channels(self.network)
+    }
+
+    pub(super) async fn lightning(&self) -> Result<LightningView, CoordinatorError> {
+        Ok(self.options.lightning(self.ln.info().await?, self.network))
     }
 
     async fn take_registration(

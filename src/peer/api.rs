@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use crate::protocol::api::{ContributionView, RegistrationView, RoundView, RunView, Ticket};
+use crate::protocol::api::{
+    BountyView, ContributionView, PostAnswer, PostRequest, RegistrationView, RoundView, RunView, Ticket,
+};
+use crate::protocol::bounty::statements::SponsorRequest;
 use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
 use crate::protocol::l402::{ChallengeParams, Credentials};
 use crate::protocol::sign::Signed;
@@ -104,4 +107,20 @@ pub trait CoordinatorApi: Send + Sync + std::fmt::Debug {
     /// Downloads a blob to `path` unless it is there, going on where an earlier attempt stopped. The file is there only
     /// once its digest is right.
     async fn download(&self, blob: Blake3Hash, path: &Path, progress: DownloadProgress<'_>) -> Result<(), ApiFailure>;
+}
+
+/// What a bounty has beside the calls of every run.
+#[async_trait]
+pub trait BountyApi: Send + Sync + std::fmt::Debug {
+    /// The bounty.
+    async fn bounty(&self) -> Result<BountyView, ApiFailure>;
+
+    /// The newest round. Where none is open, one is opened for whoever asks.
+    async fn current_round(&self) -> Result<RoundView, ApiFailure>;
+
+    /// Posts it. The same posting again gets the same answer.
+    async fn post(&self, request: &PostRequest) -> Result<PostAnswer, ApiFailure>;
+
+    /// What only its sponsor may ask for.
+    async fn ask(&self, request: &Signed<SponsorRequest>) -> Result<BountyView, ApiFailure>;
 }

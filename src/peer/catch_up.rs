@@ -82,7 +82,7 @@ impl Session {
             aggregate_bytes,
             checkpoint_bytes: way.bytes,
         };
-        let (manifest, model_config) = (self.manifest.clone(), model_config.to_owned());
+        let (manifest, model_config) = (self.terms.training()?.clone(), model_config.to_owned());
         let work = move || go(&way, &aggregates, &manifest, &model_config, &path);
         match offload::run(work).await {
             Ok(Ok(())) => Ok(Some(event)),
@@ -93,8 +93,9 @@ impl Session {
 
     /// From the newest earlier checkpoint that is here.
     async fn way_to(&self, opening: &RoundOpening) -> Result<Option<Way>, Obstacle> {
-        let shards = self.manifest.training_data.shards.iter().map(|shard| shard.hash);
-        let known: Vec<Blake3Hash> = shards.chain([self.manifest.model_config]).collect();
+        let manifest = self.terms.training()?;
+        let shards = manifest.training_data.shards.iter().map(|shard| shard.hash);
+        let known: Vec<Blake3Hash> = shards.chain([manifest.model_config]).collect();
         if !self.parts.folder.has_other_blobs(&known)? {
             return Ok(None);
         }

@@ -1,19 +1,25 @@
 //! What the peer believes: every statement of the coordinator is checked here before it is acted on. Pure.
 
+mod bounty;
+
+pub(super) use bounty::most_of;
+pub use bounty::{NotWorthIt, check_bounty, check_bounty_limits, phase_name, worth};
+
 use super::error::PeerError;
 use super::stage::{Entry, Fee, Judged, Offer};
+use super::terms::{RunKind, RunTerms};
 use crate::ln::bolt11::{self, Network};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{RunView, Ticket};
 use crate::protocol::codec;
 use crate::protocol::hold::MIN_HOLD_BLOCKS;
-use crate::protocol::ids::{ContributionId, RoundNumber, RunId, UnixMs};
+use crate::protocol::ids::{RoundNumber, UnixMs};
 use crate::protocol::l402::{ChallengeParams, Identifier, Macaroon};
 use crate::protocol::manifest::{MAX_CONTRIBUTIONS, RunManifest};
 use crate::protocol::reward::tranche_amounts;
 use crate::protocol::shards::MAX_SHARDS;
 use crate::protocol::sign::Signed;
-use crate::protocol::statements::{Receipt, RoundOpening};
+use crate::protocol::statements::{Commitment, Receipt, RoundOpening};
 use crate::protocol::verdict::Verdict;
 
 /// The manifest and codec versions that this program speaks.
@@ -82,18 +88,18 @@ pub fn check_run<'a>(view: &'a RunView, limits: &Limits) -> Result<&'a RunManife
 /// A round's opening: the coordinator's, of this run, of the round that was asked for.
 pub(super) fn check_opening(
     opening: &Signed<RoundOpening>,
-    manifest: &RunManifest,
-    run: RunId,
+    terms: &RunTerms,
     round: RoundNumber,
 ) -> Result<(), PeerError> {
-    opening
-        .verify(&manifest.coordinator)
-        .map_err(|error| untrusted(format!("the opening of round {round}: {error}")))?;
+    opening.verify(&terms.coordinator).map_err(|error| untrusted(format!("the opening of round {round}: {error}")))?;
     let body = &opening.body;
-    if body.run != run || body.round != round {
+    if body.run != terms.run || body.round != round {
         return Err(untrusted(format!("asked for round {round}, got the opening of round {}", body.round)));
     }
-    if round == RoundNumber(0) && body.checkpoint != manifest.initial_checkpoint {
+    if let RunKind::Training(manifest) = &terms.kind
+        && round == RoundNumber(0)
+        && body.checkpoint != manifest.initial_checkpoint
+    {
         return Err(untrusted("round 0 does not start from the run's initial checkpoint"));
     }
     Ok(())
@@ -103,7 +109,7 @@ pub(super) fn check_opening(
 /// be paid. `now` is the coordinator's: an invoice is dated by its payee's clock.
 pub(super) fn check_challenge(
     challenge: &ChallengeParams,
-    manifest: &RunManifest,
+    terms: &RunTerms,
     limits: &Limits,
     network: Network,
     now: UnixMs,
@@ -116,10 +122,10 @@ pub(super) fn check_challenge(
     if identifier.payment_hash != invoice.payment_hash {
         return Err(untrusted("the challenge's invoice pays for another token"));
     }
-    if invoice.amount != manifest.reward.fee_msat || invoice.amount > limits.max_fee {
+    if invoice.amount != terms.fee || invoice.amount > limits.max_fee {
         return Err(untrusted(format!(
             "the challenge asks for {} where the run's fee is {}",
-            invoice.amount, manifest.reward.fee_msat
+            invoice.amount, terms.fee
         )));
     }
     Ok((!invoice.is_expired(now)).then(|| Fee {
@@ -134,23 +140,28 @@ pub(super) fn check_challenge(
 /// hash of its own that isn't the fee's.
 pub(super) fn check_terms(
     ticket: &Ticket,
-    contribution: ContributionId,
-    manifest: &RunManifest,
+    commitment: &Commitment,
+    run: &RunTerms,
     fee: Option<&Fee>,
 ) -> Result<(), PeerError> {
+    let contribution = commitment.contribution_id();
     let terms =
-        ticket.terms.verify(&manifest.coordinator).map_err(|error| untrusted(format!("the reward terms: {error}")))?;
+        ticket.terms.verify(&run.coordinator).map_err(|error| untrusted(format!("the reward terms: {error}")))?;
     if ticket.contribution != contribution || terms.contribution != contribution {
         return Err(untrusted("the ticket is for another contribution"));
     }
     let offered: Vec<Msat> = terms.tranches.iter().map(|tranche| tranche.amount_msat).collect();
-    if offered != tranche_amounts(&manifest.reward) {
-        return Err(untrusted("the reward terms offer other tranches than the run's manifest"));
+    match &run.kind {
+        RunKind::Training(manifest) if offered == tranche_amounts(&manifest.reward) => {}
+        RunKind::Training(_) => {
+            return Err(untrusted("the reward terms offer other tranches than the run's manifest"));
+        }
+        RunKind::Bounty(manifest) => bounty::check_offer(&offered, commitment.claim, manifest)?,
     }
-    if terms.hold_blocks != manifest.reward.hold_blocks {
+    if terms.hold_blocks != run.hold_blocks {
         return Err(untrusted(format!(
             "the reward terms lock for {} blocks, the manifest says {}",
-            terms.hold_blocks, manifest.reward.hold_blocks
+            terms.hold_blocks, run.hold_blocks
         )));
     }
     let mut hashes: Vec<_> = terms.tranches.iter().map(|tranche| tranche.payment_hash).collect();
@@ -169,11 +180,17 @@ pub(super) fn check_receipt(
     offer: &Offer,
     receipt: &Signed<Receipt>,
     verdict: &Verdict,
-    manifest: &RunManifest,
+    run: &RunTerms,
 ) -> Result<Judged, PeerError> {
-    let body = receipt.verify(&manifest.coordinator).map_err(|error| untrusted(format!("the receipt: {error}")))?;
+    let body = receipt.verify(&run.coordinator).map_err(|error| untrusted(format!("the receipt: {error}")))?;
     if body.contribution != entry.contribution || verdict.contribution() != entry.contribution {
         return Err(untrusted("the receipt is for another contribution"));
+    }
+    match (&run.kind, verdict) {
+        (RunKind::Training(_), Verdict::Training(_)) | (RunKind::Bounty(_), Verdict::Bounty(_)) => {}
+        (RunKind::Training(_), Verdict::Bounty(_)) | (RunKind::Bounty(_), Verdict::Training(_)) => {
+            return Err(untrusted("the verdict is of another kind of run"));
+        }
     }
     if body.verdict != verdict.digest() {
         return Err(untrusted("the receipt is for another verdict than the one shown"));

@@ -5,7 +5,7 @@ use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::ContributionState;
 use crate::protocol::sign::Statement;
-use crate::protocol::statements::{InvoiceSubmission, RoundOpening};
+use crate::protocol::statements::{InvoiceSubmission, RewardTerms, RoundOpening};
 use crate::protocol::verdict::Verdict;
 
 use super::api::{ApiFailure, TicketOffer};
@@ -13,9 +13,10 @@ use super::checks;
 use super::error::PeerError;
 use super::events::PeerEvent;
 use super::folder;
-use super::journal::{Line, LineKind};
+use super::journal::Line;
 use super::session::Session;
 use super::stage::{Ending, Entry, Fee, Offer, PaidFee, Stage, Ticketed};
+use super::terms::RunKind;
 use crate::protocol::l402::{Credentials, Macaroon};
 
 /// How often the proof of payment is shown again where it was not taken.
@@ -73,7 +74,7 @@ impl Session {
 
     async fn step(&self, entry: Entry, opening: &RoundOpening, patience: Patience) -> Result<Progress, PeerError> {
         match entry.stage.clone() {
-            Stage::Trained => self.ask_ticket(entry, None, opening).await,
+            Stage::Committed => self.ask_ticket(entry, None, opening).await,
             Stage::Paying(fee) => self.pay_fee(entry, fee, opening).await,
             Stage::Paid(paid) => self.ask_ticket(entry, Some(paid), opening).await,
             Stage::Ticketed(ticket) => self.make_invoices(entry, ticket, opening).await,
@@ -96,7 +97,7 @@ impl Session {
         Ok(Progress::Ended(entry, ending))
     }
 
-    fn end_missed(&self, entry: Entry, reason: impl Into<String>) -> Result<Progress, PeerError> {
+    pub(super) fn end_missed(&self, entry: Entry, reason: impl Into<String>) -> Result<Progress, PeerError> {
         self.end(entry, Ending::Missed { reason: reason.into() }, &[])
     }
 
@@ -123,8 +124,14 @@ impl Session {
         match (answer, paid) {
             (Ok(TicketOffer::Sold(ticket)), paid) => {
                 let fee = paid.as_ref().map(|paid| &paid.fee);
-                checks::check_terms(&ticket, entry.contribution, &self.manifest, fee)?;
+                checks::check_terms(&ticket, &entry.commitment.body, &self.terms, fee)?;
                 let terms = ticket.terms;
+                if let Some(reason) = self.offers_too_little(&terms.body) {
+                    return match paid {
+                        Some(_) => self.end(entry, Ending::NoTicket { reason }, &[]),
+                        None => self.end_missed(entry, reason),
+                    };
+                }
                 let tranches = terms.body.tranches.iter().map(|tranche| tranche.amount_msat);
                 self.emit(&PeerEvent::Ticket {
                     round: entry.round(),
@@ -142,7 +149,7 @@ impl Session {
                     return self.end_missed(entry, "the round takes no more commitments");
                 }
                 let (limits, now) = (&self.parts.settings.limits, self.coordinator_now());
-                match checks::check_challenge(&challenge, &self.manifest, limits, self.network, now)? {
+                match checks::check_challenge(&challenge, &self.terms, limits, self.network, now)? {
                     Some(fee) => self.moved(entry.at(Stage::Paying(fee)), &[]),
                     // It was on its way for too long: there is another.
                     None => {
@@ -164,14 +171,19 @@ impl Session {
         }
     }
 
+    /// A bounty's offer depends on who came before: the owner's least reward is held against it here.
+    fn offers_too_little(&self, terms: &RewardTerms) -> Option<String> {
+        let RunKind::Bounty(manifest) = &self.terms.kind else { return None };
+        let offered: Vec<Msat> = terms.tranches.iter().map(|tranche| tranche.amount_msat).collect();
+        let (most, least) = (checks::most_of(&offered, manifest)?, self.parts.settings.limits.min_reward);
+        (most < least).then(|| format!("it pays {most} at most by now, and {least} is the least that is taken"))
+    }
+
     /// Pays the challenge once. A new one is taken only when this one's payment is known not to have happened.
     async fn pay_fee(&self, entry: Entry, fee: Fee, opening: &RoundOpening) -> Result<Progress, PeerError> {
         match self.pay_once(&fee, opening).await? {
             FeePayment::Paid(paid) => {
-                let lines = [
-                    Line { kind: LineKind::Fee, tranche: 0, amount: fee.amount_msat },
-                    Line { kind: LineKind::Routing, tranche: 0, amount: paid.routing_msat },
-                ];
+                let lines = paid.lines();
                 self.moved(entry.at(Stage::Paid(paid)), &lines)
             }
             FeePayment::TooLate => self.end_missed(entry, "the round ended before the fee was paid"),
@@ -186,7 +198,11 @@ impl Session {
         ticket: Ticketed,
         opening: &RoundOpening,
     ) -> Result<Progress, PeerError> {
-        self.publish_payload(&entry)?;
+        match &self.terms.kind {
+            RunKind::Training(_) => self.publish_payload(&entry)?,
+            // A diff is nobody's to see before its bounty closes.
+            RunKind::Bounty(_) => {}
+        }
         let terms = &ticket.terms.body;
         let left_ms = opening.upload_deadline_ms.0.saturating_sub(self.coordinator_now().0);
         let expiry_s = u32::try_from((left_ms + INVOICE_GRACE_MS) / 1_000).unwrap_or(u32::MAX);
@@ -221,15 +237,17 @@ impl Session {
         let mut hints = self.parts.ln.events();
         match self.patiently(doing, || self.parts.api.submit_invoices(&offer.submission)).await {
             Ok(_) => {}
-            Err(ApiFailure::Refused { message, .. }) => return self.withdraw(entry, &offer, message).await,
+            Err(ApiFailure::Refused { message, .. }) => {
+                return self.withdraw(entry, &offer.ticket.terms.body, message).await;
+            }
             Err(other) => return Err(self.failed(doing, other)),
         }
         while !self.all_locked(&offer).await? {
             if self.coordinator_now() > opening.upload_deadline_ms {
-                return self.withdraw(entry, &offer, "the reward was not locked in time").await;
+                return self.withdraw(entry, &offer.ticket.terms.body, "the reward was not locked in time").await;
             }
             if self.given_up_by_coordinator(&entry).await? {
-                return self.withdraw(entry, &offer, "the coordinator did not lock the reward").await;
+                return self.withdraw(entry, &offer.ticket.terms.body, "the coordinator did not lock the reward").await;
             }
             self.hint(&mut hints).await;
         }
@@ -328,7 +346,7 @@ impl Session {
             | ContributionState::Finished => {
                 let late = self.coordinator_now() > opening.upload_deadline_ms;
                 let reason = if late { format!("too late to upload: {reason}") } else { reason.to_owned() };
-                self.withdraw(entry, &offer, reason).await
+                self.withdraw(entry, &offer.ticket.terms.body, reason).await
             }
         }
     }
@@ -357,7 +375,7 @@ impl Session {
             let view = self.patiently(doing, || self.parts.api.contribution(entry.contribution)).await;
             let view = view.map_err(|failure| self.failed(doing, failure))?;
             if let (Some(receipt), Some(verdict)) = (&view.receipt, &view.verdict) {
-                let judged = checks::check_receipt(&entry, &offer, receipt, verdict, &self.manifest);
+                let judged = checks::check_receipt(&entry, &offer, receipt, verdict, &self.terms);
                 let judged = match judged {
                     Ok(judged) => judged,
                     Err(error) => {

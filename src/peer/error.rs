@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::api::ApiFailure;
+use super::checks::NotWorthIt;
 use super::journal::JournalError;
 use crate::ln::LnError;
+use crate::protocol::amount::Msat;
 
 /// Whose doing it was, for the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,26 @@ pub enum PeerError {
     /// The run offers less or asks for more than the configuration allows.
     #[error("this run is not worth it: {0}")]
     Terms(String),
+    /// A submission to a bounty that can't pay off.
+    #[error("{0}")]
+    NotWorthIt(#[from] NotWorthIt),
+    /// No round of a bounty took the submission.
+    #[error("no round of the bounty took the submission: {0}")]
+    NoRound(String),
+    /// A sponsor's channels can't lock the budget.
+    #[error("{needed} have to be locked, and the channels can send {found}")]
+    TooLittleOutbound {
+        /// What is missing of the budget.
+        needed: Msat,
+        /// What can be sent.
+        found: Msat,
+    },
+    /// A part of the budget could not be locked.
+    #[error("the budget could not be locked: {reason}")]
+    EscrowNotLocked {
+        /// The node's words.
+        reason: String,
+    },
     /// A Lightning call failed.
     #[error("{0}")]
     Lightning(#[from] LnError),
@@ -122,11 +144,17 @@ impl PeerError {
             | PeerError::InUse(_)
             | PeerError::Journal(_)
             | PeerError::Terms(_)
+            | PeerError::NotWorthIt(_)
             | PeerError::Training(_) => Blame::Local,
-            PeerError::Unreachable { .. } | PeerError::Refused { .. } | PeerError::Untrusted(_) => Blame::Coordinator,
+            PeerError::Unreachable { .. }
+            | PeerError::Refused { .. }
+            | PeerError::Untrusted(_)
+            | PeerError::NoRound(_) => Blame::Coordinator,
             PeerError::Lightning(_)
             | PeerError::NoChannel { .. }
             | PeerError::FeeNotPaid { .. }
+            | PeerError::TooLittleOutbound { .. }
+            | PeerError::EscrowNotLocked { .. }
             | PeerError::FeesTaken { .. } => Blame::Payment,
         }
     }
@@ -142,10 +170,14 @@ impl PeerError {
             PeerError::Refused { code, .. } => code,
             PeerError::Untrusted(_) => "coordinator_untrusted",
             PeerError::Terms(_) => "terms",
+            PeerError::NotWorthIt(why) => why.code(),
+            PeerError::NoRound(_) => "no_round",
             PeerError::Lightning(_) => "lightning",
             PeerError::NoChannel { .. } => "no_channel",
             PeerError::FeeNotPaid { .. } => "fee_not_paid",
             PeerError::FeesTaken { .. } => "fees_taken",
+            PeerError::TooLittleOutbound { .. } => "too_little_outbound",
+            PeerError::EscrowNotLocked { .. } => "escrow_not_locked",
             PeerError::Training(_) => "training",
         }
     }
@@ -170,6 +202,8 @@ impl PeerError {
             }
             PeerError::Refused { fix, .. } => fix,
             PeerError::Untrusted(_) => "Nothing was paid for it. Tell the operator, or choose another coordinator",
+            PeerError::NotWorthIt(why) => why.fix(),
+            PeerError::NoRound(_) => "Nothing was paid. Try again later",
             PeerError::Terms(_) => "Change [peer] in the configuration if these terms are fine with you",
             PeerError::Lightning(_) => "See the log (--log info), then start again: the journal says where to go on",
             PeerError::NoChannel { .. } => {
@@ -177,6 +211,10 @@ impl PeerError {
                  open one with inbound capacity"
             }
             PeerError::FeeNotPaid { .. } => "Fund the wallet's channel, then start again",
+            PeerError::TooLittleOutbound { .. } => "Fund the wallet's channels, or post a smaller budget",
+            PeerError::EscrowNotLocked { .. } => {
+                "Whatever was locked of it comes back. Mend what the message names, then post the same folder again"
+            }
             PeerError::FeesTaken { .. } => "Tell the operator, or choose another coordinator",
             PeerError::Training(_) => "See the message; other errors of this kind are worth a report",
         };

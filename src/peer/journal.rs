@@ -371,7 +371,7 @@ mod tests {
         };
         let contribution = commitment.contribution_id();
         let commitment = key.sign(commitment);
-        Entry { contribution, commitment, dense_bytes: 1, train_ms: 1, lock_ms: None, stage: Stage::Trained }
+        Entry { contribution, commitment, dense_bytes: 1, train_ms: 1, lock_ms: None, stage: Stage::Committed }
     }
 
     fn missed() -> Stage {

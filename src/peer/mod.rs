@@ -17,16 +17,19 @@ pub mod honest;
 pub mod identity;
 pub mod journal;
 mod payments;
-mod remote;
+pub mod remote;
 mod service;
 pub mod session;
 pub mod settings;
+pub mod sponsor;
 pub mod stage;
+pub mod submit;
+pub mod terms;
 pub mod trainer;
 mod training;
 mod wallet;
 
-pub use checks::{Limits, check_run};
+pub use checks::{Limits, NotWorthIt, check_bounty, check_bounty_limits, check_run, phase_name, worth};
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use crate::protocol::amount::Msat;
 use crate::protocol::bounty;
 use crate::protocol::hold::may_upload;
 use crate::protocol::ids::{PaymentHash, Preimage};
-use crate::protocol::statements::RoundOpening;
+use crate::protocol::statements::{RewardTerms, RoundOpening};
 use crate::protocol::verdict::{Outcome, Verdict};
 
 use super::contribution::{FeePayment, Patience, Progress};
@@ -34,7 +34,7 @@ const SETTLE_LOOK_MS: u64 = 5_000;
 const CLAIM_AGAIN_MS: u64 = 1_000;
 
 /// The node's proof of payment is for this fee: what is shown to the coordinator must be worth what was paid.
-fn check_proof(fee: &Fee, preimage: &Preimage) -> Result<(), LnError> {
+pub(super) fn check_proof(fee: &Fee, preimage: &Preimage) -> Result<(), LnError> {
     if preimage.payment_hash() == fee.payment_hash { Ok(()) } else { Err(LnError::WrongPreimage(fee.payment_hash)) }
 }
 
@@ -118,10 +118,10 @@ impl Session {
     pub(super) async fn withdraw(
         &self,
         entry: Entry,
-        offer: &Offer,
+        terms: &RewardTerms,
         reason: impl Into<String> + Send,
     ) -> Result<Progress, PeerError> {
-        for tranche in &offer.ticket.terms.body.tranches {
+        for tranche in &terms.tranches {
             match self.ask_node(|| self.parts.ln.cancel(tranche.payment_hash)).await {
                 // One that was never made needs no cancelling.
                 Ok(()) | Err(LnError::UnknownHash(_)) => {}

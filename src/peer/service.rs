@@ -34,11 +34,7 @@ impl Session {
     /// Contributes until the run is over or `contributions` have come to a verdict. Whatever it is doing, held tranches are
     /// guarded.
     pub async fn serve(&self, trainer: &TrainerSlot, contributions: Option<u32>) -> Result<Summary, PeerError> {
-        tokio::select! {
-            biased;
-            ended = self.take_part(trainer, contributions) => ended,
-            never = self.guardian.guard() => match never {},
-        }
+        self.guarded(self.take_part(trainer, contributions)).await
     }
 
     async fn take_part(&self, trainer: &TrainerSlot, contributions: Option<u32>) -> Result<Summary, PeerError> {
@@ -67,15 +63,15 @@ impl Session {
         }
         // Nothing else is left to do: now there is time to wait.
         self.finish_old(None, Patience::ThisRound, &mut tally).await?;
-        self.see_off(&tally).await;
+        self.see_off(&tally.last_ended).await;
         self.summarise(&tally, before).await
     }
 
     /// What was claimed or given back last still has to reach the coordinator's node: this peer's node must not stop
     /// before. If the coordinator doesn't confirm it in time, the nodes make up for it when they next meet.
-    async fn see_off(&self, tally: &Tally) {
+    pub(super) async fn see_off(&self, ended: &VecDeque<ContributionId>) {
         let watch = self.timer();
-        for contribution in &tally.last_ended {
+        for contribution in ended {
             while watch.elapsed_ms() < SEE_OFF_MS {
                 match self.parts.api.contribution(*contribution).await {
                     Ok(view) if view.state != ContributionState::Finished => self.pause().await,
@@ -88,7 +84,7 @@ impl Session {
     /// A round from its opening to its end, as far as this peer takes part.
     async fn work_on(&self, round: RoundNumber, trainer: &TrainerSlot) -> Result<RoundEnd, PeerError> {
         let view = self.round(round).await?;
-        let entry = match self.journal.entry(self.run, round)? {
+        let entry = match self.journal.entry(self.terms.run, round)? {
             Some(entry) if entry.stage.is_closed() => return Ok(RoundEnd::Nothing),
             Some(entry) => entry,
             None if view.phase != Phase::Committing => return Ok(RoundEnd::Nothing),
@@ -110,7 +106,7 @@ impl Session {
         patience: Patience,
         tally: &mut Tally,
     ) -> Result<(), PeerError> {
-        for entry in self.journal.unfinished(Some(self.run))? {
+        for entry in self.journal.unfinished(Some(self.terms.run))? {
             if Some(entry.round()) == current {
                 continue;
             }

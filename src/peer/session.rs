@@ -15,12 +15,12 @@ use super::guard::Guardian;
 use super::journal::{Journal, Line};
 use super::settings::PeerSettings;
 use super::stage::Entry;
+use super::terms::RunTerms;
 use crate::clock::{Clock, Timer};
 use crate::ln::bolt11::Network;
 use crate::ln::{Lightning, LnError, LnEvent};
-use crate::protocol::api::{RoundView, RunView};
-use crate::protocol::ids::{RoundNumber, RunId, UnixMs};
-use crate::protocol::manifest::RunManifest;
+use crate::protocol::api::{BountyView, RoundView, RunView};
+use crate::protocol::ids::{RoundNumber, UnixMs};
 use crate::protocol::sign::IdentityKey;
 use crate::store::database::{CommitObserver, Unwatched};
 
@@ -56,8 +56,7 @@ pub struct Session {
     pub(super) parts: PeerParts,
     pub(super) journal: Arc<Journal>,
     pub(super) guardian: Guardian,
-    pub(super) run: RunId,
-    pub(super) manifest: RunManifest,
+    pub(super) terms: RunTerms,
     pub(super) network: Network,
     /// The coordinator's clock minus this one's, in ms.
     offset_ms: Arc<AtomicI64>,
@@ -78,27 +77,45 @@ impl Session {
         observer: Arc<dyn CommitObserver>,
     ) -> Result<Self, PeerError> {
         let manifest = checks::check_run(view, &parts.settings.limits)?.clone();
-        let network = view.lightning.network.parse().map_err(|_| {
-            PeerError::Untrusted(format!("its Lightning network {:?} is none that is known", view.lightning.network))
-        })?;
+        Self::of(parts, RunTerms::of_training(view.run, manifest), &view.lightning.network, observer)
+    }
+
+    /// The same for a bounty's run. The owner's limits are checked where it is entered: a sponsor has others.
+    pub fn open_bounty(parts: PeerParts, view: &BountyView) -> Result<Self, PeerError> {
+        let manifest = checks::check_bounty(view)?.clone();
+        Self::of(parts, RunTerms::of_bounty(view.run, manifest), &view.lightning.network, Arc::new(Unwatched))
+    }
+
+    fn of(
+        parts: PeerParts,
+        terms: RunTerms,
+        network: &str,
+        observer: Arc<dyn CommitObserver>,
+    ) -> Result<Self, PeerError> {
+        let network = network
+            .parse()
+            .map_err(|_| PeerError::Untrusted(format!("its Lightning network {network:?} is none that is known")))?;
         let journal = Arc::new(Journal::open_watched(&parts.folder.journal(), observer)?);
         let PeerParts { ln, api, clock, events, .. } = &parts;
         let guardian = Guardian::new(Arc::clone(&journal), ln.clone(), api.clone(), clock.clone(), events.clone());
-        Ok(Self {
-            parts,
-            journal,
-            guardian,
-            run: view.run,
-            manifest,
-            network,
-            offset_ms: Arc::default(),
-            working: Mutex::new(None),
-        })
+        Ok(Self { parts, journal, guardian, terms, network, offset_ms: Arc::default(), working: Mutex::new(None) })
     }
 
     /// The journal.
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Does something, and guards held tranches meanwhile.
+    pub(super) async fn guarded<T>(
+        &self,
+        work: impl Future<Output = Result<T, PeerError>> + Send,
+    ) -> Result<T, PeerError> {
+        tokio::select! {
+            biased;
+            ended = work => ended,
+            never = self.guardian.guard() => match never {},
+        }
     }
 
     pub(super) fn emit(&self, event: &PeerEvent) {
@@ -136,10 +153,15 @@ impl Session {
         let doing = "read the round";
         let view = self.patiently(doing, || self.parts.api.round(round)).await;
         let view = view.map_err(|failure| self.failed(doing, failure))?;
-        checks::check_opening(&view.opening, &self.manifest, self.run, round)?;
-        let offset = i128::from(view.now_ms.0) - i128::from(self.parts.clock.now().0);
-        self.offset_ms.store(i64::try_from(offset).unwrap_or(0), Ordering::Relaxed);
+        checks::check_opening(&view.opening, &self.terms, round)?;
+        self.go_by(view.now_ms);
         Ok(view)
+    }
+
+    /// The coordinator has said what time it is.
+    pub(super) fn go_by(&self, coordinators_now: UnixMs) {
+        let offset = i128::from(coordinators_now.0) - i128::from(self.parts.clock.now().0);
+        self.offset_ms.store(i64::try_from(offset).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// The run as it is now; it must still be the same run.
@@ -147,12 +169,13 @@ impl Session {
         let doing = "read the run";
         let view = self.patiently(doing, || self.parts.api.run()).await;
         let view = view.map_err(|failure| self.failed(doing, failure))?;
-        if view.run == self.run {
+        let run = self.terms.run;
+        if view.run == run {
             Ok(view)
         } else {
             Err(PeerError::Untrusted(format!(
-                "it has changed from run {} to run {}: start again to join that",
-                self.run, view.run
+                "it has changed from run {run} to run {}: start again to join that",
+                view.run
             )))
         }
     }

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::{Line, LineKind};
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty;
 use crate::protocol::ids::{ContributionId, PaymentHash, Preimage, RoundNumber, RunId};
@@ -17,9 +18,9 @@ pub struct Entry {
     pub contribution: ContributionId,
     /// Signed by this peer.
     pub commitment: Signed<Commitment>,
-    /// The update's size before compression: 4 bytes a weight.
+    /// The update's size before compression: 4 bytes a weight. 0 for a bounty.
     pub dense_bytes: u64,
-    /// How long training took.
+    /// How long training took. 0 for a bounty.
     pub train_ms: u64,
     /// From the submission of the invoices until every tranche was locked.
     pub lock_ms: Option<u64>,
@@ -49,7 +50,8 @@ impl Entry {
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// The payload is on disk and the commitment is signed; nobody else knows of it.
-    Trained,
+    #[serde(rename = "trained")]
+    Committed,
     /// The fee may be on its way: never take another challenge before this one's payment is known to have failed.
     Paying(Fee),
     /// The fee is paid, and the ticket not there yet.
@@ -72,7 +74,7 @@ impl Stage {
     /// For ordering and for people.
     pub fn name(&self) -> &'static str {
         match self {
-            Stage::Trained => "trained",
+            Stage::Committed => "committed",
             Stage::Paying(_) => "paying",
             Stage::Paid(_) => "paid",
             Stage::Ticketed(_) => "ticketed",
@@ -92,7 +94,7 @@ impl Stage {
                 Some((&offer.ticket.terms.body, None))
             }
             Stage::Judged(judged) => Some((&judged.offer.ticket.terms.body, Some(&judged.receipt.body))),
-            Stage::Trained | Stage::Paying(_) | Stage::Paid(_) | Stage::Closed(_) => None,
+            Stage::Committed | Stage::Paying(_) | Stage::Paid(_) | Stage::Closed(_) => None,
         }
     }
 
@@ -106,7 +108,7 @@ impl Stage {
     /// A contribution only ever goes to a higher rank.
     pub fn rank(&self) -> u8 {
         match self {
-            Stage::Trained => 0,
+            Stage::Committed => 0,
             Stage::Paying(_) => 1,
             Stage::Paid(_) => 2,
             Stage::Ticketed(_) => 3,
@@ -141,6 +143,16 @@ pub struct PaidFee {
     pub preimage: Preimage,
     /// What the route took on top.
     pub routing_msat: Msat,
+}
+
+impl PaidFee {
+    /// What it took, for the ledger.
+    pub(super) fn lines(&self) -> [Line; 2] {
+        [
+            Line { kind: LineKind::Fee, tranche: 0, amount: self.fee.amount_msat },
+            Line { kind: LineKind::Routing, tranche: 0, amount: self.routing_msat },
+        ]
+    }
 }
 
 /// A ticket with terms that were checked.

@@ -46,7 +46,7 @@ impl Session {
         let payload = Blake3Hash::of(&update.payload);
         folder::write_durably(&self.parts.folder.payload(&payload), &update.payload)?;
         let commitment = Commitment {
-            run: self.run,
+            run: self.terms.run,
             round: opening.round,
             opening: opening.digest(),
             peer: self.parts.key.id(),
@@ -60,7 +60,7 @@ impl Session {
             dense_bytes: update.dense_bytes,
             train_ms,
             lock_ms: None,
-            stage: Stage::Trained,
+            stage: Stage::Committed,
         };
         self.save(&entry, &[])?;
         Ok(Some(entry))
@@ -69,18 +69,19 @@ impl Session {
     /// Downloads what the round needs, unless it is here already or can be made from what is.
     pub(super) async fn prepare(&self, opening: &RoundOpening) -> Result<RoundWork, PeerError> {
         let folder = &self.parts.folder;
-        let (run, round) = (&self.run, opening.round);
+        let (run, round) = (&self.terms.run, opening.round);
         self.tidy(round)?;
-        let model_config = self.blob("download the model's configuration", self.manifest.model_config).await?;
+        let manifest = self.terms.training()?;
+        let model_config = self.blob("download the model's configuration", manifest.model_config).await?;
         self.catch_up(opening, &model_config).await?;
-        let data = &self.manifest.training_data;
+        let data = &manifest.training_data;
         let mut training_data = Vec::new();
         for place in shards::assigned(data, run, round, &self.parts.key.id()) {
             let path = self.blob("download the training data", data.shards[place].hash).await;
             training_data.push((place, path.map_err(|error| of_shard(place, error))?));
         }
         let work = RoundWork {
-            manifest: self.manifest.clone(),
+            manifest: manifest.clone(),
             round,
             peer: self.parts.key.id(),
             model_config,
@@ -93,7 +94,7 @@ impl Session {
         };
         // All shards stay: they come up again, and are a part of what somebody decided to train on.
         let kept = data.shards.iter().map(|shard| shard.hash);
-        let kept: Vec<Blake3Hash> = kept.chain([self.manifest.model_config, opening.checkpoint]).collect();
+        let kept: Vec<Blake3Hash> = kept.chain([manifest.model_config, opening.checkpoint]).collect();
         folder.keep_blobs(&kept)?;
         Ok(work)
     }
@@ -138,11 +139,11 @@ impl Session {
         let unfinished = self.journal.unfinished(None)?;
         let payloads: Vec<Blake3Hash> = unfinished.iter().map(|entry| entry.commitment.body.payload).collect();
         folder.keep_payloads(&payloads, current)?;
-        let accepted = self.journal.last_accepted(self.run)?;
+        let accepted = self.journal.last_accepted(self.terms.run)?;
         let undecided: Vec<RoundNumber> =
-            unfinished.iter().filter(|entry| entry.run() == self.run).map(Entry::round).collect();
-        let committed = self.journal.entry(self.run, current)?.is_some();
-        folder.keep_states(&self.run, |state| match state {
+            unfinished.iter().filter(|entry| entry.run() == self.terms.run).map(Entry::round).collect();
+        let committed = self.journal.entry(self.terms.run, current)?.is_some();
+        folder.keep_states(&self.terms.run, |state| match state {
             StateName::After(round) => Some(round) == accepted || undecided.contains(&round),
             StateName::Within(round) => round == current && !committed,
         })

@@ -24,7 +24,7 @@ impl Session {
             )));
         }
         let registration = PeerRegistration {
-            run: self.run,
+            run: self.terms.run,
             peer: self.parts.key.id(),
             node_id: info.node_id.clone(),
             address: info.address.clone(),
@@ -48,7 +48,7 @@ impl Session {
             if self.can_be_paid(&lightning.node_id).await? {
                 let info = self.ask_node(|| self.parts.ln.info()).await?;
                 self.emit(&PeerEvent::Registered {
-                    run: self.run,
+                    run: self.terms.run,
                     peer: self.parts.key.id(),
                     node_id: info.node_id.clone(),
                     network: info.network.clone(),

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::amount::Msat;
 use super::bounty::score::Score;
 use super::bounty::statements::{BountyManifest, Posting};
-use super::ids::{Blake3Hash, BountyId, ContributionId, RoundNumber, RunId, UnixMs};
+use super::ids::{Blake3Hash, BountyId, ContributionId, PeerId, RoundNumber, RunId, UnixMs};
 use super::manifest::RunManifest;
 use super::sign::Signed;
 use super::statements::{Receipt, RewardTerms, RoundOpening};
@@ -209,9 +209,13 @@ pub struct BountyView {
     pub now_ms: UnixMs,
 }
 
-/// Every bounty.
+/// Every bounty, and who takes them on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BountyList {
+    /// Who signs for bounties: a posting names it.
+    pub coordinator: PeerId,
+    /// The coordinator's node.
+    pub lightning: LightningView,
     /// The newest first.
     pub bounties: Vec<BountyView>,
 }

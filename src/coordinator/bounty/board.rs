@@ -298,7 +298,10 @@ impl BountyBoard for Board {
             bounties.push(shared.bounty_view().await?);
         }
         bounties.sort_by_key(|view| std::cmp::Reverse((view.manifest.body.created_ms, view.bounty)));
-        Ok(BountyList { bounties })
+        let info = self.around.ln.info().await.map_err(CoordinatorError::from)?;
+        let network = self.around.network().await?;
+        let lightning = self.settings.options.lightning(info, network);
+        Ok(BountyList { coordinator: self.around.key.id(), lightning, bounties })
     }
 
     async fn post(&self, request: PostRequest) -> Result<PostAnswer, Refusal> {

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::transport::{Answer, Repeat, Tries, describe, is_passing_status, retry_after};
 use super::{ClientError, CoordinatorClient};
-use crate::protocol::ids::{Blake3Hash, RoundNumber};
+use crate::protocol::ids::{Blake3Hash, BountyId, RoundNumber};
 
 /// An interrupted try that brought this many bytes doesn't count against the tries.
 const PROGRESS_BYTES: u64 = 1_024 * 1_024;
@@ -50,6 +50,15 @@ impl CoordinatorClient {
     /// `GET /v1/rounds/{round}/transcript`: the signed bytes, not verified.
     pub async fn fetch_transcript(&self, round: RoundNumber) -> Result<Vec<u8>, ClientError> {
         let url = self.endpoint(&["rounds", &round.to_string(), "transcript"])?;
+        let time = self.policy.time_for(self.policy.max_transcript_bytes);
+        let request = || self.http.get(url.clone()).timeout(time);
+        let answer = self.answer(request, Repeat::Freely, self.policy.max_transcript_bytes).await?;
+        Ok(answer.success()?.body)
+    }
+
+    /// `GET /v1/bounties/{id}/closing`: the signed bytes, not verified.
+    pub async fn fetch_closing(&self, bounty: BountyId) -> Result<Vec<u8>, ClientError> {
+        let url = self.url_of(&["v1", "bounties", &bounty.to_string(), "closing"])?;
         let time = self.policy.time_for(self.policy.max_transcript_bytes);
         let request = || self.http.get(url.clone()).timeout(time);
         let answer = self.answer(request, Repeat::Freely, self.policy.max_transcript_bytes).await?;

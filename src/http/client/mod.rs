@@ -19,10 +19,14 @@ use reqwest::{Method, Url};
 pub use download::Progress;
 pub use error::ClientError;
 
-use crate::protocol::api::{ApiError, ContributionView, RegistrationView, RoundView, RunView, Ticket};
-use crate::protocol::ids::{ContributionId, RoundNumber};
+use crate::protocol::api::{
+    ApiError, BountyList, BountyView, ContributionView, PostAnswer, PostRequest, RegistrationView, RoundView, RunView,
+    Ticket,
+};
+use crate::protocol::bounty::statements::SponsorRequest;
+use crate::protocol::ids::{BountyId, ContributionId, RoundNumber};
 use crate::protocol::l402::{ChallengeParams, Credentials};
-use crate::protocol::sign::Signed;
+use crate::protocol::sign::{Signed, canonical_json};
 use crate::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
 
 /// How long to wait, how often to try, how much to take.
@@ -91,12 +95,17 @@ pub enum TicketReply {
     },
 }
 
-/// A coordinator, seen from outside.
+/// The calls of the training run, and those about all bounties, are under this.
+const ROOT: &str = "v1";
+
+/// A coordinator, seen from outside: its training run, or one of its bounties.
 #[derive(Clone, Debug)]
 pub struct CoordinatorClient {
     http: reqwest::Client,
     base: Url,
     policy: Policy,
+    /// What the run's calls are under: [`ROOT`], or a bounty's place below it.
+    run_path: String,
 }
 
 impl CoordinatorClient {
@@ -108,12 +117,39 @@ impl CoordinatorClient {
     /// With another policy.
     pub fn with_policy(url: &str, policy: Policy) -> Result<Self, ClientError> {
         let (http, base) = transport::connect_to(url, &policy)?;
-        Ok(Self { http, base, policy })
+        Ok(Self { http, base, policy, run_path: ROOT.to_owned() })
     }
 
     /// The coordinator's URL.
     pub fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
+    }
+
+    /// The same coordinator; rounds, blobs, peers, tickets and contributions are the bounty's from here on.
+    pub fn of_bounty(&self, bounty: BountyId) -> Self {
+        Self { run_path: format!("{ROOT}/bounties/{bounty}"), ..self.clone() }
+    }
+
+    /// `GET /v1/bounties`
+    pub async fn bounties(&self) -> Result<BountyList, ClientError> {
+        self.call(Method::GET, self.url_of(&[ROOT, "bounties"])?, None).await
+    }
+
+    /// `GET /v1/bounties/{id}`
+    pub async fn bounty(&self, bounty: BountyId) -> Result<BountyView, ClientError> {
+        self.call(Method::GET, self.url_of(&[ROOT, "bounties", &bounty.to_string()])?, None).await
+    }
+
+    /// `POST /v1/bounties`. Takes effect once: the same posting gets the same answer.
+    pub async fn post_bounty(&self, request: &PostRequest) -> Result<PostAnswer, ClientError> {
+        let body = transport::Body::json(canonical_json(request));
+        self.call(Method::POST, self.url_of(&[ROOT, "bounties"])?, Some(body)).await
+    }
+
+    /// `POST /v1/bounties/{id}/sponsor`
+    pub async fn ask_as_sponsor(&self, request: &Signed<SponsorRequest>) -> Result<BountyView, ClientError> {
+        let url = self.url_of(&[ROOT, "bounties", &request.body.bounty.to_string(), "sponsor"])?;
+        self.call(Method::POST, url, Some(transport::Body::json(request.to_bytes()))).await
     }
 
     /// `GET /v1/run`

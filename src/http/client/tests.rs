@@ -17,7 +17,7 @@ use crate::http::testing as sample;
 use crate::http::testing::{FakeCoordinator, ROUND, contribution_id};
 use crate::ln::bolt11;
 use crate::protocol::api::{ChannelOffer, ContributionState};
-use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
+use crate::protocol::ids::{Blake3Hash, BountyId, ContributionId, RoundNumber};
 use crate::protocol::l402::{Credentials, Identifier, Macaroon};
 
 fn quick() -> Policy {
@@ -372,4 +372,31 @@ async fn a_server_that_stalls_is_given_up_on() {
     let error = client.run().await.expect_err("too slow");
     assert!(matches!(error, ClientError::Interrupted { .. }), "{error}");
     assert_eq!(fake.runs_finished.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_bountys_calls_go_below_the_bounty_and_those_about_bounties_do_not() {
+    let refusal = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec();
+    let (client, mut heads) = scripted(vec![refusal; 6]).await;
+    let bounty = BountyId::from_bytes([0xab; 32]);
+    let of_bounty = client.of_bounty(bounty);
+    let place = TempDir::new().expect("a folder");
+    assert!(of_bounty.round(None).await.is_err());
+    assert!(of_bounty.contribution(contribution_id()).await.is_err());
+    assert!(of_bounty.fetch_blob(Blake3Hash::of(b"x"), &place.path().join("x"), |_| {}).await.is_err());
+    assert!(of_bounty.bounty(bounty).await.is_err());
+    assert!(of_bounty.bounties().await.is_err());
+    assert!(client.round(None).await.is_err());
+    let under = format!("/v1/bounties/{bounty}");
+    for path in [
+        format!("{under}/rounds/current"),
+        format!("{under}/contributions/{}", contribution_id()),
+        format!("{under}/blobs/{}", Blake3Hash::of(b"x")),
+        under.clone(),
+        "/v1/bounties".to_owned(),
+        "/v1/rounds/current".to_owned(),
+    ] {
+        let head = heads.recv().await.expect("a request");
+        assert!(head.starts_with(&format!("get {path} http")), "{head}");
+    }
 }

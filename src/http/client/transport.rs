@@ -70,9 +70,14 @@ pub(super) fn connect_to(url: &str, policy: &Policy) -> Result<(Client, Url), Cl
 }
 
 impl CoordinatorClient {
-    /// The URL of `/v1/` and the segments.
+    /// The URL of one of the run's calls.
     pub(super) fn endpoint(&self, segments: &[&str]) -> Result<Url, ClientError> {
-        let path = format!("v1/{}", segments.join("/"));
+        self.url_of(&[&[self.run_path.as_str()], segments].concat())
+    }
+
+    /// The URL of a path at the coordinator.
+    pub(super) fn url_of(&self, segments: &[&str]) -> Result<Url, ClientError> {
+        let path = segments.join("/");
         let bad = |error: &dyn std::fmt::Display| ClientError::BadUrl { url: path.clone(), reason: error.to_string() };
         self.base.join(&path).map_err(|error| bad(&error))
     }

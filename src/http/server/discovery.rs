@@ -185,7 +185,7 @@ async fn look(app: &App) -> Result<Seen, Failure> {
     app.call(async move {
         let mut seen = Seen::default();
         if let Some(board) = board {
-            let BountyList { bounties } = board.list().await?;
+            let BountyList { bounties, .. } = board.list().await?;
             seen.bounties = Some(BountiesStatus::of(&bounties));
             if let Some(newest) = bounties.into_iter().next() {
                 (seen.now_ms, seen.lightning) = (Some(newest.now_ms), Some(newest.lightning));

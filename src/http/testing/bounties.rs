@@ -194,6 +194,10 @@ pub(crate) struct FakeBoard {
     posted: Mutex<Vec<PostRequest>>,
 }
 
+pub(crate) fn bounty_list(bounties: Vec<BountyView>) -> BountyList {
+    BountyList { coordinator: super::coordinator_key().id(), lightning: super::run_view().lightning, bounties }
+}
+
 impl FakeBoard {
     pub(crate) fn new() -> Self {
         Self { run: Arc::new(FakeCoordinator::new()), posted: Mutex::default() }
@@ -209,7 +213,7 @@ impl FakeBoard {
 impl BountyBoard for FakeBoard {
     async fn list(&self) -> Result<BountyList, Refusal> {
         let posted = self.posted().into_iter().rev().map(|request| post_answer(&request).view);
-        Ok(BountyList { bounties: posted.chain([bounty_view()]).collect() })
+        Ok(bounty_list(posted.chain([bounty_view()]).collect()))
     }
 
     async fn post(&self, request: PostRequest) -> Result<PostAnswer, Refusal> {

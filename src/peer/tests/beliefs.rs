@@ -8,6 +8,7 @@ use crate::peer::api::CoordinatorApi;
 use crate::peer::checks::{check_challenge, check_opening, check_receipt, check_run};
 use crate::peer::settings::PeerSettings;
 use crate::peer::stage::{Entry, Offer, Stage, Ticketed};
+use crate::peer::terms::RunTerms;
 use crate::protocol::amount::{Msat, Ppm};
 use crate::protocol::api::RunView;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, Preimage, RoundNumber, RunId, UnixMs};
@@ -22,6 +23,11 @@ const NOW: UnixMs = UnixMs(1_000);
 
 fn key(byte: u8) -> IdentityKey {
     IdentityKey::from_secret_bytes(&[byte; 32]).expect("a key")
+}
+
+async fn terms(coordinator: &FakeCoordinator) -> RunTerms {
+    let view = coordinator.run().await.expect("there");
+    RunTerms::of_training(view.run, view.manifest.body)
 }
 
 async fn challenge(node: &dyn Lightning, amount: Msat) -> (PaymentHash, String) {
@@ -41,13 +47,13 @@ async fn a_challenge_is_paid_only_if_all_of_it_fits() {
     let network = Network::new(1, Faults::NONE);
     let node = network.node("coordinator");
     let coordinator = FakeCoordinator::new(node.clone(), &[Habit::Rejects]).await;
-    let manifest = coordinator.run().await.expect("there").manifest.body;
+    let terms = terms(&coordinator).await;
     let limits = PeerSettings::default().limits;
     let (hash, invoice) = challenge(&*node, FEE).await;
     let (_, dear) = challenge(&*node, Msat::new(FEE.msat() + 1)).await;
     let check = |macaroon: String, invoice: &str, network, now| {
         let params = ChallengeParams { scheme: Scheme::L402, macaroon, invoice: invoice.to_owned() };
-        check_challenge(&params, &manifest, &limits, network, now)
+        check_challenge(&params, &terms, &limits, network, now)
     };
     let fee = check(macaroon(hash), &invoice, Bitcoin::Regtest, NOW).expect("all of it fits").expect("in time");
     assert_eq!((fee.payment_hash, fee.amount_msat), (hash, FEE));
@@ -93,11 +99,12 @@ async fn a_run_and_its_rounds_must_be_what_the_coordinator_signed() {
     }
 
     let opening = coordinator.round(RoundNumber(1)).await.expect("there").opening;
-    check_opening(&opening, &manifest, view.run, RoundNumber(1)).expect("as signed");
-    assert!(check_opening(&opening, &manifest, view.run, RoundNumber(0)).is_err(), "another round");
+    let terms = RunTerms::of_training(view.run, manifest);
+    check_opening(&opening, &terms, RoundNumber(1)).expect("as signed");
+    assert!(check_opening(&opening, &terms, RoundNumber(0)).is_err(), "another round");
     let mut other = opening.clone();
     other.body.checkpoint = Blake3Hash::of(b"other");
-    assert!(check_opening(&other, &manifest, view.run, RoundNumber(1)).is_err(), "another checkpoint");
+    assert!(check_opening(&other, &terms, RoundNumber(1)).is_err(), "another checkpoint");
 }
 
 /// A contribution whose two tranches have the preimages 1 and 2.
@@ -145,6 +152,7 @@ async fn a_receipt_must_pay_what_its_verdict_says() {
     let coordinator = FakeCoordinator::new(network.node("coordinator"), &[Habit::Rejects]).await;
     let manifest = coordinator.run().await.expect("there").manifest.body;
     let (entry, offer) = contribution(&manifest);
+    let terms = terms(&coordinator).await;
     let unit = tranche_amounts(&manifest.reward)[0];
     let verdict = |tranches_paid, reward_msat| VerdictRecord {
         contribution: entry.contribution,
@@ -156,7 +164,7 @@ async fn a_receipt_must_pay_what_its_verdict_says() {
     let paid = |byte| Some(Preimage::from_bytes([byte; 32]));
     let check = |signer: u8, of: ContributionId, shown: &VerdictRecord, meant: &VerdictRecord, preimages| {
         let receipt = key(signer).sign(Receipt { contribution: of, verdict: meant.digest(), preimages });
-        check_receipt(&entry, &offer, &receipt, &Verdict::Training(shown.clone()), &manifest)
+        check_receipt(&entry, &offer, &receipt, &Verdict::Training(shown.clone()), &terms)
     };
     let id = entry.contribution;
     let one = verdict(0b01, unit);

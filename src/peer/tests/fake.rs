@@ -9,12 +9,17 @@ use async_trait::async_trait;
 
 use crate::clock::{Clock, SystemClock};
 use crate::ln::{InvoiceRequest, InvoiceStatus, Lightning, PayLimits, PaymentStatus};
-use crate::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer, WantedAggregate};
+use crate::peer::api::{ApiFailure, BountyApi, CoordinatorApi, DownloadProgress, TicketOffer, WantedAggregate};
 use crate::protocol::amount::{Msat, Ppm};
 use crate::protocol::api::{
-    ChannelOffer, ContributionState, ContributionView, LightningView, Phase, RegistrationView, RoundView, RunView,
-    Ticket,
+    BountyPhase, BountyView, ChannelOffer, ContributionState, ContributionView, LightningView, Phase, PostAnswer,
+    PostRequest, RegistrationView, RoundView, RunView, Ticket,
 };
+use crate::protocol::bounty::offer::Offer;
+use crate::protocol::bounty::pay::Direction;
+use crate::protocol::bounty::score::{Decimals, Score};
+use crate::protocol::bounty::statements::{self, BountyManifest, Posting, Rules, SponsorRequest};
+use crate::protocol::bounty::verdict as bounty;
 use crate::protocol::held_out::secret_commitment;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, Preimage, RoundNumber, UnixMs};
 use crate::protocol::l402::{
@@ -51,6 +56,12 @@ pub(super) enum Habit {
     OffersLess,
     /// Asks for more than the manifest says.
     Overcharges,
+    /// Of a bounty: offers more than the claim can be worth.
+    OffersMore,
+    /// Of a bounty: the sponsor's scorer failed, and the fee comes back.
+    Refunds,
+    /// Of a bounty: the round closes before it sells a ticket.
+    ClosesEarly,
 }
 
 #[derive(Debug)]
@@ -61,7 +72,7 @@ struct Known {
     terms: Signed<RewardTerms>,
     preimages: Vec<Preimage>,
     state: ContributionState,
-    verdict: Option<VerdictRecord>,
+    verdict: Option<Verdict>,
     receipt: Option<Signed<Receipt>>,
 }
 
@@ -71,6 +82,7 @@ pub(super) struct FakeCoordinator {
     pub(super) node: Arc<dyn Lightning>,
     habits: Vec<Habit>,
     manifest: Signed<RunManifest>,
+    bounty: Option<Signed<BountyManifest>>,
     openings: Vec<Signed<RoundOpening>>,
     known: Mutex<BTreeMap<ContributionId, Known>>,
     current: Mutex<u32>,
@@ -89,6 +101,15 @@ impl FakeCoordinator {
 
     /// One round for each habit.
     pub(super) async fn new(node: Arc<dyn Lightning>, habits: &[Habit]) -> Arc<Self> {
+        Self::of(node, habits, None).await
+    }
+
+    /// The same for a bounty, each of whose rounds takes one submission.
+    pub(super) async fn of_bounty(node: Arc<dyn Lightning>, habits: &[Habit]) -> Arc<Self> {
+        Self::of(node, habits, Some(bounty_manifest())).await
+    }
+
+    async fn of(node: Arc<dyn Lightning>, habits: &[Habit], bounty: Option<BountyManifest>) -> Arc<Self> {
         let key = IdentityKey::from_secret_bytes(&[3; 32]).expect("a key");
         let blob = Blake3Hash::of(b"blob");
         let ppm = |ppm| Ppm::new(ppm).expect("valid");
@@ -146,11 +167,12 @@ impl FakeCoordinator {
                 max_contributions: 9,
             },
         };
+        let run = bounty.as_ref().map_or_else(|| manifest.run_id(), BountyManifest::run_id);
         let now = SystemClock.now();
         let openings = (0..habits.len() as u32)
             .map(|round| {
                 key.sign(RoundOpening {
-                    run: manifest.run_id(),
+                    run,
                     round: RoundNumber(round),
                     previous_transcript: (round > 0).then_some(blob),
                     checkpoint: blob,
@@ -164,6 +186,7 @@ impl FakeCoordinator {
         let node_id = node.info().await.expect("online").node_id;
         Arc::new(Self {
             manifest: key.sign(manifest),
+            bounty: bounty.map(|bounty| key.sign(bounty)),
             key,
             node,
             habits: habits.to_vec(),
@@ -193,7 +216,7 @@ impl FakeCoordinator {
             contribution: id,
             round: known.round,
             state: known.state,
-            verdict: known.verdict.clone().map(Verdict::Training),
+            verdict: known.verdict.clone(),
             receipt: known.receipt.clone(),
         })
     }
@@ -203,15 +226,38 @@ impl FakeCoordinator {
         *current = (*current).max(after.0 + 1);
     }
 
+    /// What is locked for a contribution.
+    fn amounts(&self, habit: Habit, commitment: &Commitment) -> Vec<Msat> {
+        let Some(bounty) = &self.bounty else {
+            let mut amounts = tranche_amounts(&self.reward());
+            if habit == Habit::OffersLess {
+                amounts[0] = Msat::new(amounts[0].msat() - 1);
+            }
+            return amounts;
+        };
+        let rules = bounty.body.posting.body.rules;
+        let claim = commitment.claim.expect("a bounty's");
+        let worth = rules.scale().expect("kept").payout(rules.budget_msat, claim, rules.baseline);
+        let offered = match habit {
+            Habit::OffersLess => Msat::new(worth.msat() / 2),
+            Habit::OffersMore => Msat::new(worth.msat() + 1),
+            _ => worth,
+        };
+        Offer::new(offered, FEE).expect("a satoshi or more").tranches()
+    }
+
     /// Judges as it was told to.
     fn judge(&self, id: ContributionId) {
+        if self.bounty.is_some() {
+            return self.evaluate(id);
+        }
         let mut known = self.known();
         let known = known.get_mut(&id).expect("known");
         let habit = self.habits[known.round.0 as usize];
         let mask = match habit {
             Habit::Pays(mask) => mask,
             Habit::WrongPreimage => 3,
-            Habit::Rejects | Habit::NeverLocks | Habit::TakesFees | Habit::OffersLess | Habit::Overcharges => 0,
+            _ => 0,
         };
         let paid = |place: usize| mask >> place & 1 == 1;
         let amounts = tranche_amounts(&self.reward());
@@ -231,8 +277,39 @@ impl FakeCoordinator {
         }
         let receipt = Receipt { contribution: id, verdict: verdict.digest(), preimages };
         known.receipt = Some(self.key.sign(receipt));
-        known.verdict = Some(verdict);
+        known.verdict = Some(Verdict::Training(verdict));
         known.state = ContributionState::Settling;
+    }
+
+    fn evaluate(&self, id: ContributionId) {
+        let mut known = self.known();
+        let known = known.get_mut(&id).expect("known");
+        let amounts: Vec<Msat> = known.terms.body.tranches.iter().map(|tranche| tranche.amount_msat).collect();
+        let most = Msat::checked_sum(amounts[1..].iter().copied()).expect("small");
+        let outcome = match self.habits[known.round.0 as usize] {
+            Habit::Rejects => bounty::Outcome::Rejected { reason: bounty::Rejection::BelowClaim },
+            Habit::Refunds => bounty::Outcome::Rejected { reason: bounty::Rejection::ScorerFailed },
+            _ => bounty::Outcome::Reached { reward_msat: most },
+        };
+        let (tranches_paid, _) = Offer::new(most, FEE).expect("a satoshi or more").paid(&outcome);
+        let verdict = statements::VerdictRecord {
+            contribution: id,
+            sequence: known.terms.body.sequence,
+            evaluation: None,
+            outcome,
+            tranches_paid,
+        };
+        let paid = |place: usize| tranches_paid >> place & 1 == 1;
+        let preimages = known.preimages.iter().enumerate();
+        let preimages = preimages.map(|(place, preimage)| paid(place).then_some(*preimage)).collect();
+        known.receipt = Some(self.key.sign(Receipt { contribution: id, verdict: verdict.digest(), preimages }));
+        known.verdict = Some(Verdict::Bounty(verdict));
+        known.state = ContributionState::Settling;
+    }
+
+    /// How many commitments it has heard of.
+    pub(super) fn commitments(&self) -> usize {
+        self.known().len()
     }
 
     /// How many of a contribution's fee invoices were paid; for each contribution.
@@ -329,6 +406,10 @@ impl CoordinatorApi for FakeCoordinator {
         if commitment.body.round.0 < *self.current.lock().expect("not poisoned") {
             return Err(refused("round_closed"));
         }
+        if habit == Habit::ClosesEarly {
+            self.next_round(commitment.body.round);
+            return Err(refused("round_closed"));
+        }
         let amount = if habit == Habit::Overcharges { Msat::new(FEE.msat() + 1) } else { FEE };
         let request = InvoiceRequest { amount, description: "fee".into(), expiry_s: 600 };
         let invoice = self.node.create_invoice(&request).await.expect("online");
@@ -336,15 +417,13 @@ impl CoordinatorApi for FakeCoordinator {
         let macaroon = mint(&ROOT, &identifier, &Grant { contribution: id, valid_until_s: 600 });
         let mut known = self.known();
         let sequence = known.len() as u32;
-        let preimages: Vec<Preimage> = (0u8..2)
+        let amounts = self.amounts(habit, &commitment.body);
+        let preimages: Vec<Preimage> = (0u8..)
+            .take(amounts.len())
             .map(|place| {
                 Preimage::from_bytes(Blake3Hash::of(&[&id.as_bytes()[..], &[place]].concat()).as_bytes().to_owned())
             })
             .collect();
-        let mut amounts = tranche_amounts(&self.reward());
-        if habit == Habit::OffersLess {
-            amounts[0] = Msat::new(amounts[0].msat() - 1);
-        }
         let tranches = preimages
             .iter()
             .zip(amounts)
@@ -428,5 +507,91 @@ impl CoordinatorApi for FakeCoordinator {
         _progress: DownloadProgress<'_>,
     ) -> Result<(), ApiFailure> {
         std::fs::write(path, b"blob").map_err(|source| ApiFailure::Disk { path: path.to_path_buf(), source })
+    }
+}
+
+/// 100 sat for each ten-thousandth from 0.8720 to 0.9860.
+pub(super) fn rules() -> Rules {
+    let score = |units| Score::from_units(units).expect("in range");
+    Rules {
+        decimals: Decimals::new(4).expect("few"),
+        direction: Direction::Higher,
+        baseline: score(8_720),
+        target: score(9_860),
+        budget_msat: Msat::new(114_000_000),
+        min_improvement: 50,
+        noise_bound: 0,
+        submission_cap: 9,
+        fee_msat: FEE,
+        deadline_ms: UnixMs(u64::MAX / 2),
+    }
+}
+
+pub(super) fn posting() -> Posting {
+    let key = |byte| IdentityKey::from_secret_bytes(&[byte; 32]).expect("a key");
+    Posting {
+        sponsor: key(7).id(),
+        coordinator: key(3).id(),
+        title: "better".into(),
+        rules: rules(),
+        package: Blake3Hash::of(b"package"),
+        baseline_tree: Blake3Hash::of(b"tree"),
+        held_out: [4; 32],
+    }
+}
+
+/// Taken on by the coordinator whose key is made of threes.
+pub(super) fn bounty_manifest() -> BountyManifest {
+    let posting = posting();
+    let tranche = |byte, msat| Tranche {
+        payment_hash: Preimage::from_bytes([byte; 32]).payment_hash(),
+        amount_msat: Msat::new(msat),
+    };
+    BountyManifest {
+        version: 1,
+        posting: IdentityKey::from_secret_bytes(&[7; 32]).expect("a key").sign(posting),
+        created_ms: UnixMs(1),
+        escrow: vec![tranche(0x51, 100_000_000), tranche(0x52, 14_000_000)],
+        hold_blocks: 144,
+        timing: TimingParams { commit_ms: 60_000, upload_ms: 90_000, close_at_contributions: 1, max_contributions: 9 },
+        max_payload_bytes: 65_568,
+    }
+}
+
+#[async_trait]
+impl BountyApi for FakeCoordinator {
+    async fn bounty(&self) -> Result<BountyView, ApiFailure> {
+        let run = CoordinatorApi::run(self).await?;
+        let manifest = self.bounty.clone().expect("a bounty");
+        let rules = manifest.body.posting.body.rules;
+        Ok(BountyView {
+            bounty: manifest.body.posting.body.bounty_id(),
+            run: manifest.body.run_id(),
+            manifest,
+            phase: if run.current_round.is_some() { BountyPhase::Open } else { BountyPhase::Closed },
+            why: None,
+            best: rules.baseline,
+            least_claim: rules.direction.better_by(rules.baseline, rules.step()),
+            submissions: 0,
+            paid_msat: Msat::ZERO,
+            surplus_msat: Msat::ZERO,
+            current_round: run.current_round,
+            closed_rounds: run.closed_rounds,
+            lightning: run.lightning,
+            now_ms: SystemClock.now(),
+        })
+    }
+
+    async fn current_round(&self) -> Result<RoundView, ApiFailure> {
+        let current = *self.current.lock().expect("not poisoned");
+        self.round(RoundNumber(current)).await
+    }
+
+    async fn post(&self, _: &PostRequest) -> Result<PostAnswer, ApiFailure> {
+        Err(refused("posted_already"))
+    }
+
+    async fn ask(&self, _: &Signed<SponsorRequest>) -> Result<BountyView, ApiFailure> {
+        Err(refused("not_the_sponsor"))
     }
 }

@@ -11,8 +11,11 @@ use crate::ln::{
     ChannelRequest, ChannelState, Invoice, InvoiceRequest, InvoiceStatus, Lightning, LnError, LnEvent, NodeInfo,
     PayLimits, PaymentStatus,
 };
-use crate::peer::api::{ApiFailure, CoordinatorApi, DownloadProgress, TicketOffer, WantedAggregate};
-use crate::protocol::api::{ContributionView, RegistrationView, RoundView, RunView};
+use crate::peer::api::{ApiFailure, BountyApi, CoordinatorApi, DownloadProgress, TicketOffer, WantedAggregate};
+use crate::protocol::api::{
+    BountyView, ContributionView, PostAnswer, PostRequest, RegistrationView, RoundView, RunView,
+};
+use crate::protocol::bounty::statements::SponsorRequest;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, Preimage, RoundNumber};
 use crate::protocol::l402::Credentials;
 use crate::protocol::sign::Signed;
@@ -163,5 +166,24 @@ impl CoordinatorApi for Fused<dyn CoordinatorApi> {
 
     async fn download(&self, blob: Blake3Hash, path: &Path, progress: DownloadProgress<'_>) -> Result<(), ApiFailure> {
         fused!(self, self.inner.download(blob, path, progress))
+    }
+}
+
+#[async_trait]
+impl BountyApi for Fused<dyn BountyApi> {
+    async fn bounty(&self) -> Result<BountyView, ApiFailure> {
+        self.inner.bounty().await
+    }
+
+    async fn current_round(&self) -> Result<RoundView, ApiFailure> {
+        fused!(self, self.inner.current_round())
+    }
+
+    async fn post(&self, request: &PostRequest) -> Result<PostAnswer, ApiFailure> {
+        fused!(self, self.inner.post(request))
+    }
+
+    async fn ask(&self, request: &Signed<SponsorRequest>) -> Result<BountyView, ApiFailure> {
+        fused!(self, self.inner.ask(request))
     }
 }

@@ -1,10 +1,13 @@
 //! A whole peer against a fake coordinator over a simulated network: money, crashes, and a coordinator that cheats.
 
 mod beliefs;
+mod bounty_beliefs;
 mod catch_up;
 mod fake;
 mod fuse;
 mod guard;
+mod sponsor;
+mod submit;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

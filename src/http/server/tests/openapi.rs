@@ -10,7 +10,7 @@ use crate::http::server::{Limits, Services};
 use crate::http::testing as sample;
 use crate::http::testing::bounties;
 use crate::protocol::api::{
-    ApiError, BountyList, BountyPhase, BountyView, ChannelOffer, ContributionState, ErrorBody, Phase, RegistrationView,
+    ApiError, BountyPhase, BountyView, ChannelOffer, ContributionState, ErrorBody, Phase, RegistrationView,
 };
 use crate::protocol::bounty::statements::SponsorAsk;
 use crate::protocol::verdict::Verdict;
@@ -69,7 +69,7 @@ fn the_schemas_have_exactly_the_fields_of_the_types() {
         view.verdict = Some(Verdict::Training(sample::verdict(outcome)));
         conforms("ContributionView", &view);
     }
-    conforms("BountyList", BountyList { bounties: vec![bounties::bounty_view()] });
+    conforms("BountyList", bounties::bounty_list(vec![bounties::bounty_view()]));
     let nothing_left = BountyView { why: Some("by its sponsor".into()), least_claim: None, ..bounties::bounty_view() };
     conforms("BountyView", BountyView { current_round: None, ..nothing_left });
     let request = bounties::post_request("cGFja2FnZQ==".into(), String::new());
