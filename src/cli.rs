@@ -1,8 +1,15 @@
 //! The command line: what can be asked, in words. No logic.
 
+mod bounty;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use bounty::{
+    BountyArgs, BountyCheckArgs, BountyClaimArgs, BountyCommand, BountyIdArgs, BountyListArgs, BountyPostArgs,
+    BountyStatusArgs, BountySubmitArgs, BountyTryArgs, BountyWatchArgs,
+};
 
 use crate::peer::behaviour::Behaviour;
 
@@ -72,8 +79,8 @@ pub enum Command {
     /// Download what a server sells by L402, and pay for it over Lightning: once, however often it is interrupted
     #[command(after_help = "Example: l402t fetch https://example.org/data.bin --max-price 100 --output data.bin")]
     Fetch(FetchArgs),
-    /// Bounties: check one before it is posted, try a change of its workspace
-    #[command(after_help = "Example: l402t bounty check examples/bounties/logs")]
+    /// Bounties: find one, improve its score and be paid; or post one
+    #[command(after_help = "Example: l402t bounty list --coordinator http://127.0.0.1:8402")]
     Bounty(BountyArgs),
     /// The whole system on this machine: a coordinator, three honest peers, one that cheats and one that copies
     #[command(after_help = "Example: l402t demo --json")]
@@ -371,50 +378,6 @@ pub struct FetchArgs {
     /// Buy another token even if the server never took the last one
     #[arg(long)]
     pub pay_again: bool,
-}
-
-/// `l402t bounty`. Exit codes: 1 it can't be posted, or is no improvement; 2 the folder; 69 there is no sandbox here.
-#[derive(Clone, Debug, Args)]
-pub struct BountyArgs {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: BountyCommand,
-}
-
-/// What can be done about bounties.
-#[derive(Clone, Debug, Subcommand)]
-pub enum BountyCommand {
-    /// Read a bounty's folder, run its baseline twice and answers that nobody worked for, and say what is in the way
-    ///
-    /// Exit code 1: it can't be posted as it is. Needs a sandbox (bubblewrap): exit code 69 where there is none.
-    #[command(after_help = "Example: l402t bounty check examples/bounties/logs")]
-    Check(BountyCheckArgs),
-    /// Score a changed workspace on the public items, in the same boxes that decide later
-    ///
-    /// Exit code 1: it is rejected, or no improvement. Needs a sandbox (bubblewrap): exit code 69 where there is none.
-    #[command(after_help = "Example: l402t bounty try examples/bounties/logs --workspace ./my-copy")]
-    Try(BountyTryArgs),
-}
-
-/// `l402t bounty check`. With `--json`: {postable, title, metric, demo_only, findings [{level, code, message, fix}], baseline,
-/// target, least_improvement, scored_items, canaries, budget_msat, tier, fuel_meter}.
-#[derive(Clone, Debug, Args)]
-pub struct BountyCheckArgs {
-    /// The folder with bounty.toml
-    #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
-}
-
-/// `l402t bounty try`. With `--json`: {improves, reason, detail, score, baseline, least_improvement, would_pay_msat, diff_bytes,
-/// items, tier, fuel, fuel_meter}.
-#[derive(Clone, Debug, Args)]
-pub struct BountyTryArgs {
-    /// The folder with bounty.toml
-    #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
-    /// A changed copy of its workspace; only the target files are looked at
-    #[arg(long, value_name = "FOLDER")]
-    pub workspace: PathBuf,
 }
 
 /// `l402t demo`.

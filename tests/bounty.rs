@@ -11,13 +11,15 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bounties").join(name)
 }
 
-/// Runs `l402t bounty … --json`: the exit code and what it printed.
+/// Runs `l402t bounty … --json`: the exit code, and the result, or all that it printed where there is none.
 fn bounty(arguments: &[&str]) -> (Option<i32>, Value) {
     let program = env!("CARGO_BIN_EXE_l402t");
     let output = Command::new(program).arg("bounty").args(arguments).arg("--json").output().expect("started");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
-    (output.status.code(), value)
+    let mut value: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
+    assert_eq!(value["ok"].as_bool().unwrap_or(false), output.status.success(), "{value}");
+    let result = value["result"].take();
+    (output.status.code(), if result.is_null() { value } else { result })
 }
 
 /// Tries an example with one file of its workspace changed.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bounty::joined::under_way;
 use super::node::Node;
 use super::peer_guard::Watch;
 use super::peer_view::PeerView;
@@ -17,6 +18,7 @@ use crate::peer::error::{Blame, PeerError};
 use crate::peer::events::{EventSink, Summary};
 use crate::peer::folder::DataFolder;
 use crate::peer::journal::Journal;
+use crate::peer::remote::WithOthers;
 use crate::peer::session::{PeerParts, Session, patiently};
 use crate::peer::settings::PeerSettings;
 use crate::peer::trainer::{LocalTrainer, TrainerSlot};
@@ -40,16 +42,18 @@ pub async fn run(args: PeerArgs, context: Context) -> Result<ExitCode, Failure> 
     let settings = settings(&config);
     let view = PeerView::new(context.ui.clone());
     let events = EventSink::new(move |event| view.show(event));
+    let journal = Arc::new(Journal::open(&folder.journal()).map_err(PeerError::from)?);
+    let others = under_way(&context, &data, &journal)?;
     let watch = Watch {
         context: &context,
-        journal: Arc::new(Journal::open(&folder.journal()).map_err(PeerError::from)?),
+        journal,
         folder: &folder,
-        api: Arc::new(client),
+        api: Arc::new(WithOthers::new(client, others)),
         clock: Arc::new(SystemClock),
         events,
     };
     let find = |patience_ms| find_run(&watch, patience_ms);
-    let Some(run) = watch.find_run(find, settings.give_up_after_ms).await? else { return Ok(ExitCode::Interrupted) };
+    let Some(run) = watch.find(find, settings.give_up_after_ms).await? else { return Ok(ExitCode::Interrupted) };
     let ended = take_part(&watch, &run, key, settings, &trainer, args.rounds).await;
     if !matches!(ended, Ok(ExitCode::Interrupted)) {
         watch.until_nothing_is_held().await;
@@ -139,7 +143,7 @@ fn merged(config: &PeerConfig, args: &PeerArgs) -> PeerConfig {
     }
 }
 
-fn settings(config: &PeerConfig) -> PeerSettings {
+pub(super) fn settings(config: &PeerConfig) -> PeerSettings {
     PeerSettings {
         limits: Limits {
             max_fee: Msat::new(config.max_fee_msat),
@@ -151,7 +155,7 @@ fn settings(config: &PeerConfig) -> PeerSettings {
     }
 }
 
-fn client(config: &PeerConfig) -> Result<CoordinatorClient, Failure> {
+pub(super) fn client(config: &PeerConfig) -> Result<CoordinatorClient, Failure> {
     let url = config.coordinator.as_deref().ok_or_else(|| {
         let fix = "Give it with --coordinator URL, or as coordinator under [peer] in the configuration";
         Failure::usage("no_coordinator", "no coordinator is named", fix)

@@ -16,7 +16,6 @@ use crate::peer::events::EventSink;
 use crate::peer::folder::DataFolder;
 use crate::peer::guard::Guardian;
 use crate::peer::journal::Journal;
-use crate::protocol::api::RunView;
 
 /// How long to wait before a node that could not be started is tried again.
 const NODE_AGAIN_MS: u64 = 30_000;
@@ -32,15 +31,15 @@ pub(super) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Has the run found; `find` is told how long it may take. Meanwhile what is held is guarded, and for as long as
-    /// something is, the search goes on. `None` when the owner says stop.
-    pub(super) async fn find_run<Fut>(
+    /// Has the run, or the bounty, found; `find` is told how long it may take. Meanwhile what is held is guarded, and for as
+    /// long as something is, the search goes on. `None` when the owner says stop.
+    pub(super) async fn find<T, Fut>(
         &self,
         find: impl Fn(u64) -> Fut,
         give_up_after_ms: u64,
-    ) -> Result<Option<RunView>, Failure>
+    ) -> Result<Option<T>, Failure>
     where
-        Fut: Future<Output = Result<RunView, PeerError>>,
+        Fut: Future<Output = Result<T, PeerError>>,
     {
         let started = Timer::start(&self.clock);
         loop {

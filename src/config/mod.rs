@@ -37,6 +37,8 @@ pub struct Config {
     pub peer: PeerConfig,
     /// `l402t fetch`.
     pub fetch: FetchConfig,
+    /// `l402t bounty`.
+    pub bounty: BountyConfig,
 }
 
 /// What is logged, and where.
@@ -194,6 +196,37 @@ pub struct FetchConfig {
 impl Default for FetchConfig {
     fn default() -> Self {
         Self { max_price_sat: 100, max_routing_fee_sat: 10 }
+    }
+}
+
+/// `l402t bounty`. The coordinator, and how long it may stay unreachable, are the peer's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BountyConfig {
+    /// The most that one submission may cost, in sat.
+    pub max_fee_sat: u64,
+    /// The least that a claim must be worth, in sat; others are not submitted.
+    pub min_reward_sat: u64,
+    /// The most blocks that a reward may stay locked.
+    pub max_hold_blocks: u32,
+    /// The most that one posted bounty may lock, in sat.
+    pub max_budget_sat: u64,
+    /// The most blocks that a posted bounty may lock it for.
+    pub max_escrow_blocks: u32,
+    /// The most that nodes on the way are paid for each payment that locks a part of it, in sat.
+    pub max_routing_fee_sat: u64,
+}
+
+impl Default for BountyConfig {
+    fn default() -> Self {
+        Self {
+            max_fee_sat: 100,
+            min_reward_sat: 1,
+            max_hold_blocks: 1_000,
+            max_budget_sat: 100_000,
+            max_escrow_blocks: 1_000,
+            max_routing_fee_sat: 10,
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::{Context, ExitCode, Failure};
+use super::super::{Context, Failure};
+use super::answer::{Answer, negative};
+use super::claimed::{self, change, is_claimed};
 use super::{load, not_evaluated, sandbox};
 use crate::bounty::data::Exam;
 use crate::bounty::diff;
@@ -12,7 +14,6 @@ use crate::bounty::evaluate::{Evaluation, Evaluator};
 use crate::bounty::lint::rules;
 use crate::bounty::load::{Bounty, Extent};
 use crate::bounty::sandbox::Tier;
-use crate::bounty::tree::{Tree, TreeLimits};
 use crate::cli::BountyTryArgs;
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::score::Score;
@@ -44,12 +45,23 @@ struct Report {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
-    let bounty = load(&args.folder, Extent::Public)?;
-    let changed = match change(&bounty, &args.workspace)? {
+    let (bounty, own) = if is_claimed(&args.folder) {
+        let claimed = claimed::read(&args.folder, scratch)?;
+        (claimed.bounty, Some(claimed.workspace))
+    } else {
+        (load(&args.folder, Extent::Public)?, None)
+    };
+    let workspace = args.workspace.as_ref().or(own.as_ref()).ok_or_else(|| {
+        let message =
+            format!("{} is no claimed bounty, so its workspace is the baseline itself", args.folder.display());
+        Failure::usage("usage", message, "Name a changed copy of it with --workspace FOLDER")
+    })?;
+    let folder = args.folder.display().to_string();
+    let changed = match change(&bounty, workspace)? {
         Ok(changed) => changed,
-        Err(rejection) => return Ok(report(context, &rejected_static(&rejection))),
+        Err(rejection) => return Ok(report(context, rejected_static(&rejection), &folder)),
     };
     let boxes = sandbox(&bounty.manifest)?;
     let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch };
@@ -62,24 +74,7 @@ pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Re
     })?;
     let evaluation = evaluator.evaluate(&changed.tree, &exam).map_err(not_evaluated(scratch))?;
     let found = compare(&bounty, &exam, baseline, evaluation);
-    Ok(report(context, &Report { tier: Some(boxes.tier()), diff_bytes: changed.diff_bytes, ..found }))
-}
-
-/// A workspace's change, as the coordinator would have it after its diff.
-struct Change {
-    tree: Tree,
-    diff_bytes: usize,
-}
-
-fn change(bounty: &Bounty, workspace: &Path) -> Result<Result<Change, diff::StaticRejection>, Failure> {
-    let targets = &bounty.manifest.targets;
-    let found = Tree::read_files(workspace, targets, TreeLimits::default())
-        .map_err(|error| Failure::usage("workspace", error, "Name a changed copy of the bounty's workspace"))?;
-    let applied = diff::make(&bounty.workspace, &found, targets).and_then(|text| {
-        let tree = diff::apply(&bounty.workspace, text.as_bytes(), targets, bounty.manifest.max_diff_bytes)?;
-        Ok(Change { tree, diff_bytes: text.len() })
-    });
-    Ok(applied)
+    Ok(report(context, Report { tier: Some(boxes.tier()), diff_bytes: changed.diff.len(), ..found }, &folder))
 }
 
 fn rejected_static(rejection: &diff::StaticRejection) -> Report {
@@ -109,7 +104,7 @@ fn compare(bounty: &Bounty, exam: &Exam, baseline: Score, evaluation: Evaluation
     report
 }
 
-fn report(context: &Context, report: &Report) -> ExitCode {
+fn report(context: &Context, report: Report, folder: &str) -> Answer {
     match report.reason {
         Some(reason) => context.ui.line(format!("rejected: {reason}: {}", report.detail)),
         None => {
@@ -126,6 +121,20 @@ fn report(context: &Context, report: &Report) -> ExitCode {
             });
         }
     }
-    context.ui.json(report);
-    if report.improves { ExitCode::Ok } else { ExitCode::Negative }
+    let again = format!("l402t bounty try {folder}");
+    match (report.improves, report.reason) {
+        (true, _) => {
+            let claim = report.score.clone().unwrap_or_default();
+            Answer::yes(report).then(format!("l402t bounty submit {folder} --claim {claim}"))
+        }
+        (false, Some(reason)) => {
+            let failure = negative(reason.name(), &report.detail, "Mend the change, then try again");
+            Answer::no(report, failure).then(again)
+        }
+        (false, None) => {
+            let least = report.least_improvement.as_deref().unwrap_or("more");
+            let message = format!("the change is no improvement: at least {least} is needed");
+            Answer::no(report, negative("no_improvement", message, "Improve it, then try again")).then(again)
+        }
+    }
 }

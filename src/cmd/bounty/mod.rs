@@ -1,7 +1,16 @@
 //! `l402t bounty`: what sponsors and agents do about a bounty.
 
+mod answer;
 mod attempt;
 mod check;
+mod claim;
+mod claimed;
+mod desk;
+pub(super) mod joined;
+mod list;
+mod post;
+mod status;
+mod submit;
 
 use std::path::Path;
 
@@ -12,17 +21,32 @@ use crate::bounty::manifest::{Manifest, Problems};
 use crate::bounty::sandbox::{Sandbox, SandboxSettings, TierChoice};
 use crate::bounty::scratch::Scratch;
 use crate::cli::{BountyArgs, BountyCommand};
+use answer::Answer;
 
 /// Runs the command.
 pub async fn run(args: BountyArgs, context: Context) -> Result<ExitCode, Failure> {
+    let ended = run_in_scratch(args.command, &context).await;
+    answer::end(&context, ended)
+}
+
+async fn run_in_scratch(command: BountyCommand, context: &Context) -> Result<Answer, Failure> {
     let own = context.clone();
     let place = context.temporary_folder();
     // Kept out here, so that it goes on Ctrl-C, too, which doesn't wait for the box that runs.
     let scratch = Scratch::new(place).map_err(|error| Failure::io("make a folder in", place, &error))?;
     let folder = scratch.path().to_owned();
-    match args.command {
-        BountyCommand::Check(args) => context.blocking(move || check::run(&args, &own, &folder)).await,
+    match command {
+        BountyCommand::List(args) => list::list(&args, context).await,
+        BountyCommand::Show(args) => list::show(&args, context).await,
+        BountyCommand::Watch(args) => list::watch(&args, context, &folder).await,
+        BountyCommand::Claim(args) => claim::run(&args, context, &folder).await,
         BountyCommand::Try(args) => context.blocking(move || attempt::run(&args, &own, &folder)).await,
+        BountyCommand::Submit(args) => submit::run(&args, context, &folder).await,
+        BountyCommand::Status(args) => status::status(&args, context).await,
+        BountyCommand::Withdraw(args) => status::withdraw(&args, context).await,
+        BountyCommand::Check(args) => context.blocking(move || check::run(&args, &own, &folder)).await,
+        BountyCommand::Post(args) => post::post(&args, context, &folder).await,
+        BountyCommand::Close(args) => post::close(&args, context).await,
     }
 }
 
@@ -30,24 +54,27 @@ pub async fn run(args: BountyArgs, context: Context) -> Result<ExitCode, Failure
 const TRIAL_SALT: [u8; 32] = *b"l402t: known to all, for trials.";
 
 fn load(folder: &Path, extent: Extent) -> Result<Bounty, Failure> {
-    Bounty::load(folder, TRIAL_SALT, extent).map_err(|error| {
-        let fix = match &error {
-            LoadError::Manifest { problems, .. } => advice(problems),
-            LoadError::Unreadable(_) => "Name the folder that has the bounty.toml".to_owned(),
-            LoadError::NotText(_)
-            | LoadError::Tree { .. }
-            | LoadError::Data { .. }
-            | LoadError::NoTarget(_)
-            | LoadError::TooFewItems(_) => "Mend the file, or the key of bounty.toml that names it".to_owned(),
-        };
-        let code = match &error {
-            LoadError::Manifest { .. } | LoadError::NotText(_) => "bounty_toml",
-            LoadError::Unreadable(_) => "no_bounty",
-            LoadError::Tree { .. } | LoadError::NoTarget(_) => "bounty_files",
-            LoadError::Data { .. } | LoadError::TooFewItems(_) => "bounty_data",
-        };
-        Failure::usage(code, error, fix)
-    })
+    Bounty::load(folder, TRIAL_SALT, extent).map_err(load_error)
+}
+
+/// A folder that is no bounty.
+fn load_error(error: LoadError) -> Failure {
+    let fix = match &error {
+        LoadError::Manifest { problems, .. } => advice(problems),
+        LoadError::Unreadable(_) => "Name the folder that has the bounty.toml".to_owned(),
+        LoadError::NotText(_)
+        | LoadError::Tree { .. }
+        | LoadError::Data { .. }
+        | LoadError::NoTarget(_)
+        | LoadError::TooFewItems(_) => "Mend the file, or the key of bounty.toml that names it".to_owned(),
+    };
+    let code = match &error {
+        LoadError::Manifest { .. } | LoadError::NotText(_) => "bounty_toml",
+        LoadError::Unreadable(_) => "no_bounty",
+        LoadError::Tree { .. } | LoadError::NoTarget(_) => "bounty_files",
+        LoadError::Data { .. } | LoadError::TooFewItems(_) => "bounty_data",
+    };
+    Failure::usage(code, error, fix)
 }
 
 /// What to do about each problem.

@@ -1,0 +1,160 @@
+//! At a coordinator: its client, and the node, journal and guardian of whoever works at one of its bounties.
+
+use std::sync::Arc;
+
+use super::super::node::Node;
+use super::super::peer::{client as peers_client, settings as peers_settings};
+use super::super::peer_guard::Watch;
+use super::super::peer_view::PeerView;
+use super::super::{Context, Failure, interrupted};
+use super::joined;
+use crate::clock::SystemClock;
+use crate::config::PeerConfig;
+use crate::http::client::{ClientError, CoordinatorClient};
+use crate::peer::api::BountyApi;
+use crate::peer::error::PeerError;
+use crate::peer::events::EventSink;
+use crate::peer::folder::DataFolder;
+use crate::peer::journal::Journal;
+use crate::peer::remote::{RemoteBounty, WithOthers};
+use crate::peer::session::{PeerParts, patiently};
+use crate::peer::settings::PeerSettings;
+use crate::peer::{Limits, check_bounty, identity};
+use crate::protocol::amount::Msat;
+use crate::protocol::api::{BountyView, LightningView};
+use crate::protocol::ids::BountyId;
+
+/// The data folder is the peer's: one wallet, one journal, one identity.
+pub(super) const DATA: &str = "peer";
+
+/// A coordinator, named by a flag or by the configuration.
+pub(super) fn client(context: &Context, url: Option<&String>) -> Result<CoordinatorClient, Failure> {
+    let config = &context.config.peer;
+    let coordinator = url.or(config.coordinator.as_ref()).cloned();
+    peers_client(&PeerConfig { coordinator, ..config.clone() })
+}
+
+/// What a failed call means.
+pub(super) fn refused(doing: &'static str) -> impl Fn(ClientError) -> Failure {
+    move |error| PeerError::api(doing, 0, error.into()).into()
+}
+
+/// A bounty as it is now, with its statements checked.
+pub(super) async fn look(client: &CoordinatorClient, bounty: BountyId) -> Result<BountyView, Failure> {
+    let view = client.bounty(bounty).await.map_err(refused("read the bounty"))?;
+    check_bounty(&view)?;
+    Ok(view)
+}
+
+/// A whole number of satoshis.
+pub(super) fn sat(key: &str, sat: u64) -> Result<Msat, Failure> {
+    let msat = sat.checked_mul(1_000).map(Msat::new).filter(|msat| *msat <= Msat::MAX_MONEY);
+    msat.ok_or_else(|| Failure::usage("amount", format!("{key} = {sat} sat will never exist"), "Allow less"))
+}
+
+/// What the owner allows agents, in the place of a peer's limits.
+fn settings(context: &Context) -> Result<PeerSettings, Failure> {
+    let config = &context.config.bounty;
+    let limits = Limits {
+        max_fee: sat("[bounty] max_fee_sat", config.max_fee_sat)?,
+        min_reward: sat("[bounty] min_reward_sat", config.min_reward_sat)?,
+        max_hold_blocks: config.max_hold_blocks,
+    };
+    Ok(PeerSettings { limits, ..peers_settings(&context.config.peer) })
+}
+
+/// What work at a bounty is done with.
+#[derive(Debug)]
+pub(super) struct Bench {
+    pub(super) parts: PeerParts,
+    pub(super) board: Arc<dyn BountyApi>,
+}
+
+/// Where work at a bounty is done.
+#[derive(Debug)]
+pub(super) struct Workplace<'a> {
+    pub(super) context: &'a Context,
+    pub(super) client: &'a CoordinatorClient,
+    pub(super) bounty: BountyId,
+    pub(super) folder: DataFolder,
+}
+
+impl Workplace<'_> {
+    /// Starts the node, does the work and stops the node. Until nothing is held any more, what is held is guarded: also before
+    /// the coordinator answers, and after the work has failed.
+    ///
+    /// `find` says where the coordinator's node is.
+    pub(super) async fn work<T, F, W>(&self, work: impl FnOnce(Bench) -> W, find: F) -> Result<T, Failure>
+    where
+        F: AsyncFn(&CoordinatorClient) -> Result<LightningView, ClientError>,
+        W: Future<Output = Result<T, PeerError>>,
+    {
+        let Self { context, client, bounty, folder } = self;
+        let remote = RemoteBounty::new(client, *bounty);
+        let view = PeerView::new(context.ui.clone());
+        let journal = Arc::new(Journal::open(&folder.journal()).map_err(PeerError::from)?);
+        let others = joined::under_way(context, folder.root(), &journal)?;
+        let watch = Watch {
+            context,
+            folder,
+            journal,
+            api: Arc::new(WithOthers::new(remote.run_api().clone(), others)),
+            clock: Arc::new(SystemClock),
+            events: EventSink::new(move |event| view.show(event)),
+        };
+        let settings = settings(context)?;
+        let doing = "read the bounty";
+        let found = watch.find(
+            async |patience_ms| {
+                let ask = || async { Ok(find(client).await?) };
+                let found = patiently(&watch.clock, &watch.events, patience_ms, doing, ask).await;
+                found.map_err(|failure| PeerError::api(doing, patience_ms / 1_000, failure))
+            },
+            settings.give_up_after_ms,
+        );
+        let Some(lightning) = found.await? else { return Err(interrupted()) };
+        let ended = self.with_node(&watch, settings, lightning, Arc::new(remote), work).await;
+        if !context.stop.is_requested() {
+            watch.until_nothing_is_held().await;
+        }
+        ended
+    }
+
+    async fn with_node<T, W>(
+        &self,
+        watch: &Watch<'_>,
+        settings: PeerSettings,
+        lightning: LightningView,
+        board: Arc<dyn BountyApi>,
+        work: impl FnOnce(Bench) -> W,
+    ) -> Result<T, Failure>
+    where
+        W: Future<Output = Result<T, PeerError>>,
+    {
+        let mut node = Node::of_peer(self.context, &lightning, &self.folder.lightning()).await?;
+        let key = match identity::load_or_create(self.folder.root()) {
+            Ok(key) => key,
+            Err(error) => {
+                node.stop().await;
+                return Err(error.into());
+            }
+        };
+        let parts = PeerParts {
+            folder: self.folder.clone(),
+            key,
+            api: Arc::clone(&watch.api),
+            ln: node.ln.clone(),
+            clock: Arc::clone(&watch.clock),
+            settings,
+            events: watch.events.clone(),
+        };
+        let ended = tokio::select! {
+            ended = work(Bench { parts, board }) => ended.map_err(Failure::from),
+            broken = node.broken() => Err(broken),
+            () = self.context.stop.requested() => Err(interrupted()),
+        };
+        // Whatever happened, the node's state is flushed.
+        node.stop().await;
+        ended
+    }
+}

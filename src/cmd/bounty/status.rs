@@ -1,0 +1,134 @@
+//! `l402t bounty status` and `withdraw`: what was submitted, and what becomes of what is under way.
+
+use std::path::Path;
+
+use super::super::{Context, Failure};
+use super::answer::{Answer, negative};
+use super::claimed::Note;
+use super::desk::{Bench, DATA, Workplace, client};
+use super::joined;
+use super::submit::Report;
+use crate::cli::{BountyIdArgs, BountyStatusArgs};
+use crate::peer::error::PeerError;
+use crate::peer::folder::{DataFolder, journal_in};
+use crate::peer::journal::Journal;
+use crate::peer::stage::{Entry, Stage};
+use crate::peer::submit::{Submitted, Submitter, Withdrawal};
+use crate::protocol::ids::BountyId;
+
+/// Every submission in the journal, with where its bounty is.
+fn submissions(data: &Path, bounty: Option<BountyId>) -> Result<Vec<(Entry, Note, Submitted)>, Failure> {
+    if !journal_in(data).exists() {
+        return Ok(Vec::new());
+    }
+    let journal = Journal::open_read_only(&journal_in(data)).map_err(PeerError::from)?;
+    let mut found = Vec::new();
+    for entry in journal.entries().map_err(PeerError::from)? {
+        let Some(note) = joined::find(data, entry.run())? else { continue };
+        if bounty.is_some_and(|bounty| bounty != note.bounty) {
+            continue;
+        }
+        let submitted = Submitted {
+            contribution: entry.contribution,
+            round: entry.round(),
+            claim: entry.commitment.body.claim,
+            ending: match &entry.stage {
+                Stage::Closed(ending) => Some(ending.clone()),
+                Stage::Committed
+                | Stage::Paying(_)
+                | Stage::Paid(_)
+                | Stage::Ticketed(_)
+                | Stage::Invoiced(_)
+                | Stage::Locked(_)
+                | Stage::Uploaded(_)
+                | Stage::Judged(_) => None,
+            },
+            totals: journal.totals_of(entry.contribution).map_err(PeerError::from)?,
+        };
+        found.push((entry, note, submitted));
+    }
+    Ok(found)
+}
+
+/// Where the bounties with unfinished submissions are, each once.
+fn unfinished(found: &[(Entry, Note, Submitted)]) -> Vec<Note> {
+    let mut notes: Vec<Note> = Vec::new();
+    for (entry, note, _) in found {
+        if !entry.stage.is_closed() && notes.iter().all(|known| known.bounty != note.bounty) {
+            notes.push(note.clone());
+        }
+    }
+    notes
+}
+
+/// `status`.
+pub(super) async fn status(args: &BountyStatusArgs, context: &Context) -> Result<Answer, Failure> {
+    let data = context.open_data(DATA)?;
+    for note in unfinished(&submissions(&data, args.bounty)?) {
+        context.ui.say(format!("going on with bounty {}", note.bounty));
+        let submitter = async |Bench { parts, board }: Bench| {
+            let view = board.bounty().await.map_err(|failure| PeerError::api("read the bounty", 0, failure))?;
+            Submitter::open(parts, board, &view)?.go_on().await
+        };
+        let client = client(context, Some(&note.coordinator))?;
+        let folder = DataFolder::open(&data)?;
+        let workplace = Workplace { context, client: &client, bounty: note.bounty, folder };
+        workplace.work(submitter, async |client| Ok(client.bounty(note.bounty).await?.lightning)).await?;
+    }
+    let found = submissions(&data, args.bounty)?;
+    let reports: Vec<Report> = found
+        .iter()
+        .map(|(entry, note, submitted)| {
+            let decimals = note.manifest.body.posting.body.rules.decimals;
+            let report = Report::of(Some(note.bounty), submitted, Some(decimals));
+            if entry.stage.is_closed() { report } else { report.at(entry.stage.name()) }
+        })
+        .collect();
+    for report in &reports {
+        let bounty = report.bounty.map(|bounty| bounty.to_string()).unwrap_or_default();
+        context.ui.line(format!("{}  {}", bounty.get(..12).unwrap_or_default(), report.line()));
+    }
+    if reports.is_empty() {
+        context.ui.line("nothing was submitted");
+    }
+    let answer = Answer::yes(serde_json::json!({ "submissions": reports }));
+    let open = unfinished(&found);
+    Ok(open.iter().fold(answer, |answer, note| answer.then(format!("l402t bounty status {}", note.bounty))))
+}
+
+/// `withdraw`.
+pub(super) async fn withdraw(args: &BountyIdArgs, context: &Context) -> Result<Answer, Failure> {
+    let data = context.open_data(DATA)?;
+    let notes = unfinished(&submissions(&data, Some(args.bounty))?);
+    let Some(note) = notes.first() else {
+        let message = format!("nothing is under way at bounty {}", args.bounty);
+        return Err(negative("nothing_to_withdraw", message, "See `l402t bounty status`"));
+    };
+    let client = client(context, args.coordinator.as_ref().or(Some(&note.coordinator)))?;
+    let workplace = Workplace { context, client: &client, bounty: args.bounty, folder: DataFolder::open(&data)? };
+    let work = async |Bench { parts, board }: Bench| {
+        let view = board.bounty().await.map_err(|failure| PeerError::api("read the bounty", 0, failure))?;
+        Submitter::open(parts, board, &view)?.withdraw().await
+    };
+    let withdrawn = workplace.work(work, async |client| Ok(client.bounty(args.bounty).await?.lightning)).await?;
+    let decimals = note.manifest.body.posting.body.rules.decimals;
+    let (mut reports, mut refused) = (Vec::new(), None);
+    for withdrawal in withdrawn {
+        match withdrawal {
+            Withdrawal::Done(submitted) => {
+                let report = Report::of(Some(args.bounty), &submitted, Some(decimals));
+                context.ui.line(report.line());
+                reports.push(report);
+            }
+            Withdrawal::Refused { contribution, why } => {
+                context.ui.line(format!("{contribution} goes on: {why}"));
+                refused = Some(negative("can_not_withdraw", why, "Wait for it: l402t bounty status"));
+            }
+        }
+    }
+    let result = serde_json::json!({ "withdrawn": reports });
+    Ok(match refused {
+        None => Answer::yes(result).then(format!("l402t bounty show {}", args.bounty)),
+        Some(why) => Answer::no(result, why).then(format!("l402t bounty status {}", args.bounty)),
+    })
+}
