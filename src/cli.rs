@@ -62,8 +62,10 @@ pub enum Command {
     /// Look into the judge of this machine: is its arithmetic right, and how fast is it
     #[command(after_help = "Example: l402t judge bench --threads 1")]
     Judge(JudgeArgs),
-    /// Recompute a closed round and compare every bit (exit code 1: the first difference is named)
-    #[command(after_help = "Example: l402t replay 3 --from http://127.0.0.1:8402")]
+    /// Recompute a closed round, or a closed bounty, and compare every bit (exit code 1: the first difference is named)
+    #[command(
+        after_help = "Examples:\n  l402t replay 3 --from http://127.0.0.1:8402\n  l402t replay bounty 4f2c… --from http://127.0.0.1:8402"
+    )]
     Replay(ReplayArgs),
     /// Write a run's model as a Hugging Face folder, for transformers and for converters to other formats
     #[command(
@@ -218,9 +220,12 @@ pub struct JudgeBenchArgs {
 /// `l402t replay`.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
-    /// Which round
-    #[arg(value_name = "ROUND")]
-    pub round: u32,
+    /// Which round, or `bounty` and the id of a closed one
+    #[arg(value_name = "ROUND|bounty")]
+    pub what: Replayed,
+    /// The bounty
+    #[arg(value_name = "ID")]
+    pub bounty: Option<String>,
     /// A coordinator's URL, or a folder with its transcripts and blobs [default: the configured coordinator]
     #[arg(long, value_name = "URL|DIR")]
     pub from: Option<String>,
@@ -230,6 +235,29 @@ pub struct ReplayArgs {
     /// Threads [default: one a core]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
+}
+
+/// What is replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// A round of training.
+    Round(u32),
+    /// A bounty.
+    Bounty,
+}
+
+impl std::str::FromStr for Replayed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "bounty" => Ok(Replayed::Bounty),
+            number => match number.parse() {
+                Ok(round) => Ok(Replayed::Round(round)),
+                Err(_) => Err("name a round by its number, or write: bounty ID".to_owned()),
+            },
+        }
+    }
 }
 
 /// `l402t export`.

@@ -9,6 +9,7 @@ mod logging;
 mod node;
 mod peer_guard;
 mod peer_view;
+mod replay_bounty;
 mod run_source;
 mod stop;
 

@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use super::judge_pool::{checked_engine, judging_device, nats_per_token, no_gpu};
+use super::replay_bounty;
 use super::run_source::Source;
 use super::{Context, ExitCode, Failure};
-use crate::cli::ReplayArgs;
+use crate::cli::{ReplayArgs, Replayed};
 use crate::config::Device;
 use crate::judge::replay::{Blobs, Replay, ReplayError, ReplayInput, ReplayedRound, replay};
 use crate::judge::{Engine, JudgeError, Progress};
@@ -48,10 +49,17 @@ enum Report<'a> {
 
 /// Runs the command.
 pub async fn run(args: ReplayArgs, context: Context) -> Result<ExitCode, Failure> {
+    let round = match (args.what, &args.bounty) {
+        (Replayed::Round(round), _) => RoundNumber(round),
+        (Replayed::Bounty, Some(bounty)) => return replay_bounty::run(bounty, args.from.as_deref(), context).await,
+        (Replayed::Bounty, None) => {
+            let fix = "l402t replay bounty ID; see l402t bounty list";
+            return Err(Failure::usage("bounty", "which bounty?", fix));
+        }
+    };
     let source = Source::new(args.from.as_deref(), &context, "replay")?;
     let device = judging_device(args.gpu, Device::Cpu);
     let engine = context.blocking(move || checked_engine(args.threads, device)).await?;
-    let round = RoundNumber(args.round);
     let documents = documents(&source, round).await?;
     let ui = context.ui.clone();
     let runtime = tokio::runtime::Handle::current();

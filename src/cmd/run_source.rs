@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::{Context, Failure};
+use crate::coordinator::bounty::CLOSING_FILE;
 use crate::coordinator::run::MANIFEST_FILE;
 use crate::http::client::{ClientError, CoordinatorClient};
-use crate::protocol::ids::{Blake3Hash, RoundNumber};
+use crate::protocol::ids::{Blake3Hash, BountyId, RoundNumber};
 
 /// Where a run's documents and blobs are.
 pub(super) enum Source {
@@ -39,6 +40,34 @@ impl Source {
             Source::Coordinator { client, .. } => {
                 Ok(client.run().await.map_err(|error| remote(&error))?.manifest.to_bytes())
             }
+        }
+    }
+
+    /// The same place; rounds and blobs are a bounty's.
+    pub(super) fn of_bounty(self, bounty: BountyId) -> Self {
+        match self {
+            Source::Folder(folder) => Source::Folder(folder),
+            Source::Coordinator { client, cache } => {
+                Source::Coordinator { client: Box::new(client.of_bounty(bounty)), cache }
+            }
+        }
+    }
+
+    /// A bounty's signed manifest.
+    pub(super) async fn bounty_manifest(&self, bounty: BountyId) -> Result<Vec<u8>, Failure> {
+        match self {
+            Source::Folder(folder) => read(&folder.join(MANIFEST_FILE)),
+            Source::Coordinator { client, .. } => {
+                Ok(client.bounty(bounty).await.map_err(|error| remote(&error))?.manifest.to_bytes())
+            }
+        }
+    }
+
+    /// A closed bounty's signed closing.
+    pub(super) async fn closing(&self, bounty: BountyId) -> Result<Vec<u8>, Failure> {
+        match self {
+            Source::Folder(folder) => read(&folder.join(CLOSING_FILE)),
+            Source::Coordinator { client, .. } => client.fetch_closing(bounty).await.map_err(|error| remote(&error)),
         }
     }
 

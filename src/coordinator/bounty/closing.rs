@@ -13,7 +13,7 @@ use crate::store::blobs::write_synced;
 use crate::store::coordinator as tables;
 
 /// The signed closing, in the data folder.
-pub(super) const CLOSING_FILE: &str = "closing.json";
+pub const CLOSING_FILE: &str = "closing.json";
 /// Largest held-out part.
 const MAX_HELD_OUT_BYTES: u64 = crate::bounty::package::MOST_BYTES;
 

@@ -13,6 +13,7 @@ mod service;
 mod state;
 
 pub use board::{Board, BoardSettings, BoardSurroundings, open, start};
+pub use closing::CLOSING_FILE;
 pub(super) use escrow::Funding;
 pub(super) use judging::BountyRequest;
 pub use posting::BountyTask;
