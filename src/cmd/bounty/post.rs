@@ -16,6 +16,7 @@ use crate::bounty::load::{Bounty, Extent};
 use crate::bounty::manifest::{DemoOnly, FILE};
 use crate::bounty::package;
 use crate::cli::{BountyIdArgs, BountyPostArgs};
+use crate::clock::{Clock as _, SystemClock};
 use crate::http::client::CoordinatorClient;
 use crate::peer::folder::DataFolder;
 use crate::peer::sponsor::record::{Posting as Posted, Record};
@@ -23,7 +24,7 @@ use crate::peer::sponsor::{Posted as Outcome, Sponsor, SponsorLimits};
 use crate::peer::{identity, phase_name};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyPhase, PostRequest};
-use crate::protocol::bounty::statements::{Posting, Rules};
+use crate::protocol::bounty::statements::{LONGEST_MS, Posting, Rules};
 use crate::protocol::ids::{Blake3Hash, BountyId, PeerId};
 
 /// The folder of all postings in the data folder.
@@ -126,6 +127,11 @@ async fn new_posting(
         Checked { answer, rules: None } => return Ok(Err(answer)),
         Checked { rules: Some(rules), .. } => rules,
     };
+    let longest = SystemClock.now().plus_ms(LONGEST_MS);
+    if rules.deadline_ms > longest {
+        context.ui.say("its deadline is far: this posting is for five days, and can be followed by another");
+    }
+    let rules = Rules { deadline_ms: rules.deadline_ms.min(longest), ..rules };
     if rules.budget_msat > limits.max_budget {
         let message = format!("its budget of {} is more than {}", rules.budget_msat, limits.max_budget);
         return Err(Failure::usage("budget", message, "Raise [bounty] max_budget_sat if that is fine with you"));

@@ -331,7 +331,7 @@ fn problem(lint: &Lint, rules: &crate::protocol::bounty::statements::Rules) -> O
         return Some(errors.join("; "));
     }
     match lint.rules {
-        Some(measured) if measured == *rules => None,
+        Some(measured) if measured.allow(rules) => None,
         Some(measured) => Some(format!(
             "baseline_differs: the posting says {}, and {} is measured here",
             rules.baseline.shown(rules.decimals),

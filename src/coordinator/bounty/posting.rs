@@ -263,7 +263,7 @@ fn load(folder: &Path, salt: [u8; 32], posting: &Posting) -> Result<(Bounty, Exa
 }
 
 fn check_rules(bounty: &Bounty, exam: &Exam, posting: &Posting, network: Network) -> Result<(), CoordinatorError> {
-    if rules(&bounty.manifest, posting.rules.baseline, exam.scored().len()) != posting.rules
+    if !rules(&bounty.manifest, posting.rules.baseline, exam.scored().len()).allow(&posting.rules)
         || bounty.manifest.title != posting.title
     {
         let message = "the posting's rules don't follow from its bounty.toml";

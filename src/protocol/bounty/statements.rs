@@ -21,6 +21,9 @@ use crate::protocol::transcript::ContributionRecord;
 /// Most submissions that a bounty may take: each answers one bit about the held-out part.
 pub const MOST_SUBMISSIONS: u32 = 100_000;
 
+/// A bounty is posted for so long at most. One whose bounty.toml has a later deadline is posted again after that.
+pub const LONGEST_MS: u64 = 5 * 86_400_000;
+
 /// What a bounty pays for, in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +109,11 @@ impl Rules {
             return Err(RulesError::SubmissionCap(self.submission_cap));
         }
         Ok(scale)
+    }
+
+    /// Are `posted` these rules? Its deadline may be earlier: no node locks a budget for longer than some days.
+    pub fn allow(&self, posted: &Rules) -> bool {
+        posted.deadline_ms <= self.deadline_ms && Rules { deadline_ms: posted.deadline_ms, ..*self } == *posted
     }
 
     /// The smallest improvement over the best so far that is paid, in units: at least one.
@@ -348,6 +356,14 @@ mod tests {
         }
         assert_eq!(rules().least_improvement(), Some(score(224)));
         assert_eq!(Rules { noise_bound: u64::MAX, ..rules() }.least_improvement(), None);
+    }
+
+    #[test]
+    fn only_the_deadline_may_be_earlier_than_what_is_allowed() {
+        let with = |deadline_ms| Rules { deadline_ms: UnixMs(deadline_ms), ..rules() };
+        assert!(rules().allow(&rules()) && rules().allow(&with(999)));
+        assert!(!rules().allow(&with(1_001)));
+        assert!(!rules().allow(&Rules { fee_msat: Msat::new(1_001), ..with(999) }));
     }
 
     #[test]
