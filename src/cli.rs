@@ -414,6 +414,9 @@ pub struct DemoArgs {
     /// Rounds to run
     #[arg(long, value_name = "N", default_value_t = 6)]
     pub rounds: u32,
+    /// Show bounties instead: a sponsor posts two, an agent improves them and is paid, five cheats are not. Needs a sandbox
+    #[arg(long, conflicts_with_all = ["rounds", "ln", "tools"])]
+    pub bounties: bool,
     /// Leave the data folders behind
     #[arg(long)]
     pub keep: bool,

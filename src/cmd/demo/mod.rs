@@ -1,6 +1,7 @@
 //! `l402t demo`: a coordinator, three honest peers, one that sends garbage and one that copies, each a process of its own
 //! with its own data folder and its own Lightning node; then an audit of every round.
 
+mod bounties;
 mod folder;
 #[cfg(feature = "lnd")]
 pub(super) mod ground;
@@ -59,8 +60,15 @@ pub async fn run(args: DemoArgs, context: Context) -> Result<ExitCode, Failure> 
     let folder = DemoFolder::create(&context.data_path("demo")?)?;
     let mut ground = Ground::none();
     let mut members = Members::new();
+    let playing = async {
+        Ok(if args.bounties {
+            Played::Bounties(bounties::play(&context.ui, &folder, &mut members).await?)
+        } else {
+            Played::Training(play(&args, &context, &folder, &mut ground, &mut members).await?)
+        })
+    };
     let outcome = tokio::select! {
-        outcome = play(&args, &context, &folder, &mut ground, &mut members) => outcome,
+        outcome = playing => outcome,
         () = context.stop.requested() => Err(interrupted()),
         () = tokio::time::sleep(TIME_LIMIT) => Err(Failure::bug(format_args!(
             "the demo did not end within {} minutes; see the logs in {}", TIME_LIMIT.as_secs() / 60, folder.path().display()
@@ -74,9 +82,22 @@ pub async fn run(args: DemoArgs, context: Context) -> Result<ExitCode, Failure> 
     } else {
         folder.remove()?;
     }
-    let summary = outcome?;
-    context.ui.json(&summary);
-    Ok(if summary.as_it_should_be() { ExitCode::Ok } else { ExitCode::Negative })
+    match outcome? {
+        Played::Training(summary) => {
+            context.ui.json(&summary);
+            Ok(if summary.as_it_should_be() { ExitCode::Ok } else { ExitCode::Negative })
+        }
+        Played::Bounties(summary) => {
+            context.ui.json(&summary);
+            Ok(summary.exit_code())
+        }
+    }
+}
+
+/// What came of a demo.
+enum Played {
+    Training(Summary),
+    Bounties(bounties::Summary),
 }
 
 async fn play(
@@ -158,12 +179,24 @@ async fn start_coordinator(
         &folder.of(COORDINATOR).display().to_string(),
     ]);
     let id = members.start(COORDINATOR, folder.path(), &arguments)?;
+    let event = listening(members, id).await?;
+    let text = |name| event.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(Started { coordinator: id, url: text("url"), lightning: text("lightning") })
+}
+
+/// Waits until a coordinator serves, and says where.
+async fn wait_for_url(members: &mut Members, id: MemberId) -> Result<String, Failure> {
+    let event = listening(members, id).await?;
+    Ok(event.get("url").and_then(Value::as_str).unwrap_or_default().to_owned())
+}
+
+/// What a coordinator says when it serves.
+async fn listening(members: &mut Members, id: MemberId) -> Result<Value, Failure> {
     loop {
         match members.next().await {
             Some((_, MemberEvent::Said(event))) => {
-                let text = |name| event.get(name).and_then(Value::as_str).map(str::to_owned);
-                if let Some(url) = text("url") {
-                    return Ok(Started { coordinator: id, url, lightning: text("lightning").unwrap_or_default() });
+                if event.get("url").is_some() {
+                    return Ok(event);
                 }
                 if let Some(error) = event.get("error") {
                     return Err(members.failed(id, format_args!("reported {error}")));
