@@ -77,6 +77,28 @@ fn honest_work_is_paid_cheats_are_not_and_an_auditor_gets_the_same_bits() {
     assert_eq!(running_in(&folder), Vec::<String>::new());
 }
 
+/// Needs a sandbox: where there is none it fails with the cause.
+#[test]
+fn improvements_are_paid_five_cheats_are_not_and_an_auditor_gets_every_verdict_again() {
+    let root = tempfile::tempdir().expect("a folder");
+    let folder = root.path().join("demo");
+    let output = demo(&folder, &["--bounties"]).output().expect("runs");
+    let stdout = String::from_utf8(output.stdout).expect("UTF-8");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stdout} {stderr}", output.status);
+    let summary: Value = serde_json::from_str(stdout.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&summary["bounties"], &summary["submissions"], &summary["accepted"]), (&2.into(), &7.into(), &2.into()));
+    let reasons = ["below_claim", "malformed_output", "no_improvement", "nondeterministic", "output_limit"];
+    assert!(reasons.iter().all(|reason| summary["rejected"][reason] == 1), "{summary}");
+    for held in ["msat_conserved", "replay_identical", "as_expected"] {
+        assert_eq!(summary[held], true, "{held}: {summary}");
+    }
+    let msat = |name: &str| summary[name].as_u64().expect("an amount");
+    assert!(msat("paid_msat") > 0);
+    assert_eq!(msat("paid_msat") + msat("refunded_msat"), 80_000_000, "{summary}");
+    assert!(!folder.exists(), "the demo tidies up");
+}
+
 #[test]
 fn ctrl_c_leaves_nothing_running_and_the_next_demo_can_start() {
     let root = tempfile::tempdir().expect("a folder");
