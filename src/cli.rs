@@ -64,7 +64,7 @@ pub enum Command {
     Judge(JudgeArgs),
     /// Recompute a closed round, or a closed bounty, and compare every bit (exit code 1: the first difference is named)
     #[command(
-        after_help = "Examples:\n  l402t replay 3 --from http://127.0.0.1:8402\n  l402t replay bounty 4f2c… --from http://127.0.0.1:8402"
+        after_help = "Example: l402t replay 3 --from http://127.0.0.1:8402\nExample: l402t replay bounty ID --from http://127.0.0.1:8402"
     )]
     Replay(ReplayArgs),
     /// Write a run's model as a Hugging Face folder, for transformers and for converters to other formats
@@ -221,9 +221,9 @@ pub struct JudgeBenchArgs {
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
     /// Which round, or `bounty` and the id of a closed one
-    #[arg(value_name = "ROUND|bounty")]
+    #[arg(value_name = "ROUND")]
     pub what: Replayed,
-    /// The bounty
+    /// The bounty, after `bounty`
     #[arg(value_name = "ID")]
     pub bounty: Option<String>,
     /// A coordinator's URL, or a folder with its transcripts and blobs [default: the configured coordinator]
