@@ -184,7 +184,11 @@ impl Scene {
     }
 
     fn post(&self) -> Live {
-        Live::start(&mut self.command(&["bounty", "post", "sponsored", "--data", "s", "--coordinator", &self.url]))
+        self.post_folder("sponsored")
+    }
+
+    fn post_folder(&self, folder: &str) -> Live {
+        Live::start(&mut self.command(&["bounty", "post", folder, "--data", "s", "--coordinator", &self.url]))
     }
 
     /// Posts, and returns the bounty's id.
@@ -234,6 +238,20 @@ impl Scene {
         assert_eq!(code, Some(0), "{ledger}");
         assert_eq!(number(&ledger["totals"], "routing_msat"), 0, "{ledger}");
         (number(&ledger["totals"], "fees_msat"), number(&ledger["totals"], "received_msat"))
+    }
+
+    /// Has the example's agent try one candidate, and spend so much at most.
+    fn example_agent(&self, data: &str, budget_sat: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/agent/agent.py");
+        let mut agent = Command::new("python3");
+        agent.env_clear().env("HOME", self.path()).env("PATH", "/usr/bin:/bin").current_dir(self.path());
+        agent.arg("-B").arg(script).args(["--coordinator", &self.url, "--data", data, "--once", "--tries", "1"]);
+        let Output { status, stdout, stderr } = agent
+            .args(["--l402t", env!("CARGO_BIN_EXE_l402t"), "--budget-sat", budget_sat])
+            .output()
+            .expect("it starts");
+        let told = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        assert!(status.success(), "{told}");
     }
 
     /// The bounty's book: fees received, rewards settled; nothing may be locked any more, and what was taken out of the escrow
@@ -356,5 +374,24 @@ fn whoever_is_killed_the_budget_is_locked_once_and_the_claim_paid_once() {
     assert_eq!(scene.coordinators_book(&bounty), (2 * FEE_MSAT, 12 * MSAT_AN_ITEM));
     let replayed = scene.replayed(&bounty);
     assert_eq!((number(&replayed, "submissions"), number(&replayed, "reached")), (2, 2), "{replayed}");
+    service.kill();
+}
+
+#[test]
+fn the_example_agent_earns_within_its_spending_cap_and_submits_nothing_twice() {
+    let (scene, service) = Scene::open();
+    let logs = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bounties/logs");
+    let posted = scene.post_folder(logs.to_str().expect("a name")).end();
+    assert_eq!(posted["result"]["phase"], "open", "{posted}");
+
+    let submissions = || scene.output(&["bounty", "status", "--data", "a"]).1["result"]["submissions"].clone();
+    scene.example_agent("a", "9");
+    assert_eq!(submissions(), Value::Array(Vec::new()), "a fee of 10 sat is beyond the cap");
+    scene.example_agent("a", "100");
+    let (fees, earned) = scene.agents_book("a");
+    assert_eq!(fees, FEE_MSAT);
+    assert!(earned > 10_000_000, "only {earned} msat");
+    scene.example_agent("a", "100");
+    assert_eq!(scene.agents_book("a"), (fees, earned));
     service.kill();
 }

@@ -613,6 +613,8 @@ def proposal(work, best, output):
     for target, content in targets.items():
         if target not in work.original or not isinstance(content, str):
             raise ValueError(f"{target!r} is no target file with a text")
+        # Half a character is no text, and can't be written.
+        content.encode()
     # A model has seen the workspace, and may have learned from scores of the public items.
     return Candidate("model: " + str(said.get("what", "a change"))[:100], best.files | targets, True)
 
