@@ -87,7 +87,10 @@ fn improvements_are_paid_five_cheats_are_not_and_an_auditor_gets_every_verdict_a
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {stdout} {stderr}", output.status);
     let summary: Value = serde_json::from_str(stdout.lines().last().expect("a line")).expect("JSON");
-    assert_eq!((&summary["bounties"], &summary["submissions"], &summary["accepted"]), (&2.into(), &7.into(), &2.into()));
+    assert_eq!(
+        (&summary["bounties"], &summary["submissions"], &summary["accepted"]),
+        (&2.into(), &7.into(), &2.into())
+    );
     let reasons = ["below_claim", "malformed_output", "no_improvement", "nondeterministic", "output_limit"];
     assert!(reasons.iter().all(|reason| summary["rejected"][reason] == 1), "{summary}");
     for held in ["msat_conserved", "replay_identical", "as_expected"] {

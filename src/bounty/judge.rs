@@ -121,7 +121,8 @@ pub fn judge(
                     Finding::Failed(_) => (None, None),
                 };
                 let (contribution, seal) = (submission.contribution, submission.seal);
-                Some(EvaluationRecord { contribution, seal, score, tree, tier: evaluator.tier() })
+                let fuel_meter = bounty.manifest.run.fuel_meter().map(str::to_owned);
+                Some(EvaluationRecord { contribution, seal, score, tree, tier: evaluator.tier(), fuel_meter })
             }
             Submitted::Nothing | Submitted::LockLost | Submitted::Unfunded => None,
         };

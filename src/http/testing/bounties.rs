@@ -133,6 +133,7 @@ fn evaluation() -> EvaluationRecord {
         score: Some(score(8_999)),
         tree: None,
         tier: "cgroup".into(),
+        fuel_meter: None,
     }
 }
 

@@ -210,6 +210,9 @@ pub struct EvaluationRecord {
     pub tree: Option<Blake3Hash>,
     /// How strong the boxes were.
     pub tier: String,
+    /// What counted fuel, and its version, where a module of WebAssembly was scored: another one may count otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuel_meter: Option<String>,
 }
 
 impl Statement for EvaluationRecord {
@@ -392,6 +395,7 @@ mod tests {
             score: Some(score(9_000)),
             tree: None,
             tier: "rlimits".into(),
+            fuel_meter: None,
         };
         assert_ne!(record(1).digest(), record(2).digest());
     }
