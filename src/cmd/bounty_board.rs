@@ -10,7 +10,7 @@ use crate::bounty::sandbox::{Sandbox, SandboxSettings};
 use crate::bounty::scratch::Scratch;
 use crate::clock::SystemClock;
 use crate::coordinator::bounty::{Board, BoardSettings, BoardSurroundings};
-use crate::coordinator::settings::Gate;
+use crate::coordinator::settings::{ChannelSettings, Gate, OpenChannels};
 use crate::coordinator::{Options, RunEvent, SystemEntropy};
 use crate::ln::Lightning;
 use crate::peer::identity;
@@ -66,8 +66,17 @@ pub(super) async fn open(
         entropy: Arc::new(SystemEntropy),
         channel_gate: Arc::default(),
     };
-    let settings = BoardSettings { folder, most_bounties: config.most, least_budget, options };
+    let settings = BoardSettings { folder, most_bounties: config.most, least_budget, options: without_gifts(options) };
     Ok(Bounties { board: Board::open(settings, around).await?, coordinator, _scratch: scratch })
+}
+
+/// Whoever posts costs nothing yet, and a channel's push is a gift: with money that is worth something nobody gets one for that.
+fn without_gifts(options: Options) -> Options {
+    let open_to_peers = match options.channels.open_to_peers {
+        OpenChannels::Always | OpenChannels::OnRegtest => OpenChannels::OnRegtest,
+        OpenChannels::Never => OpenChannels::Never,
+    };
+    Options { channels: ChannelSettings { open_to_peers, ..options.channels }, ..options }
 }
 
 /// What people hear of a bounty.

@@ -33,7 +33,9 @@ use crate::store::database::CommitObserver;
 /// Postings that wait for their escrow at one time: each costs disk, and nobody has paid for it yet.
 const MOST_WAITING: usize = 8;
 /// How long a posting that was never paid for can be asked about.
-const FORGET_MS: u64 = 3_600_000;
+const FORGET_MS: u64 = 900_000;
+/// Smallest submission fee.
+const LEAST_FEE: Msat = Msat::new(1_000);
 /// Events kept for a listener that is slow.
 const EVENT_BACKLOG: usize = 256;
 
@@ -265,6 +267,10 @@ impl Board {
                         posting.rules.budget_msat, self.settings.least_budget
                     );
                     return Err(refusal(422, "budget_too_small", message, "Offer more").into());
+                }
+                if posting.rules.fee_msat < LEAST_FEE {
+                    let message = "evaluating a submission costs this coordinator time, and its fee is less than 1 sat";
+                    return Err(refusal(422, "fee_too_small", message, "Set reward.fee_sat to 1 or more").into());
                 }
                 if waiting >= MOST_WAITING || alive >= self.settings.most_bounties {
                     let message = format!("{waiting} postings wait for their money, {alive} bounties are not over");

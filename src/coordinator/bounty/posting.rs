@@ -48,9 +48,19 @@ const ESCROW_MARGIN_BLOCKS: u64 = 180;
 /// For how long an agent's reward may be locked, in blocks.
 const HOLD_BLOCKS: u32 = 144;
 
-/// A round takes submissions until one is in and nobody is on the way. These are the longest it waits.
-const TIMING: TimingParams =
-    TimingParams { commit_ms: 300_000, upload_ms: 420_000, close_at_contributions: 1, max_contributions: 16 };
+/// Boxes that a submission is evaluated in, one after the other, at most.
+const MOST_BOXES: u64 = 5;
+/// All submissions of a round together must be evaluated in this time, long before the first lock ends.
+const EVALUATION_MS: u64 = 8 * 3_600_000;
+
+/// A round takes submissions until one is in and nobody is on the way. These are the longest it waits, and as many as can be
+/// evaluated while their rewards are locked.
+fn timing(wall_ms: u64) -> TimingParams {
+    let fit = EVALUATION_MS / (MOST_BOXES * wall_ms.max(1));
+    // 16 at most.
+    let max_contributions = fit.clamp(1, 16) as u32;
+    TimingParams { commit_ms: 300_000, upload_ms: 420_000, close_at_contributions: 1, max_contributions }
+}
 
 /// A bounty's own part of its run.
 #[derive(Debug)]
@@ -133,7 +143,7 @@ pub(super) fn start(
         created_ms: now,
         escrow: amounts.into_iter().enumerate().map(tranche).collect(),
         hold_blocks: HOLD_BLOCKS,
-        timing: TIMING,
+        timing: timing(bounty.manifest.limits.wall_ms),
         max_payload_bytes: payload::length(bounty.manifest.max_diff_bytes),
     });
     let package_blob = data.blobs.put(&bytes)?;
@@ -288,6 +298,12 @@ mod tests {
         assert_eq!(msat(1_600_007), [vec![100_000; 15], vec![100_007]].concat());
         assert_eq!(msat(2_500), [1_250, 1_250]);
         assert_eq!(msat(999), [999]);
+    }
+
+    #[test]
+    fn a_round_takes_no_more_submissions_than_can_be_evaluated_while_their_rewards_are_locked() {
+        let most = |wall_s: u64| timing(wall_s * 1_000).max_contributions;
+        assert_eq!([most(30), most(360), most(600), most(3_600)], [16, 16, 9, 1]);
     }
 
     #[test]
