@@ -204,6 +204,69 @@ fn work_that_is_stopped_anywhere_ends_with_the_same_shards() {
 }
 
 #[test]
+fn a_shard_that_is_missing_is_made_again_and_no_other() {
+    let mut setting = Setting::words();
+    setting.separator = Some(4);
+    setting.shard_tokens = 1_000;
+    let lines: String = (0..4_000).map(|i| format!("{{\"text\":\"a b {}\"}}\n", ["c", "x"][i % 2])).collect();
+    setting.write("1.jsonl", lines.as_bytes());
+    setting.write("2.txt", &b"a b c\n".repeat(50));
+    setting.write("3.txt", b"c b a");
+    let whole = setting.shards().expect("tokens");
+    let tokens = read(&whole);
+    assert!(whole.len() > 12);
+    let last = whole.len() - 1;
+    for missing in [&[0][..], &[7], &[7, 8, 11], &[last], &[0, last], &(0..=last).collect::<Vec<_>>()] {
+        let written = |shard: &Shard| fs::metadata(&shard.path).expect("there").modified().expect("known");
+        let before: Vec<_> = whole.iter().map(written).collect();
+        missing.iter().for_each(|number| fs::remove_file(&whole[*number].path).expect("removed"));
+        assert_eq!(setting.shards().expect("tokens"), whole, "without {missing:?}");
+        assert_eq!(read(&whole), tokens, "without {missing:?}");
+        let again: Vec<_> = (0..=last).filter(|number| written(&whole[*number]) != before[*number]).collect();
+        assert_eq!(again, missing);
+    }
+}
+
+#[test]
+fn a_shard_that_goes_missing_while_work_is_stopped_is_made_again() {
+    let mut setting = Setting::words();
+    setting.shard_tokens = 700;
+    let lines: String = (0..9_000).map(|i| format!("{{\"text\":\"a b {}\"}}\n", ["c", "x"][i % 2])).collect();
+    setting.write("1.jsonl", lines.as_bytes());
+    assert!(matches!(setting.shards_with(&mut StopAfter(2)), Err(DatasetError::Stopped)));
+    let cache = fs::read_dir(setting.folder.path().join("cache")).expect("there").next().expect("one").expect("read");
+    fs::remove_file(cache.path().join("shard-00002.tokens")).expect("was made");
+    let resumed = read(&setting.shards().expect("tokens"));
+    assert_eq!(resumed.len(), 27_000);
+    assert!(resumed.chunks(3).enumerate().all(|(i, line)| line == [0, 1, 2 + i as u32 % 2]));
+}
+
+#[test]
+fn a_note_that_is_damaged_or_says_too_much_is_none() {
+    let setting = Setting::words();
+    setting.write("a.txt", b"a b c");
+    let whole = setting.shards().expect("tokens");
+    let note = whole[0].path.with_file_name("progress.json");
+    let text = fs::read_to_string(&note).expect("a note");
+    let hash = hex::encode(whole[0].hash);
+    for damaged in [
+        text[..text.len() / 2].to_owned(),
+        "{}".into(),
+        text.replace(&hash, "no hash"),
+        text.replace("complete", "done"),
+    ] {
+        assert_ne!(damaged, text);
+        fs::write(&note, damaged).expect("written");
+        assert_eq!(setting.shards().expect("tokens"), whole);
+        assert_eq!(read(&whole), [0, 1, 2]);
+    }
+    // Another shard than was written before: whoever made it had other tokens, so none of them counts.
+    fs::write(&note, text.replace(&hash, &"0".repeat(64))).expect("written");
+    fs::remove_file(&whole[0].path).expect("removed");
+    assert_eq!(setting.shards().expect("tokens"), whole);
+}
+
+#[test]
 fn tokens_that_are_made_are_found_and_another_content_has_others() {
     let setting = Setting::words();
     setting.write("a.txt", b"a b");
