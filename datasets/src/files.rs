@@ -15,8 +15,8 @@ const TOKENS_MAGIC: &[u8] = b"\xffL402TOK";
 const PARQUET_MAGIC: &[u8] = b"PAR1";
 
 /// What a file holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Format {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
     /// UTF-8 text: one document.
     Text,
     /// A JSON object a line, each a document.
@@ -92,9 +92,9 @@ impl Dataset {
 
     /// The token files, if that is what it is made of.
     pub fn token_files(&self) -> Option<Vec<&Path>> {
-        let paths = |file: &'_ DatasetFile| (file.format == Format::Tokens).then_some(());
-        self.files.iter().map(paths).collect::<Option<Vec<()>>>()?;
-        Some(self.files.iter().map(|file| file.path.as_path()).collect())
+        // All of them are, if one is.
+        let of_tokens = self.files.iter().any(|file| file.format == Format::Tokens);
+        of_tokens.then(|| self.files.iter().map(|file| file.path.as_path()).collect())
     }
 
     /// The one plain text file that it is, if it is no more than that.

@@ -17,7 +17,7 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use files::{Dataset, Format};
+pub use files::Dataset;
 pub use shards::{Plan, Progress, Shard, tokenise};
 pub use tokenizer::{MAX_TOKENIZER_BYTES, Tokenizer};
 
