@@ -1,5 +1,7 @@
 //! Configuration, data folder, libtorch and judge.
 
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use super::Check;
@@ -51,10 +53,10 @@ fn data_folder(role: DoctorRole, context: &Context) -> Check {
 }
 
 /// Writes a file there and removes it.
-fn tempfile_in(folder: &Path) -> std::io::Result<()> {
+fn tempfile_in(folder: &Path) -> io::Result<()> {
     let path = folder.join(format!(".l402t-doctor-{}", std::process::id()));
-    let written = std::fs::write(&path, [0; 4096]);
-    let removed = std::fs::remove_file(&path);
+    let written = fs::write(&path, [0; 4096]);
+    let removed = fs::remove_file(&path);
     written.and(removed)
 }
 
@@ -65,9 +67,26 @@ fn run_settings(context: &Context) -> Check {
     let (Some(model), Some(corpus)) = (&run.model, &run.corpus) else {
         return Check::warn(NAME, "no model and corpus are configured, which it takes to start a run", fix);
     };
-    match [model, corpus].into_iter().find(|path| !path.is_file()) {
-        Some(missing) => Check::fail(NAME, format!("there is no file {}", missing.display()), fix),
+    match [model, corpus].into_iter().find_map(|path| trouble_with(path)) {
+        Some(trouble) => Check::fail(NAME, trouble, fix),
         None => Check::ok(NAME, format!("{:?}: model {}, corpus {}", run.name, model.display(), corpus.display())),
+    }
+}
+
+/// Why a file or folder can't be read; `None` if it can.
+fn trouble_with(path: &Path) -> Option<String> {
+    let opened = fs::metadata(path).and_then(|data| match data.is_dir() {
+        true => fs::read_dir(path).map(drop),
+        // To open a pipe would be to wait for who writes to it.
+        false if data.is_file() => File::open(path).map(drop),
+        false => Err(io::Error::other("it is neither a file nor a folder")),
+    });
+    match opened {
+        Ok(()) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Some(format!("there is no file or folder {}", path.display()))
+        }
+        Err(error) => Some(format!("{} can't be read: {error}", path.display())),
     }
 }
 
@@ -99,5 +118,25 @@ fn judge(device: Device) -> Check {
     match checked_engine(None, device) {
         Ok(engine) => Check::ok("judge", format!("self test passed ({})", engine.describe())),
         Err(failure) => Check::failure("judge", failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_can_be_read_like_a_file_and_what_is_missing_is_told_from_what_can_t_be_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [file, missing, circle] = ["config.json", "missing", "circle"].map(|name| folder.path().join(name));
+        fs::write(&file, b"{}").expect("written");
+        std::os::unix::fs::symlink(&circle, &circle).expect("made");
+        let said = |path: &Path, words: &str| trouble_with(path).is_some_and(|trouble| trouble.contains(words));
+        assert_eq!(trouble_with(folder.path()), None);
+        assert_eq!(trouble_with(&file), None);
+        assert!(said(&missing, "there is no file or folder"));
+        assert!(said(&file.join("inside"), "can't be read"));
+        assert!(said(&circle, "can't be read"));
+        assert!(said(Path::new("/dev/null"), "neither a file nor a folder"));
     }
 }
