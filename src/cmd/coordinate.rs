@@ -118,8 +118,8 @@ async fn prepare(args: &CoordinateArgs, data: &Path, context: &Context) -> Resul
     let mut prepared = None;
     if !data.join(MANIFEST_FILE).exists() {
         // A long corpus takes a while: that is seen, and done before a node waits for it.
-        let (settings, ui) = (config.run.clone(), context.ui.clone());
-        let prepare = move || Ok(Prepared::new(&settings, &mut CorpusView::new(ui))?);
+        let (settings, mut view) = (config.run.clone(), CorpusView::new(context.ui.clone(), context.stop.clone()));
+        let prepare = move || Ok(Prepared::new(&settings, &mut view)?);
         prepared = Some(context.blocking(prepare).await?);
     }
     Ok(Training { judge: Df32Judge::new(engine), prepared })
