@@ -80,7 +80,7 @@ impl Corpus {
         let shards = corpus.shards.len();
         if shards > MAX_SHARDS {
             let problem = format!("it has {shards} shards, more than {MAX_SHARDS}: join them to fewer files");
-            return Err(CoordinatorError::BadSetting { key: "corpus", value: path.display().to_string(), problem });
+            return Err(CoordinatorError::bad_corpus(path, problem));
         }
         Ok(corpus)
     }
@@ -112,16 +112,12 @@ impl Corpus {
     }
 
     fn read(&self, path: &Path, hash: Option<&[u8; 32]>) -> Result<Tokens, CoordinatorError> {
-        let refused = |problem: String| CoordinatorError::BadSetting {
-            key: "corpus",
-            value: path.display().to_string(),
-            problem,
-        };
+        let refused = |problem: &str| CoordinatorError::bad_corpus(path, problem);
         let bytes = read_file(path)?;
         if hash.is_some_and(|hash| blake3::hash(&bytes) != *hash) {
-            return Err(refused("this shard isn't what was written: remove its folder, and it is made again".into()));
+            return Err(refused("this shard isn't what was written: remove it, and it is made again"));
         }
-        Tokens::from_token_file(&bytes, self.vocabulary).map_err(|error| refused(error.to_string()))
+        Tokens::from_token_file(&bytes, self.vocabulary).map_err(|error| refused(&error.to_string()))
     }
 }
 
@@ -148,36 +144,29 @@ fn end_of_text(config: &[u8]) -> Option<u32> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, CoordinatorError> {
-    std::fs::read(path).map_err(|source| CoordinatorError::Unreadable { path: path.display().to_string(), source })
+    std::fs::read(path).map_err(CoordinatorError::unreadable(path))
 }
 
 /// Byte tokens are what a model of bytes reads, and no other.
 fn needs_tokenizer(path: &Path, vocabulary: u32) -> CoordinatorError {
-    CoordinatorError::BadSetting {
-        key: "corpus",
-        value: path.display().to_string(),
-        problem: format!(
-            "it is text, and the model has a vocabulary of {vocabulary} tokens: put the model's tokenizer.json beside its \
-             config.json, or name it as tokenizer under [run]"
-        ),
-    }
+    let problem = format!(
+        "it is text, and the model has a vocabulary of {vocabulary} tokens: put the model's tokenizer.json beside its \
+         config.json, or name it as tokenizer under [run]"
+    );
+    CoordinatorError::bad_corpus(path, problem)
 }
 
 fn token_files(paths: &[&Path], vocabulary: u32) -> Result<Corpus, CoordinatorError> {
     let shard = |path: &&Path| {
-        let unreadable = |source| CoordinatorError::Unreadable { path: path.display().to_string(), source };
-        let file = File::open(path).map_err(unreadable)?;
-        let bytes = file.metadata().map_err(unreadable)?.len();
-        let refused = |problem: String| CoordinatorError::BadSetting {
-            key: "corpus",
-            value: path.display().to_string(),
-            problem,
-        };
+        let unreadable = CoordinatorError::unreadable(path);
+        let file = File::open(path).map_err(&unreadable)?;
+        let bytes = file.metadata().map_err(&unreadable)?.len();
+        let refused = |problem: String| CoordinatorError::bad_corpus(path, problem);
         if bytes > MAX_SHARD_BYTES {
             return Err(refused(format!("a token file of {bytes} bytes; {MAX_SHARD_BYTES} are the most")));
         }
         let mut header = Vec::new();
-        file.take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(unreadable)?;
+        file.take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(&unreadable)?;
         let tokens = Tokens::count_in_token_file(&header).map_err(|error| refused(error.to_string()))?;
         // A count that isn't true is refused when the file is read; until then it must not overflow a sum.
         if tokens > bytes {
@@ -278,22 +267,18 @@ fn find(
     vocabulary: u32,
     _: &mut dyn CorpusProgress,
 ) -> Result<Corpus, CoordinatorError> {
-    let unreadable = |source| CoordinatorError::Unreadable { path: path.display().to_string(), source };
+    let unreadable = CoordinatorError::unreadable(path);
     let mut start = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(HEADER_BYTES as u64).read_to_end(&mut start).map_err(unreadable)?;
+    let file = File::open(path).map_err(&unreadable)?;
+    file.take(HEADER_BYTES as u64).read_to_end(&mut start).map_err(&unreadable)?;
     if Tokens::count_in_token_file(&start).is_ok() {
         return token_files(&[path], vocabulary);
     }
-    let short = std::fs::metadata(path).map_err(unreadable)?.len() <= SHORT_TEXT_BYTES;
+    let short = std::fs::metadata(path).map_err(&unreadable)?.len() <= SHORT_TEXT_BYTES;
     if tokenizer_json.is_some() || !short {
-        return Err(CoordinatorError::BadSetting {
-            key: "corpus",
-            value: path.display().to_string(),
-            problem:
-                "this l402t was built without the feature datasets: it takes a token file, or a short text of bytes"
-                    .into(),
-        });
+        let problem =
+            "this l402t was built without the feature datasets: it takes a token file, or a short text of bytes";
+        return Err(CoordinatorError::bad_corpus(path, problem));
     }
     if vocabulary > BYTE_VOCAB {
         return Err(needs_tokenizer(path, vocabulary));

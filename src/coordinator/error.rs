@@ -1,5 +1,8 @@
 //! What can go wrong in the coordinator, and how a request is told.
 
+use std::io;
+use std::path::Path;
+
 use super::handle::Refusal;
 use crate::ln::LnError;
 use crate::model::ModelError;
@@ -63,7 +66,7 @@ pub enum CoordinatorError {
         /// Which.
         path: String,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The model's description.
     #[error(transparent)]
@@ -80,6 +83,18 @@ pub enum CoordinatorError {
     /// A bug: a task ended by a panic. Nothing was stored by it.
     #[error("a task of the coordinator failed unexpectedly. Please report this")]
     Panicked,
+}
+
+impl CoordinatorError {
+    /// A file that the settings name.
+    pub(super) fn unreadable(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| CoordinatorError::Unreadable { path: path.display().to_string(), source }
+    }
+
+    /// The corpus, or a file of it.
+    pub(super) fn bad_corpus(path: &Path, problem: impl Into<String>) -> Self {
+        CoordinatorError::BadSetting { key: "corpus", value: path.display().to_string(), problem: problem.into() }
+    }
 }
 
 #[cfg(feature = "datasets")]

@@ -366,7 +366,7 @@ fn read_model(path: Option<&Path>) -> Result<(Vec<u8>, Option<Checkpoint>), Coor
 
 fn read_file(key: &'static str, path: Option<&Path>) -> Result<Vec<u8>, CoordinatorError> {
     let path = path.ok_or(CoordinatorError::MissingSetting { key })?;
-    std::fs::read(path).map_err(|source| CoordinatorError::Unreadable { path: path.display().to_string(), source })
+    std::fs::read(path).map_err(CoordinatorError::unreadable(path))
 }
 
 fn check(settings: &RunSettings) -> Result<(), CoordinatorError> {
