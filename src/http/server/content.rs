@@ -47,7 +47,7 @@ pub(super) async fn file(
         let length = file.metadata().await?.len();
         Ok::<_, io::Error>((file, length))
     };
-    let (file, length) = open.await.map_err(|error| Failure::internal(&format!("blob {tag}: {error}")))?;
+    let (file, length) = open.await.map_err(|error| Failure::internal(&format!("{}: {error}", path.display())))?;
     respond(Source::Disk(file), length, tag, request, ("application/octet-stream", caching)).await
 }
 
@@ -73,7 +73,7 @@ async fn respond(
     let body = match (status, source) {
         (StatusCode::NOT_MODIFIED, _) => Body::empty(),
         (_, source) => {
-            body(source, first, send).await.map_err(|error| Failure::internal(&format!("blob {digest}: {error}")))?
+            body(source, first, send).await.map_err(|error| Failure::internal(&format!("content {digest}: {error}")))?
         }
     };
     let mut response = (status, body).into_response();
