@@ -41,6 +41,11 @@ impl From<ClientError> for ApiFailure {
     }
 }
 
+/// A download's progress as the client tells it.
+fn told(progress: DownloadProgress<'_>) -> impl FnMut(Progress) + Send {
+    move |done| progress(done.done_bytes, done.total_bytes)
+}
+
 #[async_trait]
 impl CoordinatorApi for CoordinatorClient {
     async fn run(&self) -> Result<RunView, ApiFailure> {
@@ -88,13 +93,12 @@ impl CoordinatorApi for CoordinatorClient {
         progress: DownloadProgress<'_>,
     ) -> Result<(), ApiFailure> {
         let WantedAggregate { round, next_checkpoint, max_bytes } = *wanted;
-        let told = |done: Progress| progress(done.done_bytes, done.total_bytes);
-        self.fetch_aggregate(round, next_checkpoint, max_bytes, path, told).await?;
+        self.fetch_aggregate(round, next_checkpoint, max_bytes, path, told(progress)).await?;
         Ok(())
     }
 
     async fn download(&self, blob: Blake3Hash, path: &Path, progress: DownloadProgress<'_>) -> Result<(), ApiFailure> {
-        self.fetch_blob(blob, path, |done| progress(done.done_bytes, done.total_bytes)).await?;
+        self.fetch_blob(blob, path, told(progress)).await?;
         Ok(())
     }
 }
