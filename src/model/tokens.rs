@@ -230,7 +230,7 @@ impl HeldOutCut {
             stretch_end(window) + uniform_below(&mut stream, places)
         });
         let starts = starts.collect();
-        let windows = vec![Vec::with_capacity(window_tokens as usize); windows as usize];
+        let windows = vec![Vec::new(); windows as usize];
         Ok(Self { starts, window_tokens: window_tokens as usize, windows, seen: 0, stream })
     }
 
