@@ -7,10 +7,7 @@ use std::path::Path;
 use super::*;
 
 /// A word-level tokenizer: "a" 0, "b" 1, "c" 2, anything else 3; one that says <end> 4.
-const WORDS: &str = r#"{"version":"1.0","truncation":{"direction":"Right","max_length":2,"strategy":"LongestFirst","stride":0},
-"padding":null,"added_tokens":[{"id":4,"content":"<end>","single_word":false,"lstrip":false,"rstrip":false,
-"normalized":false,"special":true}],"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,
-"decoder":null,"model":{"type":"WordLevel","vocab":{"a":0,"b":1,"c":2,"?":3},"unk_token":"?"}}"#;
+const WORDS: &str = include_str!("../../tests/words-tokenizer.json");
 
 fn encode(tokens: Vec<u32>) -> Result<Vec<u8>, DatasetError> {
     Ok(tokens.iter().flat_map(|token| token.to_le_bytes()).collect())

@@ -4,19 +4,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use l402t::model::tokens::HEADER_BYTES;
 use serde_json::Value;
 
 use crate::live::{coordinator, garbage_peer, prepare};
 use crate::{home, run, stderr, stdout};
 
 /// "a" 0, "b" 1, "c" 2, anything else 3, <end> 4.
-const WORDS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":4,"content":"<end>",
-"single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":null,
-"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
-"model":{"type":"WordLevel","vocab":{"a":0,"b":1,"c":2,"?":3},"unk_token":"?"}}"#;
+const WORDS: &str = include_str!("../words-tokenizer.json");
 /// Two whole shards of bytes, and a part of one.
 const LONG_TEXT_BYTES: usize = 40 << 20;
-const TOKEN_FILE_HEADER_BYTES: usize = 18;
 
 /// [`prepare`], with the folder `data` as the corpus.
 fn prepare_folder(home: &Path) {
@@ -61,7 +58,7 @@ fn a_corpus_goes_on_being_made_tokens_after_a_kill_and_a_damaged_shard_is_named(
     names.sort();
     let tokens = names.iter().flat_map(|path| {
         let file = std::fs::read(path).expect("read");
-        file[TOKEN_FILE_HEADER_BYTES..].to_vec()
+        file[HEADER_BYTES..].to_vec()
     });
     assert_eq!(names.len(), 3);
     assert!(tokens.eq(text.bytes()), "the tokens are not the text");

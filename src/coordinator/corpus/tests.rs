@@ -5,10 +5,7 @@ use std::fs;
 use super::*;
 
 /// "a" 0, "b" 1, "c" 2, anything else 3, <end> 4.
-const WORDS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":4,"content":"<end>",
-"single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":null,
-"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
-"model":{"type":"WordLevel","vocab":{"a":0,"b":1,"c":2,"?":3},"unk_token":"?"}}"#;
+const WORDS: &str = include_str!("../../../tests/words-tokenizer.json");
 
 struct Setting {
     folder: tempfile::TempDir,
@@ -102,6 +99,14 @@ fn token_files_are_shards_as_they_are_and_checked_against_the_vocabulary() {
     let whole = file(vec![1, 2, 3]);
     setting.write("data/2.tokens", &whole[..12]);
     assert!(setting.refusal().contains("2.tokens"));
+}
+
+#[test]
+fn a_token_file_is_known_by_how_it_begins_whatever_it_is_called() {
+    let setting = Setting::new(10);
+    let file = Tokens::new(vec![1, 2], 10).expect("valid").to_token_file();
+    setting.write("data/1.txt", &file);
+    assert_eq!(setting.tokens(), [1, 2]);
 }
 
 #[test]
