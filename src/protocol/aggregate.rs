@@ -161,7 +161,7 @@ fn factor(rest: &mut &[u8]) -> Result<u32, BadAggregate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::codec::{DenseTensor, DenseUpdate, SparseTensor, SparseUpdate, kept, levels, tiles};
+    use crate::protocol::codec::{DenseTensor, DenseUpdate, Format, SparseTensor, SparseUpdate, kept, levels, tiles};
 
     const PARAMS: CodecParams = CodecParams { version: 2, tile: 8, k: 12, value_bits: 2 };
     const SHAPES: [TensorShape; 9] = {
@@ -300,6 +300,7 @@ mod tests {
         assert_eq!(read(&bytes[..bytes.len() - 1]), Err(BadAggregate::Update(DecodeError::Truncated)));
         assert_eq!(read(&[&bytes[..], &[0]].concat()), Err(BadAggregate::Update(DecodeError::Trailing)));
         let sparse = CodecParams { version: 2, tile: 4, k: 2, value_bits: 2 };
-        assert!(aggregate.to_bytes(&sparse, &shapes).is_err());
+        let mixed = EncodeError::Format { expected: Format::Sparse, found: Format::Dense };
+        assert_eq!(aggregate.to_bytes(&sparse, &shapes), Err(mixed));
     }
 }

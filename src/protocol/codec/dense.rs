@@ -166,7 +166,7 @@ mod tests {
 
     use super::super::{decode as decode_any, encode as encode_any};
     use super::*;
-    use crate::protocol::codec::Update;
+    use crate::protocol::codec::{SparseUpdate, Update};
 
     fn params(tile: u32) -> CodecParams {
         CodecParams { version: 2, tile, k: tile * tile, value_bits: 8 }
@@ -279,7 +279,10 @@ mod tests {
     fn each_format_refuses_the_others_settings() {
         let dense = Update::Dense(DenseUpdate { tile: 16, tensors: Vec::new() });
         let sparse = CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 };
-        assert!(matches!(encode_any(&sparse, &[], &dense), Err(EncodeError::Params(_))));
+        let told = encode_any(&sparse, &[], &dense).map_err(|error| error.to_string());
+        assert_eq!(told, Err("the update is dense, the run's are sparse".into()));
+        let told = encode_any(&params(16), &[], &SparseUpdate::default().into()).map_err(|error| error.to_string());
+        assert_eq!(told, Err("the update is sparse, the run's are dense".into()));
         let bytes = encode_any(&params(16), &[], &dense).expect("valid");
         assert_eq!(decode_any(&sparse, &[], &bytes), Err(DecodeError::Truncated));
         assert_eq!(

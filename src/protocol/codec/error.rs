@@ -1,6 +1,6 @@
 //! What can be wrong with settings, with an update, and with the bytes of one.
 
-use super::{MAX_NUMEL, MAX_TILE, VERSION};
+use super::{Format, MAX_NUMEL, MAX_TILE, VERSION};
 
 /// Settings that no update can be coded with: a mistake in the run's manifest or model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +80,14 @@ pub enum EncodeError {
     /// The settings.
     #[error(transparent)]
     Params(#[from] UnsupportedParams),
+    /// A sparse update where the run's are dense, or the other way round.
+    #[error("the update is {found}, the run's are {expected}")]
+    Format {
+        /// The run's.
+        expected: Format,
+        /// The update's.
+        found: Format,
+    },
     /// A dense update of another tile.
     #[error("the update's tiles have side {found}, the run's {expected}")]
     Tile {

@@ -95,6 +95,16 @@ impl Default for Update {
     }
 }
 
+impl Update {
+    /// Which it is.
+    pub fn format(&self) -> Format {
+        match self {
+            Update::Sparse(_) => Format::Sparse,
+            Update::Dense(_) => Format::Dense,
+        }
+    }
+}
+
 impl From<SparseUpdate> for Update {
     fn from(update: SparseUpdate) -> Self {
         Update::Sparse(update)
@@ -141,6 +151,15 @@ pub enum Format {
     Sparse,
     /// Every value.
     Dense,
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Format::Sparse => "sparse",
+            Format::Dense => "dense",
+        })
+    }
 }
 
 /// Which of the formats these parameters ask for.
@@ -190,8 +209,14 @@ fn check_tiles(params: &CodecParams, shapes: &[TensorShape]) -> Result<(), Unsup
     }
 }
 
+fn check_format(params: &CodecParams, update: &Update) -> Result<(), EncodeError> {
+    let (expected, found) = (format(params), update.format());
+    if expected == found { Ok(()) } else { Err(EncodeError::Format { expected, found }) }
+}
+
 /// Encodes an update of a model with these tensors, in the format that these parameters ask for.
 pub fn encode(params: &CodecParams, shapes: &[TensorShape], update: &Update) -> Result<Vec<u8>, EncodeError> {
+    check_format(params, update)?;
     match update {
         Update::Sparse(update) => sparse::encode(params, shapes, update),
         Update::Dense(update) => dense::encode(params, shapes, update),
@@ -217,6 +242,7 @@ pub(super) fn write(
 ) -> Result<(), EncodeError> {
     let mut sparse_ones = Vec::new();
     for update in updates {
+        check_format(params, update)?;
         match update {
             Update::Sparse(update) => sparse_ones.push(update),
             Update::Dense(update) => dense::write(params, shapes, update, bytes)?,
@@ -224,8 +250,7 @@ pub(super) fn write(
     }
     match format(params) {
         Format::Sparse => sparse::write(params, shapes, &sparse_ones, bytes),
-        Format::Dense if sparse_ones.is_empty() => Ok(()),
-        Format::Dense => Err(UnsupportedParams::ValueBits(params.value_bits).into()),
+        Format::Dense => Ok(()),
     }
 }
 
