@@ -192,13 +192,13 @@ fn encoded(aggregate: &Aggregate, codec: &CodecParams, shapes: &[TensorShape]) -
 mod tests {
     use super::*;
     use crate::protocol::aggregate::{AggregatedUpdate, NOT_CLIPPED};
-    use crate::protocol::codec::Update;
+    use crate::protocol::codec::SparseUpdate;
 
     #[test]
     fn an_aggregate_that_can_t_be_encoded_is_none_and_no_failure_of_the_round() {
         let (codec, shapes) = (CodecParams::default(), [TensorShape::Vector { len: 8 }]);
         let [from, to] = [b"from", b"to  "].map(|bytes| Blake3Hash::of(bytes));
-        let without_tensors = AggregatedUpdate { clip: vec![NOT_CLIPPED], update: Update::default() };
+        let without_tensors = AggregatedUpdate { clip: vec![NOT_CLIPPED], update: SparseUpdate::default().into() };
         let aggregate = Aggregate { from, to, updates: vec![without_tensors] };
         assert_eq!(encoded(&aggregate, &codec, &shapes), None);
         assert!(encoded(&Aggregate { updates: vec![], ..aggregate }, &codec, &shapes).is_some());

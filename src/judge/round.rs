@@ -135,7 +135,9 @@ pub fn judge_round(
             },
         })
         .collect();
-    let updates = stepped.into_iter().map(|place| aggregated(&mut candidates[place])).collect();
+    // Each place once.
+    let mut candidates: Vec<Option<Candidate>> = candidates.into_iter().map(Some).collect();
+    let updates = stepped.into_iter().filter_map(|place| candidates[place].take()).map(aggregated).collect();
     Ok(RoundJudgement { loss_before, loss_after, verdicts, next, updates })
 }
 
@@ -260,10 +262,9 @@ fn step(
     })
 }
 
-/// Takes a candidate's update: nothing else needs it once the round is judged.
-fn aggregated(candidate: &mut Candidate) -> AggregatedUpdate {
+fn aggregated(candidate: Candidate) -> AggregatedUpdate {
     let clip = candidate.clip.iter().map(|factor| factor.to_bits()).collect();
-    AggregatedUpdate { clip, update: std::mem::take(&mut candidate.update) }
+    AggregatedUpdate { clip, update: candidate.update }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ const VERSION: u8 = 1;
 pub const NOT_CLIPPED: u32 = 0x3f80_0000;
 
 /// One accepted update.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AggregatedUpdate {
     /// One f32, as bits, a tensor.
     pub clip: Vec<u32>,

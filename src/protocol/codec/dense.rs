@@ -52,9 +52,9 @@ pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Res
     if version != [VERSION] {
         return Err(DecodeError::Version(version[0]));
     }
-    let mut updates = read(params, shapes, 1, body)?;
-    // One was asked for.
-    Ok(updates.pop().unwrap_or_default())
+    let mut rest = body;
+    let update = read_one(params, shapes, &mut rest)?;
+    if rest.is_empty() { Ok(update) } else { Err(DecodeError::Trailing) }
 }
 
 /// An update's tensors.
@@ -93,15 +93,14 @@ pub(super) fn read(
 ) -> Result<Vec<DenseUpdate>, DecodeError> {
     check_dense(params, shapes)?;
     let mut rest = bytes;
-    let mut all = Vec::new();
-    for _ in 0..updates {
-        let mut tensors = Vec::with_capacity(shapes.len());
-        for (at, shape) in shapes.iter().enumerate() {
-            tensors.push(read_tensor(params, at, *shape, &mut rest)?);
-        }
-        all.push(DenseUpdate { tile: params.tile, tensors });
-    }
+    let all = (0..updates).map(|_| read_one(params, shapes, &mut rest)).collect::<Result<Vec<_>, _>>()?;
     if rest.is_empty() { Ok(all) } else { Err(DecodeError::Trailing) }
+}
+
+fn read_one(params: &CodecParams, shapes: &[TensorShape], rest: &mut &[u8]) -> Result<DenseUpdate, DecodeError> {
+    let tensor = |(at, shape): (usize, &TensorShape)| read_tensor(params, at, *shape, rest);
+    let tensors = shapes.iter().enumerate().map(tensor).collect::<Result<Vec<_>, _>>()?;
+    Ok(DenseUpdate { tile: params.tile, tensors })
 }
 
 fn read_tensor(

@@ -72,7 +72,7 @@ pub struct DenseTensor {
 }
 
 /// A decoded dense update: one entry a tensor.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DenseUpdate {
     /// Side of the square tiles that share a scale.
     pub tile: u32,
@@ -87,12 +87,6 @@ pub enum Update {
     Sparse(SparseUpdate),
     /// Every value.
     Dense(DenseUpdate),
-}
-
-impl Default for Update {
-    fn default() -> Self {
-        Update::Sparse(SparseUpdate::default())
-    }
 }
 
 impl Update {
