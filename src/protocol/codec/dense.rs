@@ -18,7 +18,7 @@
 
 use super::{
     CodecParams, DecodeError, DenseTensor, DenseUpdate, EncodeError, GroupFault, TensorShape, Tile, VERSION,
-    check_dense, tiles_of,
+    after_version, check_dense, tiles_of,
 };
 
 /// The first bytes of an encoded dense update.
@@ -44,15 +44,7 @@ pub fn encode(params: &CodecParams, shapes: &[TensorShape], update: &DenseUpdate
 /// back.
 pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Result<DenseUpdate, DecodeError> {
     check_dense(params, shapes)?;
-    let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or(DecodeError::Truncated)?;
-    let (magic, version) = header.split_at(MAGIC.len());
-    if magic != MAGIC {
-        return Err(DecodeError::Magic);
-    }
-    if version != [VERSION] {
-        return Err(DecodeError::Version(version[0]));
-    }
-    let mut rest = body;
+    let mut rest = after_version(MAGIC, HEADER_BYTES, bytes)?;
     let update = read_one(params, shapes, &mut rest)?;
     if rest.is_empty() { Ok(update) } else { Err(DecodeError::Trailing) }
 }

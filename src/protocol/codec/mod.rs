@@ -226,6 +226,19 @@ pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Res
     }
 }
 
+/// What follows an encoded update's magic bytes and version, where the whole header has so many bytes.
+fn after_version(magic: [u8; 4], header_bytes: usize, bytes: &[u8]) -> Result<&[u8], DecodeError> {
+    if bytes.len() < header_bytes {
+        return Err(DecodeError::Truncated);
+    }
+    match bytes.split_first_chunk() {
+        None | Some((_, [])) => Err(DecodeError::Truncated),
+        Some((found, _)) if *found != magic => Err(DecodeError::Magic),
+        Some((_, [VERSION, rest @ ..])) => Ok(rest),
+        Some((_, [version, ..])) => Err(DecodeError::Version(*version)),
+    }
+}
+
 /// Some updates of one model, together and without their headers: what the sparse ones share is written once, the dense ones
 /// follow one another.
 pub(super) fn write(

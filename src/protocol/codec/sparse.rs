@@ -31,7 +31,7 @@ use super::range::{Decoder, Encoder, Ending};
 use super::walk::{self, Streams};
 use super::{
     CodecParams, DecodeError, EncodeError, LevelFault, Levels, MAX_LEVELS, SparseTensor, SparseUpdate, TensorShape,
-    VERSION, check_sparse, kept, kept_in, tiles,
+    VERSION, after_version, check_sparse, kept, kept_in, tiles,
 };
 
 /// The first bytes of an encoded sparse update.
@@ -52,7 +52,7 @@ pub fn encode(params: &CodecParams, shapes: &[TensorShape], update: &SparseUpdat
 /// back.
 pub fn decode(params: &CodecParams, shapes: &[TensorShape], bytes: &[u8]) -> Result<SparseUpdate, DecodeError> {
     check_sparse(params, shapes)?;
-    let mut updates = read(params, shapes, 1, after_version(bytes)?)?;
+    let mut updates = read(params, shapes, 1, after_version(MAGIC, HEADER_BYTES, bytes)?)?;
     // One was asked for.
     Ok(updates.pop().unwrap_or_default())
 }
@@ -172,20 +172,8 @@ fn read_tensor(
 /// How long the parts of an encoded update are, in bytes: of its header, and of its rows, columns and codes. For measuring;
 /// looks at the header only.
 pub fn part_bytes(bytes: &[u8]) -> Result<[usize; 4], DecodeError> {
-    let streams = split(after_version(bytes)?)?.each().map(<[u8]>::len);
+    let streams = split(after_version(MAGIC, HEADER_BYTES, bytes)?)?.each().map(<[u8]>::len);
     Ok([HEADER_BYTES, streams[0], streams[1], streams[2]])
-}
-
-/// What follows an update's magic bytes and version.
-fn after_version(bytes: &[u8]) -> Result<&[u8], DecodeError> {
-    if bytes.len() < HEADER_BYTES {
-        return Err(DecodeError::Truncated);
-    }
-    match bytes.split_at(MAGIC.len()) {
-        (magic, _) if magic != MAGIC => Err(DecodeError::Magic),
-        (_, [VERSION, rest @ ..]) => Ok(rest),
-        (_, rest) => Err(DecodeError::Version(rest[0])),
-    }
 }
 
 /// The streams, by their lengths.
