@@ -8,6 +8,7 @@
 //! A scale is off by at most 2⁻⁸ of itself and 127 · 2⁻⁸ is below ½, so that m's code is 1 or 255 and no value's is beyond.
 //! A code c stands for (c − 128) · scale: at most 15 significant bits, exact.
 
+use crate::bfloat16::nearest;
 use crate::fma::Fma;
 use crate::isa::dispatch;
 use crate::tile::Rectangle;
@@ -22,8 +23,7 @@ const ROUNDER: f32 = 12_582_912.0;
 
 /// The scale of a group with this largest magnitude, which is finite.
 pub fn scale_of(largest: f32) -> f32 {
-    let bits = (largest / 127.0).to_bits();
-    let rounded = f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+    let rounded = f32::from_bits(nearest((largest / 127.0).to_bits()));
     if rounded < f32::MIN_POSITIVE { 0.0 } else { rounded.min(MAX_SCALE) }
 }
 

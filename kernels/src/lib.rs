@@ -8,6 +8,7 @@
 //! The portable path is the definition; the others are tested against it.
 
 pub mod attention;
+pub mod bfloat16;
 mod buffer;
 pub mod cuda;
 pub mod dense;

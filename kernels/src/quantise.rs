@@ -11,6 +11,7 @@
 //!
 //! For b = 2 this is SparseLoCo's quantiser (arXiv 2508.15706).
 
+use crate::bfloat16::nearest;
 use crate::fma::Fma;
 use crate::isa::dispatch;
 
@@ -92,7 +93,7 @@ fn bfloat16(value: f32) -> u32 {
     const LARGEST: u32 = 0x7f7f_0000;
     let bits = value.to_bits();
     let (sign, magnitude) = (bits & 1 << 31, bits & !(1 << 31));
-    let rounded = ((magnitude + 0x7fff + (magnitude >> 16 & 1)) & 0xffff_0000).min(LARGEST);
+    let rounded = nearest(magnitude).min(LARGEST);
     if rounded == 0 { 0 } else { sign | rounded }
 }
 

@@ -1,7 +1,7 @@
 //! The median-norm clip: no contribution weighs more, tensor by tensor, than the median of its round.
 
 use l402t_kernels::tile::Rectangle;
-use l402t_kernels::{Isa, Pool, dense, sum_of_squares};
+use l402t_kernels::{Isa, Pool, bfloat16, dense, sum_of_squares};
 
 use crate::protocol::codec::{DenseUpdate, MAX_LEVELS, SparseTensor, TensorShape, Update, tiles_of};
 use crate::protocol::ids::Blake3Hash;
@@ -27,8 +27,14 @@ pub(super) fn dense_values(
     values.resize(tensor.codes.len(), 0.0);
     for (tile, scale) in tiles_of(shape, update.tile).zip(&tensor.scales) {
         let [first, rows, cols, stride] = [tile.first, tile.rows, tile.cols, tile.stride].map(|n| n as usize);
-        let scale = f32::from_bits(u32::from(*scale) << 16);
-        dense::expand(isa, scale, factor, &tensor.codes, Rectangle { first, rows, cols, stride }, values);
+        dense::expand(
+            isa,
+            bfloat16::widen(*scale),
+            factor,
+            &tensor.codes,
+            Rectangle { first, rows, cols, stride },
+            values,
+        );
     }
 }
 
@@ -124,7 +130,7 @@ mod tests {
             // 127 and 36 steps, and a tile of nothing.
             let mut codes = vec![128; 10];
             codes[1..3].copy_from_slice(&[1, 164]);
-            let tensor = DenseTensor { scales: vec![(scale.to_bits() >> 16) as u16, 0, 0], codes };
+            let tensor = DenseTensor { scales: vec![bfloat16::narrow(scale), 0, 0], codes };
             Update::Dense(DenseUpdate { tile: 4, tensors: vec![tensor] })
         };
         // √(127² + 36²) ÷ 2

@@ -11,7 +11,7 @@
 use l402t_kernels::quantise::quantise;
 use l402t_kernels::tile::{Rectangle, feed_back, gather};
 use l402t_kernels::topk::{Scratch, top_k};
-use l402t_kernels::{Isa, dense};
+use l402t_kernels::{Isa, bfloat16, dense};
 
 use crate::protocol::amount::Ppm;
 use crate::protocol::codec::{
@@ -239,8 +239,7 @@ impl Compressor {
         for tile in codec::tiles(shape, &self.params) {
             let scale = dense::scale_of(self.gather(feedback, values, &tile, buffer)?);
             dense::quantise(self.isa, scale, values, rectangle(&tile), &mut tensor.codes);
-            // A bfloat16.
-            tensor.scales.push((scale.to_bits() >> 16) as u16);
+            tensor.scales.push(bfloat16::narrow(scale));
         }
         Some(tensor)
     }
@@ -345,7 +344,7 @@ mod tests {
                     for (tile, scale) in codec::tiles_of(*shape, update.tile).zip(&tensor.scales) {
                         for flat in (0..tile.numel()).map(|position| tile.flat(position) as usize) {
                             let steps = f32::from(tensor.codes[flat]) - 128.0;
-                            values[flat] = steps * f32::from_bits(u32::from(*scale) << 16);
+                            values[flat] = steps * bfloat16::widen(*scale);
                         }
                     }
                 }
