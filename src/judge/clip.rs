@@ -1,42 +1,12 @@
 //! The median-norm clip: no contribution weighs more, tensor by tensor, than the median of its round.
 
-use l402t_kernels::tile::Rectangle;
-use l402t_kernels::{Isa, Pool, bfloat16, dense, sum_of_squares};
+use l402t_kernels::{Pool, sum_of_squares};
 
-use crate::protocol::codec::{DenseUpdate, MAX_LEVELS, SparseTensor, TensorShape, Update, tiles_of};
+use super::values::{dense_values, levels};
+use crate::protocol::codec::{TensorShape, Update};
 use crate::protocol::ids::Blake3Hash;
 
 const CONTEXT: &str = "l402t clip factors v1";
-
-/// A tensor's levels as numbers.
-pub(super) fn levels(tensor: &SparseTensor) -> [f32; MAX_LEVELS] {
-    tensor.levels.map(f32::from_bits)
-}
-
-/// The values of one tensor of a dense update times a factor, row by row.
-pub(super) fn dense_values(
-    isa: Isa,
-    shape: TensorShape,
-    update: &DenseUpdate,
-    place: usize,
-    factor: f32,
-    values: &mut Vec<f32>,
-) {
-    let tensor = &update.tensors[place];
-    values.clear();
-    values.resize(tensor.codes.len(), 0.0);
-    for (tile, scale) in tiles_of(shape, update.tile).zip(&tensor.scales) {
-        let [first, rows, cols, stride] = [tile.first, tile.rows, tile.cols, tile.stride].map(|n| n as usize);
-        dense::expand(
-            isa,
-            bfloat16::widen(*scale),
-            factor,
-            &tensor.codes,
-            Rectangle { first, rows, cols, stride },
-            values,
-        );
-    }
-}
 
 /// The Euclidean norm of each tensor's values: of a sparse one's in the order in which they are sent, of a dense one's row by
 /// row.
@@ -57,9 +27,9 @@ fn norms(pool: &Pool, shapes: &[TensorShape], update: &Update) -> Vec<f32> {
     shapes.iter().enumerate().map(norm).collect()
 }
 
-/// For each update of tensors with these shapes, one factor a tensor: `median / norm` where the norm is above the median of these updates' norms, and
-/// one elsewhere. Of two middle norms the upper one counts: with the lower, one tiny update beside an honest one would
-/// shrink that to nothing. Inflation is left to the score, which an update that is too large spoils.
+/// For each update of tensors with these shapes, one factor a tensor: `median / norm` where the norm is above the median of
+/// these updates' norms, and one elsewhere. Of two middle norms the upper one counts: with the lower, one tiny update beside
+/// an honest one would shrink that to nothing. Inflation is left to the score, which an update that is too large spoils.
 pub(super) fn clip_factors(pool: &Pool, shapes: &[TensorShape], updates: &[&Update]) -> Vec<Vec<f32>> {
     let norms: Vec<Vec<f32>> = pool.here(|| updates.iter().map(|update| norms(pool, shapes, update)).collect());
     let tensors = norms.first().map_or(0, Vec::len);
@@ -83,8 +53,10 @@ pub fn clip_digest(factors: &[f32]) -> Blake3Hash {
 
 #[cfg(test)]
 mod tests {
+    use l402t_kernels::bfloat16;
+
     use super::*;
-    use crate::protocol::codec::{DenseTensor, SparseUpdate};
+    use crate::protocol::codec::{DenseTensor, DenseUpdate, MAX_LEVELS, SparseTensor, SparseUpdate};
 
     const SHAPES: [TensorShape; 1] = [TensorShape::Vector { len: 10 }];
 

@@ -13,7 +13,8 @@ use l402t_kernels::rope::RopeTable;
 
 use super::HeldOutBatch;
 use super::engine::LossMeter;
-use super::outer::{ClippedUpdate, Finite, apply_one, clipped_levels, outer_step, rate};
+use super::outer::{ClippedUpdate, Finite, apply_one, outer_step, rate};
+use super::values::clipped_levels;
 use crate::model::{Checkpoint, LlamaConfig};
 use crate::protocol::amount::Ppm;
 use crate::protocol::codec::{SparseTensor, Update};

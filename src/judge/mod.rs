@@ -17,6 +17,7 @@ mod overlap;
 pub mod replay;
 mod round;
 mod self_test;
+mod values;
 
 pub use aggregate::{CatchUp, CatchUpError};
 pub use clip::clip_digest;

@@ -3,10 +3,10 @@
 use l402t_kernels::outer::{accumulate_sparse, subtract_mean, subtract_sparse};
 use l402t_kernels::{Pool, dense, rows};
 
-use super::clip::{dense_values, levels};
+use super::values::{clipped_levels, dense_values};
 use crate::model::{Checkpoint, Layout, TensorSpec};
 use crate::protocol::amount::Ppm;
-use crate::protocol::codec::{MAX_LEVELS, SparseTensor, Update};
+use crate::protocol::codec::Update;
 
 /// An update that has been decoded, with its clip factors, one a tensor.
 #[derive(Clone, Copy, Debug)]
@@ -20,10 +20,6 @@ pub struct ClippedUpdate<'a> {
 /// α as f32: one rounding of the exact quotient.
 pub(super) fn rate(outer_lr: Ppm) -> f32 {
     outer_lr.get() as f32 / 1_000_000.0
-}
-
-pub(super) fn clipped_levels(tensor: &SparseTensor, clip: f32) -> [f32; MAX_LEVELS] {
-    levels(tensor).map(|level| level * clip)
 }
 
 /// `θ ← θ − α · clip · v`, value by value with one fused rounding. Says whether every value it touched is finite.
@@ -139,6 +135,7 @@ mod tests {
     use super::*;
     use crate::judge::fixtures::Fixture;
     use crate::judge::self_test::{sample_checkpoint, sample_update};
+    use crate::protocol::codec::{MAX_LEVELS, SparseTensor};
 
     #[test]
     fn the_mean_of_a_value_is_over_the_updates_that_sent_it() {
