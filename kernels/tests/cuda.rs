@@ -59,7 +59,7 @@ fn same<M: Machine>(found: &Values<M, f32>, machine: &M, expected: &[f32], what:
 }
 
 fn machine() -> Interpreter {
-    Interpreter::new().expect("PTX that the interpreter knows")
+    Interpreter::new(&MODULES).expect("PTX that the interpreter knows")
 }
 
 fn on<M: Machine>(machine: &M, values: &[f32]) -> Values<M, f32> {
@@ -160,7 +160,7 @@ macro_rules! compared {
                 #[test]
                 #[ignore = "needs a GPU"]
                 fn $name() {
-                    super::$name(&l402t_kernels::cuda::Gpu::open(0).expect("a GPU"));
+                    super::$name(&l402t_kernels::cuda::Gpu::open(0, &super::MODULES).expect("a GPU"));
                 }
             )*
         }

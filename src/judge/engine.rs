@@ -6,6 +6,8 @@ use std::sync::Arc;
 use l402t_kernels::Pool;
 #[cfg(feature = "cuda")]
 use l402t_kernels::cuda::Gpu;
+#[cfg(any(feature = "cuda", test))]
+use l402t_kernels::cuda::JUDGING;
 
 #[cfg(any(feature = "cuda", test))]
 use super::gpu::DeviceJudge;
@@ -42,7 +44,7 @@ impl Engine {
     /// A CUDA device, by its number, with the CPU's threads beside it.
     #[cfg(feature = "cuda")]
     pub fn gpu(pool: Pool, device: usize) -> Result<Self, JudgeError> {
-        Ok(Self { pool, forward: Forward::Gpu(Arc::new(Gpu::open(device)?)) })
+        Ok(Self { pool, forward: Forward::Gpu(Arc::new(Gpu::open(device, &JUDGING)?)) })
     }
 
     /// Built without the feature `cuda`: an error.
@@ -54,7 +56,7 @@ impl Engine {
     /// The GPU's kernels without a GPU.
     #[cfg(test)]
     pub(super) fn interpreter() -> Self {
-        let interpreter = l402t_interpreter::Interpreter::new().expect("PTX that the interpreter knows");
+        let interpreter = l402t_interpreter::Interpreter::new(&JUDGING).expect("PTX that the interpreter knows");
         Self { pool: Pool::all_cores(), forward: Forward::Interpreter(Arc::new(interpreter)) }
     }
 

@@ -10,7 +10,7 @@ mod warp;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use l402t_kernels::cuda::{Arg, CudaError, Kernel, MODULES, Machine};
+use l402t_kernels::cuda::{Arg, CudaError, Kernel, Machine, Module};
 
 use parse::Entry;
 
@@ -54,10 +54,10 @@ impl Memory {
 }
 
 impl Interpreter {
-    /// Reads the PTX that ships. Fails on an instruction that isn't known.
-    pub fn new() -> Result<Self, CudaError> {
+    /// Reads these modules. Fails on an instruction that isn't known. No kernel of another module can be launched.
+    pub fn new(modules: &[Module]) -> Result<Self, CudaError> {
         let mut entries = HashMap::new();
-        for (_, ptx) in MODULES {
+        for (_, ptx) in modules {
             entries.extend(parse::module(ptx).map_err(CudaError::Fault)?);
         }
         Ok(Self { entries, memory: Mutex::default() })

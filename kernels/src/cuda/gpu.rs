@@ -9,9 +9,9 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use super::{Arg, CudaError, Kernel, MODULES, Machine};
+use super::{Arg, CudaError, Kernel, Machine, Module};
 
-/// A CUDA device with the kernels loaded.
+/// A CUDA device with some modules' kernels loaded.
 pub struct Gpu {
     stream: Arc<CudaStream>,
     kernels: HashMap<Kernel, CudaFunction>,
@@ -34,8 +34,8 @@ fn failed(doing: &'static str) -> impl Fn(DriverError) -> CudaError {
 }
 
 impl Gpu {
-    /// Opens a device by its number and has the driver make machine code of the kernels.
-    pub fn open(device: usize) -> Result<Self, CudaError> {
+    /// Opens a device by its number and has the driver make machine code of these modules' kernels. No other can be launched.
+    pub fn open(device: usize, modules: &[Module]) -> Result<Self, CudaError> {
         // SAFETY: loading the driver's library runs its initialisers, which is what every CUDA program does.
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoDriver);
@@ -52,16 +52,12 @@ impl Gpu {
         let context = CudaContext::new(device).map_err(failed("to open the device"))?;
         // SAFETY: everything happens on one stream, whose order is all the order there has to be.
         unsafe { context.disable_event_tracking() };
-        let mut modules = HashMap::new();
-        for (name, ptx) in MODULES {
-            let module = context.load_module(Ptx::from_src(ptx)).map_err(failed("to compile the kernels"))?;
-            modules.insert(name, module);
-        }
         let mut kernels = HashMap::new();
-        for kernel in Kernel::ALL {
-            let module =
-                modules.get(kernel.module()).ok_or_else(|| CudaError::Fault("a kernel without module".into()))?;
-            kernels.insert(*kernel, module.load_function(kernel.name()).map_err(failed("to find a kernel"))?);
+        for (name, ptx) in modules {
+            let module = context.load_module(Ptx::from_src(*ptx)).map_err(failed("to compile the kernels"))?;
+            for kernel in Kernel::ALL.iter().filter(|kernel| kernel.module() == *name) {
+                kernels.insert(*kernel, module.load_function(kernel.name()).map_err(failed("to find a kernel"))?);
+            }
         }
         let name = context.name().map_err(failed("to name the device"))?;
         let stream = context.new_stream().map_err(failed("to make a stream"))?;
@@ -124,7 +120,10 @@ impl Machine for Gpu {
             Four(u32),
             Eight(u64),
         }
-        let function = self.kernels.get(&kernel).ok_or_else(|| CudaError::Fault("an unknown kernel".into()))?;
+        let function = self
+            .kernels
+            .get(&kernel)
+            .ok_or_else(|| CudaError::Fault(format!("the kernel {} was not loaded", kernel.name())))?;
         let held: Vec<Held> = args
             .iter()
             .map(|arg| match arg {

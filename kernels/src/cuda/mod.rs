@@ -14,13 +14,18 @@ pub mod ops;
 pub use gpu::Gpu;
 pub use memory::{Plain, Slice, Values};
 
-/// Every module's name and PTX.
-pub const MODULES: [(&str, &str); 4] = [
-    ("gemm", include_str!("../../cuda/ptx/gemm.ptx")),
-    ("rows", include_str!("../../cuda/ptx/rows.ptx")),
-    ("elementwise", include_str!("../../cuda/ptx/elementwise.ptx")),
-    ("compress", include_str!("../../cuda/ptx/compress.ptx")),
-];
+/// A module's name and PTX.
+pub type Module = (&'static str, &'static str);
+
+const GEMM: Module = ("gemm", include_str!("../../cuda/ptx/gemm.ptx"));
+const ROWS: Module = ("rows", include_str!("../../cuda/ptx/rows.ptx"));
+const ELEMENTWISE: Module = ("elementwise", include_str!("../../cuda/ptx/elementwise.ptx"));
+const COMPRESS: Module = ("compress", include_str!("../../cuda/ptx/compress.ptx"));
+
+/// What a judge runs. Whoever doesn't compress needn't wait until the driver has compiled what only [`compress`] launches.
+pub const JUDGING: [Module; 3] = [GEMM, ROWS, ELEMENTWISE];
+/// Every module.
+pub const MODULES: [Module; 4] = [GEMM, ROWS, ELEMENTWISE, COMPRESS];
 
 /// Why a GPU can't be used, or stopped being usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
