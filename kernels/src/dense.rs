@@ -1,7 +1,7 @@
-//! The dense update's values: groups of them as 8-bit codes with one scale each, and numbers again.
+//! The dense update's values: tiles of them as 8-bit codes with one scale each, and numbers again.
 //!
 //! The definition, for any other implementation. All arithmetic is in f32, each operation rounded once to nearest, halves to
-//! even. Of a group whose largest magnitude is m (finite):
+//! even. Of a tile whose largest magnitude is m (finite):
 //! - the scale is m ÷ 127, rounded to the nearest bfloat16, halves to even, at most [`MAX_SCALE`]; 0 where that is subnormal;
 //! - the code of v is 128 plus v ÷ scale, rounded to a whole number; 128 where the scale is 0.
 //!
@@ -21,7 +21,7 @@ const ZERO: i32 = 128;
 /// 1.5 · 2²³: adding it rounds to a whole number, which then stands in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
 
-/// The scale of a group with this largest magnitude, which is finite.
+/// The scale of a tile with this largest magnitude, which is finite.
 pub fn scale_of(largest: f32) -> f32 {
     let rounded = f32::from_bits(nearest((largest / 127.0).to_bits()));
     if rounded < f32::MIN_POSITIVE { 0.0 } else { rounded.min(MAX_SCALE) }
@@ -67,8 +67,8 @@ fn subtract_body<F: Fma>(weights: &mut [f32], rate: f32, values: &[f32]) {
 }
 
 dispatch! {
-    /// Codes the rectangle's values, whose group has this scale ([`scale_of`] of its largest magnitude), and takes what the
-    /// codes stand for out of them. Panics on a rectangle that isn't inside both.
+    /// Codes a tile's values, whose scale is this ([`scale_of`] of its largest magnitude), and takes what the codes stand for
+    /// out of them. Panics on a rectangle that isn't inside both.
     quantise => quantise_body, (scale: f32, values: &mut [f32], rectangle: Rectangle, codes: &mut [u8])
 }
 dispatch! {
@@ -94,7 +94,7 @@ mod tests {
             .flat_map(move |row| (0..rectangle.cols).map(move |col| rectangle.first + row * rectangle.stride + col))
     }
 
-    /// Scale, codes and what is left of a group, the same on every instruction set.
+    /// Scale, codes and what is left of a tile, the same on every instruction set.
     fn quantised(values: &[f32]) -> (f32, Vec<u8>, Vec<f32>) {
         let largest = inside(RECTANGLE).fold(0.0, |largest: f32, at| largest.max(values[at].abs()));
         let scale = scale_of(largest);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_keeps_its_largest_value_and_loses_at_most_half_a_step_of_any() {
+    fn a_tile_keeps_its_largest_value_and_loses_at_most_half_a_step_of_any() {
         let mut rng = crate::tests::Rng(5);
         let powers = [-126, -120, -60, -10, 0, 30, 127];
         for power in powers.into_iter().cycle().take(200) {

@@ -17,7 +17,7 @@
 //! - in a tile with a scale, some code is 1 or 255: its largest value decides the scale; without, all are 128.
 
 use super::{
-    CodecParams, DecodeError, DenseTensor, DenseUpdate, EncodeError, GroupFault, TensorShape, Tile, VERSION,
+    CodecParams, DecodeError, DenseTensor, DenseUpdate, EncodeError, TensorShape, Tile, TileFault, VERSION,
     after_version, check_dense, tiles_of,
 };
 
@@ -58,7 +58,7 @@ pub(super) fn write(
 ) -> Result<(), EncodeError> {
     check_dense(params, shapes)?;
     if update.tile != params.tile {
-        return Err(EncodeError::Tile { expected: params.tile, found: update.tile });
+        return Err(EncodeError::TileSide { expected: params.tile, found: update.tile });
     }
     if update.tensors.len() != shapes.len() {
         return Err(EncodeError::Tensors { expected: shapes.len(), found: update.tensors.len() });
@@ -69,7 +69,7 @@ pub(super) fn write(
         if scales != tiles || codes as u64 != numel {
             return Err(EncodeError::Values { tensor: at, tiles, numel, scales, codes });
         }
-        check_groups(*shape, params.tile, tensor).map_err(|fault| EncodeError::Group { tensor: at, fault })?;
+        check_values(*shape, params.tile, tensor).map_err(|fault| EncodeError::Tile { tensor: at, fault })?;
         bytes.extend(tensor.scales.iter().flat_map(|scale| scale.to_le_bytes()));
         bytes.extend_from_slice(&tensor.codes);
     }
@@ -110,7 +110,7 @@ fn read_tensor(
         scales: scales.chunks_exact(SCALE_BYTES).map(|scale| u16::from_le_bytes([scale[0], scale[1]])).collect(),
         codes: codes.to_vec(),
     };
-    check_groups(shape, params.tile, &tensor).map_err(|fault| DecodeError::Group { tensor: at, fault })?;
+    check_values(shape, params.tile, &tensor).map_err(|fault| DecodeError::Tile { tensor: at, fault })?;
     Ok(tensor)
 }
 
@@ -127,7 +127,7 @@ fn tile_count(shape: TensorShape, side: u32) -> usize {
 }
 
 /// The rules, of a tensor with as many scales and codes as its shape has.
-fn check_groups(shape: TensorShape, side: u32, tensor: &DenseTensor) -> Result<(), GroupFault> {
+fn check_values(shape: TensorShape, side: u32, tensor: &DenseTensor) -> Result<(), TileFault> {
     for (tile, scale) in tiles_of(shape, side).zip(&tensor.scales) {
         // The least and the largest code.
         let (mut least, mut largest) = (u8::MAX, 0);
@@ -137,15 +137,15 @@ fn check_groups(shape: TensorShape, side: u32, tensor: &DenseTensor) -> Result<(
             largest = codes.iter().fold(largest, |largest, code| largest.max(*code));
         }
         if least == 0 {
-            return Err(GroupFault::Code);
+            return Err(TileFault::Code);
         }
         let scaled = match scale {
             0 => least == ZERO && largest == ZERO,
             &(MIN_SCALE..=MAX_SCALE) => least == 1 || largest == u8::MAX,
-            _ => return Err(GroupFault::Scale),
+            _ => return Err(TileFault::Scale),
         };
         if !scaled {
-            return Err(GroupFault::NotScaled);
+            return Err(TileFault::NotScaled);
         }
     }
     Ok(())
@@ -251,15 +251,15 @@ mod tests {
             change(&mut update);
             encode(&params(4), &shapes, &update).expect_err("the change breaks a rule")
         };
-        let fault = |fault| EncodeError::Group { tensor: 0, fault };
-        assert_eq!(refused(|update| update.tensors[0].scales[0] = MAX_SCALE + 1), fault(GroupFault::Scale));
-        assert_eq!(refused(|update| update.tensors[0].scales[0] = MIN_SCALE - 1), fault(GroupFault::Scale));
-        assert_eq!(refused(|update| update.tensors[0].scales[0] |= 1 << 15), fault(GroupFault::Scale));
-        assert_eq!(refused(|update| update.tensors[0].codes[5] = 0), fault(GroupFault::Code));
-        assert_eq!(refused(|update| update.tensors[0].codes[0] = 2), fault(GroupFault::NotScaled));
-        assert_eq!(refused(|update| update.tensors[0].codes[4] = 127), fault(GroupFault::NotScaled));
-        assert_eq!(refused(|update| update.tensors[0].scales[1] = 0x3f80), fault(GroupFault::NotScaled));
-        assert_eq!(refused(|update| update.tile = 5), EncodeError::Tile { expected: 4, found: 5 });
+        let fault = |fault| EncodeError::Tile { tensor: 0, fault };
+        assert_eq!(refused(|update| update.tensors[0].scales[0] = MAX_SCALE + 1), fault(TileFault::Scale));
+        assert_eq!(refused(|update| update.tensors[0].scales[0] = MIN_SCALE - 1), fault(TileFault::Scale));
+        assert_eq!(refused(|update| update.tensors[0].scales[0] |= 1 << 15), fault(TileFault::Scale));
+        assert_eq!(refused(|update| update.tensors[0].codes[5] = 0), fault(TileFault::Code));
+        assert_eq!(refused(|update| update.tensors[0].codes[0] = 2), fault(TileFault::NotScaled));
+        assert_eq!(refused(|update| update.tensors[0].codes[4] = 127), fault(TileFault::NotScaled));
+        assert_eq!(refused(|update| update.tensors[0].scales[1] = 0x3f80), fault(TileFault::NotScaled));
+        assert_eq!(refused(|update| update.tile = 5), EncodeError::TileSide { expected: 4, found: 5 });
         let values = EncodeError::Values { tensor: 0, tiles: 2, numel: 6, scales: 2, codes: 5 };
         assert_eq!(refused(|update| update.tensors[0].codes.truncate(5)), values);
         let tensors = EncodeError::Tensors { expected: 1, found: 0 };

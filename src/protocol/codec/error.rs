@@ -62,7 +62,7 @@ pub enum LevelFault {
 
 /// What is wrong with a tile of a dense update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GroupFault {
+pub enum TileFault {
     /// Negative, subnormal, or so large that a value wouldn't be finite.
     #[error("a scale is out of range")]
     Scale,
@@ -90,7 +90,7 @@ pub enum EncodeError {
     },
     /// A dense update of another tile.
     #[error("the update's tiles have side {found}, the run's {expected}")]
-    Tile {
+    TileSide {
         /// The run's.
         expected: u32,
         /// The update's.
@@ -156,11 +156,11 @@ pub enum EncodeError {
     },
     /// A tile breaks a rule.
     #[error("tensor {tensor}: {fault}")]
-    Group {
+    Tile {
         /// Its place in the layout.
         tensor: usize,
         /// The rule.
-        fault: GroupFault,
+        fault: TileFault,
     },
 }
 
@@ -195,11 +195,11 @@ pub enum DecodeError {
     },
     /// A tile of a dense update breaks a rule.
     #[error("tensor {tensor}: {fault}")]
-    Group {
+    Tile {
         /// Its place in the layout.
         tensor: usize,
         /// The rule.
-        fault: GroupFault,
+        fault: TileFault,
     },
 }
 
@@ -220,10 +220,10 @@ impl DecodeError {
                 LevelFault::NotAscending => "levels_not_ascending",
                 LevelFault::Unused => "unused_level",
             },
-            DecodeError::Group { fault, .. } => match fault {
-                GroupFault::Scale => "scale_out_of_range",
-                GroupFault::Code => "code_out_of_range",
-                GroupFault::NotScaled => "tile_not_scaled",
+            DecodeError::Tile { fault, .. } => match fault {
+                TileFault::Scale => "scale_out_of_range",
+                TileFault::Code => "code_out_of_range",
+                TileFault::NotScaled => "tile_not_scaled",
             },
         }
     }

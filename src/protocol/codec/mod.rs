@@ -20,7 +20,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use error::{DecodeError, EncodeError, GroupFault, LevelFault, UnsupportedParams};
+pub use error::{DecodeError, EncodeError, LevelFault, TileFault, UnsupportedParams};
 pub use tiles::{Tile, kept, kept_in, tiles, tiles_of};
 
 use super::manifest::CodecParams;
