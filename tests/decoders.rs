@@ -139,13 +139,24 @@ const CORPORA: [Corpus; 2] = [
     },
 ];
 
-impl Corpus {
-    fn files(&self) -> impl Iterator<Item = (String, Vec<u8>)> {
-        fs::read_dir(tests_dir().join(self.folder)).expect("the corpus").map(|entry| {
-            let path = entry.expect("an entry").path();
-            let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
-            (name, fs::read(&path).expect("a file"))
-        })
+/// The files of a corpus, by their names.
+fn saved(folder: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
+    fs::read_dir(tests_dir().join(folder)).expect("the corpus").map(|entry| {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
+        (name, fs::read(&path).expect("a file"))
+    })
+}
+
+/// Shows `check` the prefix before every `stride`th byte, and that byte changed.
+fn mutate(mut bytes: Vec<u8>, stride: usize, check: impl Fn(&[u8])) {
+    for at in (0..bytes.len()).step_by(stride) {
+        check(&bytes[..at]);
+        for change in [1, 0x80, 0xff] {
+            bytes[at] ^= change;
+            check(&bytes);
+            bytes[at] ^= change;
+        }
     }
 }
 
@@ -154,7 +165,7 @@ impl Corpus {
 fn saved_updates_are_judged_as_their_names_say() {
     for corpus in &CORPORA {
         let mut seen = Vec::new();
-        for (name, bytes) in corpus.files() {
+        for (name, bytes) in saved(corpus.folder) {
             let expected = name.split('.').next().expect("a first part").to_owned();
             match decode(&corpus.params, &CORPUS_SHAPES, &bytes) {
                 Ok(update) => {
@@ -180,16 +191,7 @@ fn mutated_updates_never_panic_and_stay_canonical() {
                 assert_eq!(encode(&corpus.params, &CORPUS_SHAPES, &update).as_deref(), Ok(bytes));
             }
         };
-        for (_, mut bytes) in corpus.files() {
-            for at in (0..bytes.len()).step_by(corpus.stride) {
-                canonical(&bytes[..at]);
-                for change in [1, 0x80, 0xff] {
-                    bytes[at] ^= change;
-                    canonical(&bytes);
-                    bytes[at] ^= change;
-                }
-            }
-        }
+        saved(corpus.folder).for_each(|(_, bytes)| mutate(bytes, corpus.stride, canonical));
     }
 }
 
@@ -228,10 +230,8 @@ fn aggregates_keep_their_bytes() {
 #[test]
 fn saved_aggregates_are_judged_as_their_names_say() {
     let mut seen = Vec::new();
-    for entry in fs::read_dir(tests_dir().join("corpus/aggregate")).expect("the corpus") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
-        let found = match decode_aggregate(&fs::read(&path).expect("a file")) {
+    for (name, bytes) in saved("corpus/aggregate") {
+        let found = match decode_aggregate(&bytes) {
             Ok(_) => "ok".to_owned(),
             Err(BadAggregate::Magic) => "bad_magic".to_owned(),
             Err(BadAggregate::Version(_)) => "unknown_version".to_owned(),
@@ -259,15 +259,5 @@ fn mutated_aggregates_never_panic_and_stay_canonical() {
             assert_eq!(again.as_deref(), Ok(bytes));
         }
     };
-    for entry in fs::read_dir(tests_dir().join("corpus/aggregate")).expect("the corpus") {
-        let mut bytes = fs::read(entry.expect("an entry").path()).expect("a file");
-        for at in 0..bytes.len() {
-            canonical(&bytes[..at]);
-            for change in [1, 0x80, 0xff] {
-                bytes[at] ^= change;
-                canonical(&bytes);
-                bytes[at] ^= change;
-            }
-        }
-    }
+    saved("corpus/aggregate").for_each(|(_, bytes)| mutate(bytes, 1, canonical));
 }
