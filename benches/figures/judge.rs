@@ -3,76 +3,38 @@
 use std::num::NonZeroUsize;
 
 use l402t::judge::{HeldOutBatch, Isa, Pool, Scorer};
-use l402t::model::{Checkpoint, LlamaConfig};
 
 use crate::memory::peak_bytes_of;
 use crate::report::{Measured, Report, fastest_in_turns};
+use crate::sizes::{LARGE, SMALL, Size};
 
 /// Predicted tokens of a window.
 const WINDOW_TOKENS: u32 = 512;
 const ROUNDS: usize = 3;
 const MIB: f64 = (1 << 20) as f64;
 
-/// A Llama to score.
-#[derive(Clone, Copy)]
-struct Size {
-    name: &'static str,
-    vocabulary: u32,
-    hidden: u32,
-    inner: u32,
-    layers: u32,
-    heads: u32,
-    windows: u32,
-}
+/// What is scored, and on how many windows.
+const SCORED: [(Size, u32); 2] = [(SMALL, 8), (LARGE, 4)];
 
-const SIZES: [Size; 2] = [
-    Size { name: "25m", vocabulary: 12_288, hidden: 512, inner: 1_408, layers: 6, heads: 8, windows: 8 },
-    Size { name: "124m", vocabulary: 50_304, hidden: 768, inner: 2_048, layers: 12, heads: 12, windows: 4 },
-];
-
-impl Size {
-    fn config(&self) -> LlamaConfig {
-        let Size { vocabulary, hidden, inner, layers, heads, .. } = self;
-        let json = serde_json::json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
-            "vocab_size": vocabulary,
-            "hidden_size": hidden,
-            "intermediate_size": inner,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "max_position_embeddings": 1_024,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": true,
-        });
-        LlamaConfig::from_json(json.to_string().as_bytes()).expect("a Llama")
-    }
-
-    fn checkpoint(&self) -> Checkpoint {
-        Checkpoint::init(self.config(), [1; 32])
-    }
-
-    fn batch(&self) -> HeldOutBatch {
-        let window = |w: u32| (0..=WINDOW_TOKENS).map(|t| (w * 31 + t * 7_919) % self.vocabulary).collect();
-        HeldOutBatch::new(&self.config(), (0..self.windows).map(window).collect()).expect("fits the model")
-    }
+fn batch(size: Size, windows: u32) -> HeldOutBatch {
+    let window = |w: u32| (0..=WINDOW_TOKENS).map(|t| (w * 31 + t * 7_919) % size.vocabulary).collect();
+    HeldOutBatch::new(&size.config(), (0..windows).map(window).collect()).expect("fits the model")
 }
 
 pub(crate) fn measure(report: &mut Report) {
-    for size in SIZES {
+    for (size, windows) in SCORED {
         for threads in [1, 2] {
             let suffix = if threads == 1 { String::new() } else { format!("_{threads}_threads") };
             let name = format!("judge.forward_{}{suffix}", size.name);
-            report.figure(&name, "tokens/s", || Some(forward(size, NonZeroUsize::new(threads)?)));
+            report.figure(&name, "tokens/s", || Some(forward(size, windows, NonZeroUsize::new(threads)?)));
         }
         report.figure(&format!("judge.memory_{}", size.name), "MiB", || memory(size));
     }
 }
 
 /// The reference is libtorch on the same weights, windows and number of threads.
-fn forward(size: Size, threads: NonZeroUsize) -> Measured {
-    let (checkpoint, batch) = (size.checkpoint(), size.batch());
+fn forward(size: Size, windows: u32, threads: NonZeroUsize) -> Measured {
+    let (checkpoint, batch) = (size.checkpoint(), batch(size, windows));
     let mut scorer = Scorer::new(&checkpoint.config, batch.predicted_per_window(), Pool::new(Isa::best(), threads));
     let tokens = batch.predicted_tokens() as f64;
     let mut judge = || {
@@ -108,8 +70,8 @@ fn memory(size: Size) -> Option<Measured> {
 
 /// What a child process does whose memory is measured.
 pub(crate) fn score_once(name: &str) {
-    let size = SIZES.into_iter().find(|size| size.name == name).expect("a size of ours");
-    let (checkpoint, batch) = (size.checkpoint(), size.batch());
+    let (size, windows) = SCORED.into_iter().find(|(size, _)| size.name == name).expect("a size of ours");
+    let (checkpoint, batch) = (size.checkpoint(), batch(size, windows));
     let pool = Pool::new(Isa::best(), NonZeroUsize::new(2).expect("two"));
     let mut scorer = Scorer::new(&checkpoint.config, batch.predicted_per_window(), pool);
     scorer.loss(&checkpoint.weights, &batch).expect("finite");

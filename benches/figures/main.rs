@@ -7,6 +7,7 @@ mod codec;
 mod judge;
 mod memory;
 mod report;
+mod sizes;
 #[cfg(feature = "torch")]
 mod torch;
 #[cfg(feature = "torch")]

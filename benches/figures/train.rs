@@ -1,5 +1,5 @@
-//! The inner loop: trained tokens a second, beside PyTorch on the same libtorch where `./x transformers` has fetched it, and the
-//! memory that a step takes.
+//! The inner loop: trained tokens a second, beside PyTorch on the same libtorch where `./x transformers` has fetched it, and
+//! the memory that a step takes.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::num::NonZeroI32;
@@ -9,7 +9,6 @@ use std::sync::atomic::AtomicBool;
 
 use l402t::clock::Stopwatch;
 use l402t::model::tokens::Tokens;
-use l402t::model::{Checkpoint, LlamaConfig};
 use l402t::protocol::amount::Ppm;
 use l402t::protocol::ids::{PeerId, RoundNumber, RunId};
 use l402t::protocol::manifest::TrainingParams;
@@ -19,6 +18,7 @@ use l402t::train::state::OptimiserState;
 
 use crate::memory::{peak_bytes, peak_bytes_of};
 use crate::report::{Measured, Report};
+use crate::sizes::SMALL;
 
 const MICRO_BATCH: u32 = 4;
 /// As many as it takes for the activations to be most of what a step needs.
@@ -42,24 +42,6 @@ pub(crate) fn measure(report: &mut Report) {
     });
 }
 
-/// 25 million weights.
-fn config() -> LlamaConfig {
-    let json = serde_json::json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "vocab_size": 12_288,
-        "hidden_size": 512,
-        "intermediate_size": 1_408,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "max_position_embeddings": 1_024,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": true,
-    });
-    LlamaConfig::from_json(json.to_string().as_bytes()).expect("a Llama")
-}
-
 fn params(steps: u32, micro_batch: u32) -> TrainingParams {
     let ppm = |value| Ppm::new(value).expect("at most one");
     TrainingParams {
@@ -79,7 +61,7 @@ fn params(steps: u32, micro_batch: u32) -> TrainingParams {
 
 /// Trains `steps` steps of `micro_batch` sequences.
 fn train(steps: u32, micro_batch: u32, options: TrainerOptions, observer: &mut dyn Observer) {
-    let start = Checkpoint::init(config(), [1; 32]);
+    let start = SMALL.checkpoint();
     let vocabulary = u32::try_from(start.config.vocab_size).expect("small");
     let tokens = (0..100_000_u32).map(|place| place.wrapping_mul(2_654_435_761) % vocabulary).collect();
     let data = TrainingData::new(Tokens::new(tokens, vocabulary).expect("in range"), SEQUENCE_TOKENS).expect("enough");
@@ -143,7 +125,7 @@ impl PyTorch {
             },
             "micro_batch": MICRO_BATCH,
             "sequence_tokens": SEQUENCE_TOKENS,
-            "model": serde_json::from_str::<serde_json::Value>(&config().to_json()).expect("JSON"),
+            "model": serde_json::from_str::<serde_json::Value>(&SMALL.config().to_json()).expect("JSON"),
         });
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/figures/train.py");
         let mut command = Command::new("python3");
