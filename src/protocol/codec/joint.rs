@@ -1,18 +1,18 @@
-//! A tensor of an update when earlier updates of the same round have been coded: peers that start from one checkpoint choose many
-//! of the same places, and nearly always move them in the same direction.
+//! A tensor of an update when earlier updates of the same round have been coded: peers that start from one checkpoint choose
+//! many of the same places, and nearly always move them in the same direction.
 //!
-//! Tile by tile: for each place that an earlier update holds whether this one holds it too, in the columns; then the rows and
-//! columns of what is left, as if there were no other update, except that rows and columns with such places are expected to hold
-//! more; then, in the codes, those of the shared places, each after the code that was there, and those of the rest. A place
-//! that an earlier update holds has one way to be chosen only, so an update has one encoding.
+//! Tile by tile: for each place that an earlier update holds whether this one holds it too, in the columns; then the rows
+//! and columns of what is left, as if there were no other update, except that rows and columns with such places are expected
+//! to hold more; then, in the codes, those of the shared places, each after the code that was there, and those of the rest. A
+//! place that an earlier update holds has one way to be chosen only, so an update has one encoding.
 
 use std::array::from_fn;
 
 use super::model::Model;
 use super::range::Coder;
 use super::symbols::Symbols;
-use super::tiles::{Tile, kept, tiles};
-use super::walk::{Streams, Walk, code_tile};
+use super::tiles::Tile;
+use super::walk::{Streams, Walk, code_tile, each_tile, levels};
 use super::{MAX_LEVELS, SparseTensor, TensorShape};
 use crate::protocol::manifest::CodecParams;
 
@@ -81,22 +81,14 @@ pub(super) fn tensor<C: Coder>(
     used: &mut [bool; MAX_LEVELS],
     (earlier, tensor): (&Earlier, &mut SparseTensor),
 ) {
-    let known = 1 << params.value_bits;
-    model.levels(&mut coders.codes, &mut used[..known], &mut tensor.levels[..known]);
-    let mut walk = Walk::new(params, shape);
+    levels(coders, model, params, used, tensor);
     let mut split = Split::default();
-    let (mut indices, mut codes) = (tensor.indices.as_mut_slice(), tensor.codes.as_mut_slice());
-    for tile in tiles(shape, params) {
-        let count = kept(params, tile.numel()) as usize;
-        let (tile_indices, rest) = indices.split_at_mut(count);
-        let (tile_codes, rest_codes) = codes.split_at_mut(count);
-        walk.begin(&tile);
-        split.hold(coders, shared, &tile, earlier, tile_indices, tile_codes);
-        split.rest(coders, model, &mut walk, &tile, earlier);
-        split.codes(coders, (model, shared), &mut walk, params.value_bits, earlier);
-        split.join(tile_indices, tile_codes);
-        (indices, codes) = (rest, rest_codes);
-    }
+    each_tile(params, shape, tensor, |walk, tile, indices, codes| {
+        split.hold(coders, shared, tile, earlier, indices, codes);
+        split.rest(coders, model, walk, tile, earlier);
+        split.codes(coders, (model, shared), walk, params.value_bits, earlier);
+        split.join(indices, codes);
+    });
 }
 
 /// A tile's values: those that earlier updates hold too, and the others.

@@ -39,9 +39,33 @@ pub(super) fn tensor<C: Coder>(
     used: &mut [bool; MAX_LEVELS],
     tensor: &mut SparseTensor,
 ) {
-    let codes = 1 << params.value_bits;
-    model.levels(&mut coders.codes, &mut used[..codes], &mut tensor.levels[..codes]);
+    levels(coders, model, params, used, tensor);
+    each_tile(params, shape, tensor, |walk, tile, indices, codes| {
+        walk.places(coders, model, tile, indices);
+        code_tile(coders, model, walk, params.value_bits, codes);
+    });
+}
 
+/// The levels, which come before a tensor's tiles.
+pub(super) fn levels<C: Coder>(
+    coders: &mut Streams<C>,
+    model: &mut Model,
+    params: &CodecParams,
+    used: &mut [bool; MAX_LEVELS],
+    tensor: &mut SparseTensor,
+) {
+    let known = 1 << params.value_bits;
+    model.levels(&mut coders.codes, &mut used[..known], &mut tensor.levels[..known]);
+}
+
+/// Gives each tile of a tensor to `code`, with the indices and codes that are kept of it.
+#[inline(always)]
+pub(super) fn each_tile(
+    params: &CodecParams,
+    shape: TensorShape,
+    tensor: &mut SparseTensor,
+    mut code: impl FnMut(&mut Walk, &Tile, &mut [u32], &mut [u8]),
+) {
     let mut walk = Walk::new(params, shape);
     let (mut indices, mut codes) = (tensor.indices.as_mut_slice(), tensor.codes.as_mut_slice());
     for tile in tiles(shape, params) {
@@ -49,8 +73,7 @@ pub(super) fn tensor<C: Coder>(
         let (tile_indices, rest) = indices.split_at_mut(count);
         let (tile_codes, rest_codes) = codes.split_at_mut(count);
         walk.begin(&tile);
-        walk.places(coders, model, &tile, tile_indices);
-        code_tile(coders, model, &mut walk, params.value_bits, tile_codes);
+        code(&mut walk, &tile, tile_indices, tile_codes);
         (indices, codes) = (rest, rest_codes);
     }
 }
@@ -87,7 +110,7 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(params: &CodecParams, shape: TensorShape) -> Self {
+    fn new(params: &CodecParams, shape: TensorShape) -> Self {
         let cols = match shape {
             TensorShape::Vector { len } => len,
             TensorShape::Matrix { cols, .. } => cols,
@@ -101,9 +124,8 @@ impl Walk {
         }
     }
 
-    /// To be called before anything else of a tile.
     #[inline(always)]
-    pub(super) fn begin(&mut self, tile: &Tile) {
+    fn begin(&mut self, tile: &Tile) {
         if tile.first.is_multiple_of(tile.stride) {
             self.rows.fill(0);
         }
