@@ -1,9 +1,9 @@
 //! A round's verdicts and its next checkpoint.
 //!
 //! The rules, in this order: a contribution without a payload is `not_uploaded`; one that doesn't decode (into finite levels:
-//! that is part of the format) is `malformed`; one that shares too many indices with an earlier decodable one is a `copy`; what is left is clipped
-//! to the median norm and scored, each alone on the round's checkpoint: `not_finite`, `gain_too_small` or accepted. Accepted
-//! ones share the pool by gain, and their mean makes the next checkpoint.
+//! that is part of the format) is `malformed`; one of which an earlier decodable one has too many indices is a `copy`; what is
+//! left is clipped to the median norm and scored, each alone on the round's checkpoint: `not_finite`, `gain_too_small` or
+//! accepted. Accepted ones share the pool by gain, and their mean makes the next checkpoint.
 
 use l402t_kernels::Pool;
 

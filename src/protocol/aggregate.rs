@@ -7,10 +7,12 @@
 //!
 //! # Format, version 1
 //! ```text
-//! magic "L4AG" | version 1: u8 | from: 32 bytes | to: 32 bytes | updates: u32 | clip factors, update by update | coded updates
+//! magic "L4AG" | version 1: u8 | from: 32 bytes | to: 32 bytes | updates: u32 | clip factors, update by update
+//!              | coded updates
 //! clip factors: which tensors are clipped: one bit each, lowest first, in ⌈tensors ÷ 8⌉ bytes | their factors: u32 …
-//! coded updates: as in the sparse update after its version, with all updates in one, tensor by tensor and of each tensor update by
-//!                update, all but the first beside those before them (codec/joint.rs); dense ones without their headers, one after the other; nothing if there are none
+//! coded updates: as in the sparse update after its version, with all updates in one, tensor by tensor and of each tensor
+//!                update by update, all but the first beside those before them (codec/joint.rs); dense ones without their
+//!                headers, one after the other; nothing if there are none
 //! ```
 //! All integers are little-endian. A tensor that isn't clipped has factor 1; the factor of a clipped one is the bits of an f32
 //! from 0 to below 1. So an aggregate has one encoding. A decoder knows the model and the most updates that a round takes, and

@@ -1,8 +1,9 @@
 //! Compression of a pseudo-gradient with error feedback: the top-k of each tile in a few bits (SparseLoCo, arXiv 2508.15706),
 //! or every value in eight (dense DiLoCo with group quantisation).
 //!
-//! Error feedback is the same for both. What a dense update leaves out is only what rounding takes, at most half a step a value;
-//! but it is the same half again in every round where a value is small beside its tile's largest, and it costs nothing to keep.
+//! Error feedback is the same for both. What a dense update leaves out is only what rounding takes, at most half a step a
+//! value; but it is the same half again in every round where a value is small beside its tile's largest, and it costs nothing
+//! to keep.
 //!
 //! Runs on the peer only: nothing here is recomputed by a judge, so floats may round as they like. What was left out of
 //! a contribution is carried into the next one by the error feedback, which therefore must move on exactly when a

@@ -1,4 +1,5 @@
-//! The kernels as functions on typed buffers; all lengths are in numbers. Each checks that what it hands to a kernel holds what the kernel will touch.
+//! The kernels as functions on typed buffers; all lengths are in numbers. Each checks that what it hands to a kernel holds what
+//! the kernel will touch.
 //!
 //! Lengths that must agree are checked by assertion: they come from a model's layout, never from the network.
 
@@ -313,7 +314,8 @@ pub fn accumulate_sparse<M: Machine>(
     }
     let (levels, indices, codes) = (sparse.levels.arg(), sparse.indices.arg(), sparse.codes.arg());
     let args = [Arg::U32(number(count)), Arg::U32(number(len)), levels, indices, codes, sums.arg(), counts.arg()];
-    // SAFETY: the kernel reads `count` indices and codes, of which each has its level, and touches only sums and counts below `len`.
+    // SAFETY: the kernel reads `count` indices and codes, of which each has its level, and touches only sums and counts below
+    // `len`.
     unsafe { machine.launch(Kernel::AccumulateSparse, [blocks(count, THREADS as usize), 1, 1], THREADS, &args) }
 }
 
