@@ -167,7 +167,8 @@ fn find(
         return Ok(Finding::Copy { tree: digest });
     }
     let evaluation = evaluator.evaluate(bounty, &tree, exam)?;
-    tracing::info!(contribution = %submission.contribution, detail = evaluation.detail, "evaluated");
+    // Not what it scored: that is sealed.
+    tracing::info!(contribution = %submission.contribution, "evaluated");
     Ok(match evaluation.score {
         Ok(score) => Finding::Scored { score, tree: digest },
         Err(rejection) => Finding::Failed(rejection),

@@ -23,6 +23,8 @@ use crate::store::coordinator::{self as tables, PaymentRow};
 
 /// Most tranches under way to one node: well below the 50 HTLCs that a channel of LDK's takes in a direction.
 const MAX_IN_FLIGHT_PER_PAYEE: usize = 20;
+/// A bounty's submission has its fee's tranche and five of its reward at most.
+const MOST_TRANCHES_OF_A_SUBMISSION: u64 = 6;
 /// Most calls to the node at a time.
 const MAX_CALLS: usize = 8;
 /// What a route may add to the last hop's delta, and the most that any route may have.
@@ -130,8 +132,11 @@ impl Shared {
 
     fn limits(&self, amount: Msat) -> PayLimits {
         let hold = self.run.hold_blocks;
+        let share = amount.share_floor(self.options.channels.max_routing_fee_ppm);
+        // A bounty's rewards are its sponsor's, but the way to whom they go is paid by this coordinator: by the submission's fee.
+        let fee = self.run.bounty().map(|_| Msat::new(self.run.fee.msat() / MOST_TRANCHES_OF_A_SUBMISSION));
         PayLimits {
-            max_fee: amount.share_floor(self.options.channels.max_routing_fee_ppm),
+            max_fee: fee.map_or(share, |fee| share.min(fee)),
             max_cltv_blocks: (hold + MAX_EXTRA_BLOCKS + ROUTE_BLOCKS).min(MAX_ROUTE_BLOCKS),
         }
     }

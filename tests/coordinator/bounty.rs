@@ -507,6 +507,63 @@ async fn only_the_sponsor_closes_a_bounty_or_is_paid_back() {
     assert_eq!(early.error.code, "no_surplus");
 }
 
+#[tokio::test]
+async fn a_pay_back_that_expired_while_nobody_looked_is_given_up_for_another_and_paid_once() {
+    let world = World::new();
+    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
+    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
+    assert_eq!(world.submit(&mut coordinator, "alice", 1_300, "1350").await, reached(15_000));
+    let handle = coordinator.bounty_handle();
+    let ask = |ask| key("sponsor").sign(SponsorRequest { bounty: world.id(), ask });
+    handle.sponsor(ask(SponsorAsk::Close)).await.expect("closing");
+    while handle.bounty().await.expect("a view").phase != BountyPhase::Closed {
+        coordinator.step().await.expect("a step");
+        world.pass_time(false).await;
+    }
+    let surplus = handle.bounty().await.expect("a view").surplus_msat;
+    assert_eq!(surplus, Msat::new(625_000));
+    let invoice = async |expiry_s, amount| {
+        let request = InvoiceRequest { amount, description: "rest".into(), expiry_s };
+        let invoice = world.sponsor.create_invoice(&request).await.expect("made").bolt11;
+        handle.sponsor(ask(SponsorAsk::PayBack { invoice })).await.map_err(|refused| refused.error.code)
+    };
+    assert_eq!(invoice(3_600, Msat::new(625_001)).await.expect_err("too much"), "bad_invoice");
+    assert_eq!(invoice(30, surplus).await.expect_err("too short"), "bad_invoice");
+    invoice(90, surplus).await.expect("taken");
+    assert_eq!(invoice(3_600, surplus).await.expect_err("one at a time"), "pay_back_under_way");
+    // The coordinator was not there while it could be paid.
+    world.clock.advance_ms(100_000);
+    coordinator.step().await.expect("a step");
+    invoice(3_600, surplus).await.expect("another is taken");
+    for _ in 0..20 {
+        coordinator.step().await.expect("a step");
+        world.pass_time(true).await;
+    }
+    assert_eq!(world.gained("sponsor"), -15_000_000);
+    assert_eq!(world.books().escrow_paid_back_msat, surplus);
+}
+
+#[tokio::test]
+async fn a_sponsor_who_closes_a_bounty_before_it_is_open_has_its_money_back_and_learns_that_it_was_refused() {
+    let world = World::new();
+    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
+    let handle = coordinator.bounty_handle();
+    while !matches!(handle.bounty().await.expect("a view").phase, BountyPhase::Checking) {
+        world.sponsor_acts(&coordinator, false).await;
+        coordinator.step().await.expect("a step");
+        world.pass_time(true).await;
+    }
+    let request = SponsorRequest { bounty: world.id(), ask: SponsorAsk::Close };
+    handle.sponsor(key("sponsor").sign(request)).await.expect("taken");
+    for _ in 0..5 {
+        coordinator.step().await.expect("a step");
+        world.pass_time(true).await;
+    }
+    let view = handle.bounty().await.expect("a view");
+    assert_eq!((view.phase, view.why.as_deref()), (BountyPhase::Refused, Some("the sponsor has closed it")));
+    assert_eq!(world.gained("sponsor"), 0);
+}
+
 /// Plays a whole bounty with a coordinator that dies when the fuse blows and is started again. Says how many moments there were.
 async fn survive(fuse: Arc<Fuse>) -> u64 {
     let world = World::new();

@@ -36,6 +36,8 @@ const MOST_WAITING: usize = 8;
 const FORGET_MS: u64 = 900_000;
 /// Smallest submission fee.
 const LEAST_FEE: Msat = Msat::new(1_000);
+/// How long an engine that has ended rests before it is started again.
+const RESTART_MS: u64 = 60_000;
 /// Events kept for a listener that is slow.
 const EVENT_BACKLOG: usize = 256;
 
@@ -132,6 +134,16 @@ struct Running {
     engine: JoinHandle<()>,
 }
 
+impl Running {
+    /// Stops its engine, and waits until it has.
+    async fn ended(self) {
+        self.engine.abort();
+        while !self.engine.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // Safe at any await: what was begun is found again.
@@ -165,12 +177,13 @@ impl Board {
         let events = broadcast::channel(EVENT_BACKLOG).0;
         let board = Arc::new(Self { settings, around, running, posting, events });
         for folder in folders.iter().filter(|folder| id_of(folder).is_some()) {
-            match open(folder, &board.settings.options, &board.around).await? {
-                Some(mut coordinator) => {
-                    coordinator.reconcile().await?;
-                    board.run(coordinator);
+            match open(folder, &board.settings.options, &board.around).await {
+                Ok(Some(coordinator)) => board.run(coordinator),
+                Ok(None) => remove(folder).await,
+                // Others must not stand still for it.
+                Err(error) => {
+                    tracing::error!(folder = %folder.display(), "this bounty is not served, and its money is not looked after: {error}");
                 }
-                None => remove(folder).await,
             }
         }
         Ok(board)
@@ -185,10 +198,7 @@ impl Board {
     pub async fn stop(&self) {
         let running = std::mem::take(&mut *self.lock());
         for running in running.into_values() {
-            running.engine.abort();
-            while !running.engine.is_finished() {
-                tokio::task::yield_now().await;
-            }
+            running.ended().await;
         }
     }
 
@@ -214,9 +224,7 @@ impl Board {
                 }
             };
             tokio::select! {
-                ended = coordinator.run() => if let Err(error) = ended {
-                    tracing::error!(bounty = %id, "this bounty stands still until the next start: {error}");
-                },
+                () = keep_running(&mut coordinator, id) => {}
                 () = told => {}
             }
         });
@@ -239,7 +247,10 @@ impl Board {
                 BountyPhase::Refused if now > escrow.fund_until_ms.plus_ms(FORGET_MS) => {
                     let Some(task) = shared.run.bounty() else { continue };
                     let id = task.posting().bounty_id();
-                    drop(self.lock().remove(&id));
+                    let running = self.lock().remove(&id);
+                    if let Some(running) = running {
+                        running.ended().await;
+                    }
                     remove(&self.folder_of(&id)).await;
                 }
                 BountyPhase::Refused => {}
@@ -316,6 +327,21 @@ impl BountyBoard for Board {
 
     fn find(&self, bounty: &BountyId) -> Option<Arc<dyn BountyHandle>> {
         self.lock().get(bounty).map(|running| Arc::clone(&running.shared) as Arc<dyn BountyHandle>)
+    }
+}
+
+/// Runs a bounty's engine whatever ends it, such as a disk that was full for long: its tickets are sold, so they must be judged.
+async fn keep_running(coordinator: &mut Coordinator, id: BountyId) {
+    let clock = coordinator.shared.clock.clone();
+    loop {
+        let ended = match coordinator.reconcile().await {
+            Ok(()) => coordinator.run().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            tracing::error!(bounty = %id, "it stands still for a minute: {error}");
+        }
+        clock.sleep(RESTART_MS).await;
     }
 }
 

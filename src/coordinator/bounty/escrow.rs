@@ -13,7 +13,7 @@ use super::posting::{BountyTask, escrow_blocks};
 use super::state::PayBack;
 use crate::bounty::lint::{Level, Lint};
 use crate::ln::bolt11;
-use crate::ln::{InvoiceRequest, InvoiceStatus, PayLimits, PaymentStatus};
+use crate::ln::{InvoiceRequest, InvoiceStatus, LnError, PayLimits, PaymentStatus};
 use crate::offload::Task;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::BountyPhase;
@@ -186,22 +186,30 @@ impl Shared {
     async fn pay_back(&self, pay_back: PayBack) -> Result<(), CoordinatorError> {
         match self.ln.payment(pay_back.payment_hash).await? {
             PaymentStatus::NotFound => {
-                let most = self.options.channels.max_routing_fee_ppm;
-                let limits =
-                    PayLimits { max_fee: pay_back.amount_msat.share_floor(most), max_cltv_blocks: PAY_BACK_BLOCKS };
-                if let Err(error) = self.ln.pay(&pay_back.invoice, limits).await {
-                    tracing::warn!(payment = %pay_back.payment_hash, %error, "the sponsor could not be paid back yet");
+                let limits = PayLimits { max_fee: pay_back.max_fee_msat, max_cltv_blocks: PAY_BACK_BLOCKS };
+                match self.ln.pay(&pay_back.invoice, limits).await {
+                    Ok(_) => Ok(()),
+                    // It was never tried and never will be, such as one that has expired: another invoice is needed.
+                    Err(error @ (LnError::Refused(_) | LnError::BadInvoice(_)))
+                        if self.ln.payment(pay_back.payment_hash).await? == PaymentStatus::NotFound =>
+                    {
+                        self.give_pay_back_up(&pay_back, &error.to_string()).await
+                    }
+                    Err(error) => {
+                        tracing::warn!(payment = %pay_back.payment_hash, %error, "the sponsor could not be paid back yet");
+                        Ok(())
+                    }
                 }
-                Ok(())
             }
             PaymentStatus::InFlight | PaymentStatus::Unknown => Ok(()),
             PaymentStatus::Succeeded { fee, .. } => self.with(move |core| core.note_paid_back(&pay_back, fee)).await,
-            PaymentStatus::Failed { reason, .. } => {
-                tracing::warn!(payment = %pay_back.payment_hash, reason, "the sponsor was not paid back: another invoice is needed");
-                self.with(|core| core.change_escrow("pay_back_failed", |escrow| escrow.pay_back = None, |_, _| Ok(())))
-                    .await
-            }
+            PaymentStatus::Failed { reason, .. } => self.give_pay_back_up(&pay_back, &reason).await,
         }
+    }
+
+    async fn give_pay_back_up(&self, pay_back: &PayBack, reason: &str) -> Result<(), CoordinatorError> {
+        tracing::warn!(payment = %pay_back.payment_hash, reason, "the sponsor was not paid back: another invoice is needed");
+        self.with(|core| core.change_escrow("pay_back_failed", |escrow| escrow.pay_back = None, |_, _| Ok(()))).await
     }
 }
 
@@ -233,6 +241,11 @@ impl Coordinator {
             return Ok(());
         }
         let escrow = self.shared.with(|core| Ok(core.bounty_state()?.escrow.clone())).await?;
+        let waits = matches!(escrow.phase, BountyPhase::AwaitingEscrow | BountyPhase::Checking);
+        if let Some(why) = escrow.why.as_ref().filter(|_| waits) {
+            self.funding.check = None;
+            return self.refuse(why).await;
+        }
         match escrow.phase {
             BountyPhase::AwaitingEscrow => match self.shared.look_at_escrow(0).await? {
                 Look::AllLocked => self.shared.with(|core| core.set_phase(BountyPhase::Checking, None)).await,
@@ -242,7 +255,7 @@ impl Coordinator {
             },
             BountyPhase::Checking => self.check_baseline().await,
             BountyPhase::Open => self.watch_escrow(escrow.taking).await,
-            BountyPhase::Closing => self.close_bounty(escrow.taking).await,
+            BountyPhase::Closing => self.close_bounty().await,
             BountyPhase::Closed => match escrow.pay_back {
                 Some(pay_back) => self.shared.pay_back(pay_back).await,
                 None => Ok(()),
@@ -310,25 +323,35 @@ impl Coordinator {
         self.shared.with(end).await
     }
 
-    async fn close_bounty(&self, taking: u32) -> Result<(), CoordinatorError> {
-        let at_rest = self.shared.with(|core| Ok(core.rounds.is_empty())).await?;
-        if !at_rest {
+    async fn close_bounty(&mut self) -> Result<(), CoordinatorError> {
+        let (judged, at_rest) =
+            self.shared.with(|core| Ok((core.open_round().is_none(), core.rounds.is_empty()))).await?;
+        if !judged {
             return Ok(());
         }
-        // What was being taken when the coordinator died is taken now: its preimage may be out.
-        let paid = self.shared.with(|core| Ok(core.bounty_state()?.book.paid())).await?;
-        self.shared.cover(paid).await?;
-        self.shared.cancel_rest(taking).await?;
-        self.shared.with(Core::open_seals).await
+        // The sponsor need not wait for agents that give nothing back.
+        let now_ms = self.shared.clock.uptime_ms();
+        if at_rest || now_ms >= self.funding.not_before_ms {
+            self.funding.not_before_ms = now_ms + WATCH_MS;
+            // What was being taken when the coordinator died is taken now: its preimage may be out.
+            let paid = self.shared.with(|core| Ok(core.bounty_state()?.book.paid())).await?;
+            if !self.shared.cover(paid).await? {
+                tracing::error!("the sponsor's money does not cover what was paid");
+            }
+            let taking = self.shared.with(|core| Ok(core.bounty_state()?.escrow.taking)).await?;
+            self.shared.cancel_rest(taking).await?;
+        }
+        if at_rest { self.shared.with(Core::open_seals).await } else { Ok(()) }
     }
 }
 
 /// Why a bounty can't open, if it can't.
 fn problem(lint: &Lint, rules: &crate::protocol::bounty::statements::Rules) -> Option<String> {
     let errors = lint.findings.iter().filter(|finding| finding.level == Level::Error);
-    let errors: Vec<String> = errors.map(|finding| format!("{}: {}", finding.code, finding.message)).collect();
+    // Anybody reads this, and a message may quote the held-out part: `l402t bounty check` tells the sponsor.
+    let errors: Vec<&str> = errors.map(|finding| finding.code).collect();
     if !errors.is_empty() {
-        return Some(errors.join("; "));
+        return Some(errors.join(", "));
     }
     match lint.rules {
         Some(measured) if measured.allow(rules) => None,
@@ -358,11 +381,11 @@ impl Core {
     pub(super) fn stop_taking(&mut self, why: &str) -> Result<(), CoordinatorError> {
         match self.bounty_state()?.escrow.phase {
             BountyPhase::Open => self.set_phase(BountyPhase::Closing, Some(why.to_owned())),
-            BountyPhase::AwaitingEscrow
-            | BountyPhase::Checking
-            | BountyPhase::Closing
-            | BountyPhase::Closed
-            | BountyPhase::Refused => Ok(()),
+            // The engine gives the money back, and then it is refused.
+            phase @ (BountyPhase::AwaitingEscrow | BountyPhase::Checking) => {
+                self.set_phase(phase, Some(why.to_owned()))
+            }
+            BountyPhase::Closing | BountyPhase::Closed | BountyPhase::Refused => Ok(()),
         }
     }
 
@@ -428,17 +451,23 @@ impl Core {
             let fix = "Wait until that one has been paid, or has failed";
             return Err(refusal(409, "pay_back_under_way", "another invoice is being paid", fix).into());
         }
-        let fix = "Send a BOLT 11 invoice for exactly the surplus, with an hour to pay it";
+        let fix = "Send a BOLT 11 invoice for the surplus, or less where the way to it costs, with an hour to pay it";
         let bad = |what: String| refusal(422, "bad_invoice", what, fix);
         let parsed = bolt11::parse(invoice, network).map_err(|error| bad(error.to_string()))?;
-        if parsed.amount != surplus {
-            return Err(bad(format!("it asks for {}, the surplus is {surplus}", parsed.amount)).into());
-        }
+        // What the way costs is the sponsor's, too.
+        let max_fee_msat = surplus
+            .checked_sub(parsed.amount)
+            .filter(|_| parsed.amount > Msat::ZERO)
+            .ok_or_else(|| bad(format!("it asks for {}, the surplus is {surplus}", parsed.amount)))?;
         if parsed.is_expired(self.clock.now().plus_ms(PAY_BACK_LIFE_MS)) {
             return Err(bad("it expires too soon".to_owned()).into());
         }
-        let pay_back =
-            PayBack { invoice: invoice.to_owned(), payment_hash: parsed.payment_hash, amount_msat: parsed.amount };
+        let pay_back = PayBack {
+            invoice: invoice.to_owned(),
+            payment_hash: parsed.payment_hash,
+            amount_msat: parsed.amount,
+            max_fee_msat,
+        };
         self.change_escrow("paying_back", |escrow| escrow.pay_back = Some(pay_back), |_, _| Ok(()))
     }
 
@@ -449,7 +478,8 @@ impl Core {
             "paid_back",
             |escrow| {
                 escrow.pay_back = None;
-                escrow.paid_back_msat = escrow.paid_back_msat.checked_add(amount).unwrap_or(Msat::MAX_MONEY);
+                let spent = amount.checked_add(fee).unwrap_or(amount);
+                escrow.paid_back_msat = escrow.paid_back_msat.checked_add(spent).unwrap_or(Msat::MAX_MONEY);
             },
             |t, event| {
                 ledger::post(t, event, round, (Account::Wallet, Account::Escrow), amount)?;

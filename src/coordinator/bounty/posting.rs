@@ -15,7 +15,7 @@ use super::state::{Escrow, META_ESCROW};
 use crate::bounty::data::{Exam, Part};
 use crate::bounty::lint::rules;
 use crate::bounty::load::{Bounty, Extent};
-use crate::bounty::manifest::DemoOnly;
+use crate::bounty::manifest::{BoxLimits, DemoOnly};
 use crate::bounty::package;
 use crate::ln::MAX_HOLD_CLTV_BLOCKS;
 use crate::ln::bolt11::Network;
@@ -47,6 +47,12 @@ const BLOCK_MS: u64 = 600_000;
 const ESCROW_MARGIN_BLOCKS: u64 = 180;
 /// For how long an agent's reward may be locked, in blocks.
 const HOLD_BLOCKS: u32 = 144;
+
+/// What a stranger's bounty may ask of this machine for a box.
+const MOST_WALL_MS: u64 = 600_000;
+const MOST_MEMORY_BYTES: u64 = 2_048_000_000;
+const MOST_OUTPUT_BYTES: u64 = 64 << 20;
+const MOST_PROCESSES: u32 = 256;
 
 /// Boxes that a submission is evaluated in, one after the other, at most.
 const MOST_BOXES: u64 = 5;
@@ -121,13 +127,8 @@ pub(super) fn start(
         return Err(bad("bad_package", "the package is not the one that the posting names", "Send that one"));
     }
     let held_out = decode("held_out", &request.held_out)?;
-    let unpacked = |what: &str, bytes: &[u8], name: &str| {
-        let tree =
-            package::decode(bytes).map_err(|error| bad("bad_package", format!("{what}: {error}"), POST_AGAIN))?;
-        replace(&folder.join(name), |to| tree.write_to(to))
-    };
-    unpacked("package", &bytes, PACKAGE)?;
-    unpacked("held_out", &held_out, HELD_OUT)?;
+    unpack(&bytes, &folder.join(PACKAGE))?;
+    unpack(&held_out, &folder.join(HELD_OUT))?;
     let (bounty, exam) = load(folder, request.held_out_salt, posting)?;
     check_rules(&bounty, &exam, posting, network)?;
 
@@ -186,6 +187,10 @@ pub(super) fn read(data: &DataFolder, folder: &Path, key: &IdentityKey) -> Resul
         return Err(corrupt("manifest: another coordinator has signed it")().into());
     }
     let secret = RunSecret::from_bytes(secret_bytes(db, META_SECRET)?);
+    // The blobs are on disk to the last byte; what was unpacked of them may not have been when the power went.
+    let posting = &manifest.body.posting.body;
+    unpack(&data.blobs.get(&posting.package, package::MOST_BYTES)?, &folder.join(PACKAGE))?;
+    unpack(&data.private.get(&held_out, package::MOST_BYTES)?, &folder.join(HELD_OUT))?;
     let loaded = load(folder, salt, &manifest.body.posting.body)?;
     let run = of_task(manifest, loaded, salt, held_out, key.clone(), secret);
     leave_manifest(&run, folder)?;
@@ -218,6 +223,11 @@ fn of_task(
             manifest,
         })),
     }
+}
+
+fn unpack(bytes: &[u8], folder: &Path) -> Result<(), CoordinatorError> {
+    let tree = package::decode(bytes).map_err(|error| bad("bad_package", error, POST_AGAIN))?;
+    replace(folder, |to| tree.write_to(to))
 }
 
 /// Makes a folder anew: what an interrupted start left of it goes.
@@ -278,6 +288,16 @@ fn check_rules(bounty: &Bounty, exam: &Exam, posting: &Posting, network: Network
     {
         let message = "the posting's rules don't follow from its bounty.toml";
         return Err(bad("rules", message, POST_AGAIN));
+    }
+    let BoxLimits { wall_ms, memory_bytes, output_bytes, processes, .. } = bounty.manifest.limits;
+    let fits = wall_ms <= MOST_WALL_MS
+        && memory_bytes <= MOST_MEMORY_BYTES
+        && output_bytes <= MOST_OUTPUT_BYTES
+        && processes <= MOST_PROCESSES;
+    if !fits {
+        let message =
+            "its boxes may use more of this machine than 600 s, 2,048 MB of memory, 64 MB of output or 256 processes";
+        return Err(bad("limits", message, "Lower [limits] in bounty.toml"));
     }
     match bounty.manifest.demo_only {
         DemoOnly::Yes if network == Network::Bitcoin => {

@@ -54,6 +54,8 @@ pub(super) struct PayBack {
     pub(super) invoice: String,
     pub(super) payment_hash: PaymentHash,
     pub(super) amount_msat: Msat,
+    /// Most that the way to the sponsor may cost: what its invoice leaves of the surplus.
+    pub(super) max_fee_msat: Msat,
 }
 
 impl Escrow {
