@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use l402t::bounty::diff;
+use l402t::bounty::tree::{Tree, TreeLimits};
 use serde_json::Value;
 
 fn example(name: &str) -> PathBuf {
@@ -57,56 +59,21 @@ fn copy(name: &str) -> tempfile::TempDir {
     place
 }
 
-/// A file of an example, with other text from `from` up to `to`.
-fn spliced(file: &str, from: &str, to: &str, with: &str) -> String {
-    let text = fs::read_to_string(example(file)).expect("read");
-    let start = text.find(from).expect("there");
-    let end = start + text[start..].find(to).expect("behind it");
-    format!("{}{with}{}", &text[..start], &text[end..])
+/// An example's target file after the change that its folder shows.
+fn better(name: &str) -> String {
+    let workspace = Tree::read(&example(name).join("workspace"), TreeLimits::default()).expect("read");
+    let change = fs::read(example(name).join("better.diff")).expect("read");
+    let targets: Vec<String> = workspace.files().map(|(path, _)| path.to_owned()).collect();
+    let changed = diff::apply(&workspace, &change, &targets, change.len() as u64).expect("it fits");
+    let (_, file) = changed.files().find(|(path, file)| workspace.get(path) != Some(file)).expect("one is changed");
+    String::from_utf8(file.content.clone()).expect("text")
 }
-
-/// What the logs say again and again, the most frequent last.
-const DICTIONARY: &str = r#"WORDS = (
-    b'ERROR worker retry queue=mail attempt= error="connection reset by peer"|2026-03-01T WARN database slow query '
-    b'table=orders rows= duration_ms=|2026-03-01T DEBUG cache lookup key=session: hit=false hit=true|2026-03-01T '
-    b'agent="Prometheus/2.53"agent="python-requests/2.32"agent="Mozilla/5.0 (X11; Linux x86_64)"agent="curl/8.5.0"'
-    b"method=POST path=/api/v1/orders/export status=201 path=/login status=404 path=/static/app.js status=304 "
-    b"path=/metrics path=/health path=/api/v1/users status=200 duration_ms= bytes= client=10.|2026-03-01T"
-    b":Z web-0 INFO request method=GET path=/api/v1/orders status=200 duration_ms="
-)
-
-
-def compress(line):
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, WORDS)
-    return packer.compress(line) + packer.flush()
-
-
-def decompress(packed):
-    return zlib.decompressobj(-15, WORDS).decompress(packed)
-
-
-"#;
-
-/// Most of the seven nearest images.
-const NEIGHBOURS: &str = "    for line in sys.stdin:
-        image = pixels(line.strip())
-        near = sorted((sum((a - b) ** 2 for a, b in zip(image, other)), label) for other, label in zip(images, labels))
-        votes = [label for _, label in near[:7]]
-        print(max(sorted(set(votes)), key=votes.count))";
-
-/// Shell's sort with Ciura's gaps.
-#[cfg(feature = "wasm")]
-const SHELLSORT: &str = include_str!("bounty/shellsort.wat");
-
-/// Pairs of tokens merged one after the other, the most frequent first.
-const VOCABULARY: &str = include_str!("bounty/vocabulary.txt");
 
 #[test]
 fn the_log_bounty_can_be_posted_and_a_dictionary_improves_it() {
     let (code, report) = check(&example("logs"));
     assert_eq!((code, &report["postable"]), (Some(0), &Value::Bool(true)), "{report}");
-    let codec = spliced("logs/workspace/codec.py", "def compress", "def main", DICTIONARY);
-    let (code, report) = attempt("logs", "codec.py", &codec);
+    let (code, report) = attempt("logs", "codec.py", &better("logs"));
     assert_eq!((code, &report["improves"]), (Some(0), &Value::Bool(true)), "{report}");
     assert!(report["would_pay_msat"].as_u64().expect("msat") > 25_000_000, "{report}");
 }
@@ -118,8 +85,7 @@ fn the_digit_bounty_can_be_posted_and_neighbours_improve_it() {
     assert_eq!((&report["canaries"], &report["scored_items"]), (&32.into(), &568.into()));
     assert_eq!(report["least_improvement"], "0.0420");
     assert_eq!(codes(&report), ["few_items"]);
-    let classifier = spliced("digits/workspace/classify.py", "    means = {}", "\n\n\nmain()", NEIGHBOURS);
-    let (code, report) = attempt("digits", "classify.py", &classifier);
+    let (code, report) = attempt("digits", "classify.py", &better("digits"));
     assert_eq!(code, Some(0), "{report}");
 }
 
@@ -128,10 +94,10 @@ fn the_tokenizer_bounty_can_be_posted_and_merged_pairs_improve_it() {
     let (code, report) = check(&example("tokenizer"));
     assert_eq!((code, &report["postable"]), (Some(0), &Value::Bool(true)), "{report}");
     assert_eq!((report["baseline"].as_str(), codes(&report)), (Some("526.5"), vec![]), "what its README says");
-    let place = copy("tokenizer");
-    fs::write(place.path().join("workspace/vocab.txt"), VOCABULARY).expect("written");
+    let (place, vocabulary) = (copy("tokenizer"), better("tokenizer"));
+    fs::write(place.path().join("workspace/vocab.txt"), &vocabulary).expect("written");
     assert_eq!(check(place.path()).1["baseline"], "444.6", "what its README says");
-    let (code, report) = attempt("tokenizer", "vocab.txt", VOCABULARY);
+    let (code, report) = attempt("tokenizer", "vocab.txt", &vocabulary);
     assert_eq!((code, &report["improves"]), (Some(0), &Value::Bool(true)), "{report}");
     // A token for everything that can be seen, and more tokens than there may be.
     let public = fs::read_to_string(example("tokenizer").join("public/inputs")).expect("read");
@@ -150,7 +116,7 @@ fn the_sort_bounty_can_be_posted_and_another_sort_improves_it() {
     assert_eq!((report["baseline"].as_str(), codes(&report)), (Some("16921602"), vec![]), "what its README says");
     assert_eq!(report["fuel_meter"], l402t::bounty::wasm::FUEL_METER);
     let place = copy("sort");
-    let shellsort = spliced("sort/workspace/kernel.wat", "  (func $sort", "  (func (export", SHELLSORT);
+    let shellsort = better("sort");
     fs::write(place.path().join("workspace/kernel.wat"), &shellsort).expect("written");
     assert_eq!(check(place.path()).1["baseline"], "3930386", "what its README says");
     let (code, report) = attempt("sort", "kernel.wat", &shellsort);

@@ -11,6 +11,8 @@ use serde_json::Value;
 use super::folder::DemoFolder;
 use super::members::Members;
 use super::{call, wait_for_url};
+use crate::bounty::diff;
+use crate::bounty::tree::{File, Tree};
 use crate::clock::Stopwatch;
 use crate::cmd::{ExitCode, Failure};
 use crate::ui::{Align, Table, Ui};
@@ -54,8 +56,16 @@ const EXAMPLES: [Example; 2] = [
 const LOGS: usize = 0;
 const DIGITS: usize = 1;
 
-const DICTIONARY: &str = include_str!("solutions/logs_dictionary.py");
-const NEIGHBOURS: &str = include_str!("solutions/digits_neighbours.py");
+/// What is done to a target file.
+enum Change {
+    /// A diff that the example itself shows.
+    Diff(&'static str),
+    /// Another content.
+    Content(&'static str),
+}
+
+const DICTIONARY: Change = Change::Diff(include_str!("../../../examples/bounties/logs/better.diff"));
+const NEIGHBOURS: Change = Change::Diff(include_str!("../../../examples/bounties/digits/better.diff"));
 
 /// What somebody submits.
 struct Attempt {
@@ -63,10 +73,27 @@ struct Attempt {
     /// For people.
     what: &'static str,
     example: usize,
-    content: &'static str,
+    change: Change,
     claim: &'static str,
     /// What it has to come to.
     verdict: &'static str,
+}
+
+impl Attempt {
+    /// The target file that is submitted.
+    fn content(&self) -> Result<Vec<u8>, Failure> {
+        let change = match &self.change {
+            Change::Content(content) => return Ok(content.as_bytes().to_vec()),
+            Change::Diff(change) => change,
+        };
+        let example = &EXAMPLES[self.example];
+        let mut workspace = Tree::default();
+        workspace.insert(example.target, File::plain(example.baseline));
+        let targets = [example.target.to_owned()];
+        let changed =
+            diff::apply(&workspace, change.as_bytes(), &targets, change.len() as u64).map_err(Failure::bug)?;
+        Ok(changed.get(example.target).map(|file| file.content.clone()).unwrap_or_default())
+    }
 }
 
 /// In this order. The cheats know what a stranger could.
@@ -75,7 +102,7 @@ const ATTEMPTS: [Attempt; 7] = [
         who: "ada",
         what: "compresses with a dictionary",
         example: LOGS,
-        content: DICTIONARY,
+        change: DICTIONARY,
         claim: "21000",
         verdict: "reached",
     },
@@ -83,7 +110,7 @@ const ATTEMPTS: [Attempt; 7] = [
         who: "ada",
         what: "asks the seven nearest images",
         example: DIGITS,
-        content: NEIGHBOURS,
+        change: NEIGHBOURS,
         claim: "0.9300",
         verdict: "reached",
     },
@@ -91,7 +118,7 @@ const ATTEMPTS: [Attempt; 7] = [
         who: "kit",
         what: "sends the same files again, with a bolder claim",
         example: LOGS,
-        content: DICTIONARY,
+        change: DICTIONARY,
         claim: "20600",
         verdict: "no_improvement",
     },
@@ -99,7 +126,10 @@ const ATTEMPTS: [Attempt; 7] = [
         who: "max",
         what: "changes a comment and claims the target",
         example: LOGS,
-        content: concat!("# Faster.\n", include_str!("../../../examples/bounties/logs/workspace/codec.py")),
+        change: Change::Content(concat!(
+            "# Faster.\n",
+            include_str!("../../../examples/bounties/logs/workspace/codec.py")
+        )),
         claim: "18000",
         verdict: "below_claim",
     },
@@ -107,7 +137,7 @@ const ATTEMPTS: [Attempt; 7] = [
         who: "eve",
         what: "prints a score instead of answers",
         example: DIGITS,
-        content: "print('{\"accuracy\": 1.0}')\n",
+        change: Change::Content("print('{\"accuracy\": 1.0}')\n"),
         claim: "0.9800",
         verdict: "malformed_output",
     },
@@ -115,7 +145,7 @@ const ATTEMPTS: [Attempt; 7] = [
         who: "ron",
         what: "answers by the order of the items",
         example: DIGITS,
-        content: "import sys\nfor place, item in enumerate(sys.stdin):\n    print(place % 10)\n",
+        change: Change::Content("import sys\nfor place, item in enumerate(sys.stdin):\n    print(place % 10)\n"),
         claim: "0.9800",
         verdict: "nondeterministic",
     },
@@ -123,7 +153,7 @@ const ATTEMPTS: [Attempt; 7] = [
         who: "gus",
         what: "floods the output",
         example: DIGITS,
-        content: "import sys\nfor item in sys.stdin:\n    print('7' * 10_000_000)\n",
+        change: Change::Content("import sys\nfor item in sys.stdin:\n    print('7' * 10_000_000)\n"),
         claim: "0.9800",
         verdict: "output_limit",
     },
@@ -231,7 +261,7 @@ impl Demo<'_> {
         if claimed["ok"] != true || start != example.baseline {
             return Err(Failure::bug(format_args!("{} could not claim {}: {claimed}", attempt.who, example.name)));
         }
-        write(&target, attempt.content.as_bytes())?;
+        write(&target, &attempt.content()?)?;
         let answer = self.bounty(attempt.who, &["submit", &work, "--claim", attempt.claim]).await?;
         let result = &answer["result"];
         let state = result["state"].as_str().unwrap_or("none");
