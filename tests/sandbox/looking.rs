@@ -58,7 +58,7 @@ fn another_box_at_the_same_time_is_not_to_be_seen() {
         let hunt = "import glob, os, time\n\
             end = time.time() + 1\n\
             while time.time() < end:\n\
-            \x20   for path in glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/root/scratch/*') + glob.glob('/tmp/*') + glob.glob('/dev/shm/*'):\n\
+            \x20   for path in glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cwd/*') + glob.glob('/tmp/*') + glob.glob('/dev/shm/*'):\n\
             \x20       try:\n\
             \x20           if b'held-' + b'out' in open(path, 'rb').read(): print(path)\n\
             \x20       except OSError: pass\n\
