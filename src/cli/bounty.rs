@@ -39,7 +39,7 @@ pub enum BountyCommand {
     /// Submit the change of a claimed bounty's workspace, and wait for the verdict and the money
     ///
     /// Costs the bounty's fee. Pays if the held-out items score at least what is claimed. Killed at any point, the same command
-    /// goes on without paying twice.
+    /// goes on without paying twice; once all is over, it tells what became of it.
     #[command(after_help = "Example: l402t bounty submit ./logs --claim 19950")]
     Submit(BountySubmitArgs),
     /// Show submissions, and carry on those that are under way
@@ -120,7 +120,7 @@ pub struct BountyClaimArgs {
 }
 
 /// `l402t bounty submit`. With `--json` the result is {bounty, contribution, round, claim, state, reason, reward_msat, fee_msat,
-/// routing_msat}.
+/// routing_msat, earlier}.
 #[derive(Clone, Debug, Args)]
 pub struct BountySubmitArgs {
     /// The folder that `l402t bounty claim` made
@@ -132,6 +132,9 @@ pub struct BountySubmitArgs {
     /// The changed workspace [default: DIR/workspace, as the bounty names it]
     #[arg(long, value_name = "FOLDER")]
     pub workspace: Option<PathBuf>,
+    /// Submit what was decided before with the same claim once more, for another fee
+    #[arg(long)]
+    pub again: bool,
     /// The coordinator's URL [default: where it was claimed]
     #[arg(long, value_name = "URL")]
     pub coordinator: Option<String>,

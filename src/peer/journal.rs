@@ -269,6 +269,11 @@ impl Journal {
         text.map(|text| parse(&text)).transpose()
     }
 
+    /// A run's contributions, oldest first.
+    pub fn entries_of(&self, run: RunId) -> Result<Vec<Entry>, JournalError> {
+        Ok(self.entries()?.into_iter().filter(|entry| entry.run() == run).collect())
+    }
+
     /// Contributions that have not ended, oldest first: of a run, or of all runs.
     pub fn unfinished(&self, run: Option<RunId>) -> Result<Vec<Entry>, JournalError> {
         let entries = self.entries()?;

@@ -98,6 +98,21 @@ impl Stage {
         }
     }
 
+    /// How it ended, if it has.
+    pub fn ending(&self) -> Option<&Ending> {
+        match self {
+            Stage::Closed(ending) => Some(ending),
+            Stage::Committed
+            | Stage::Paying(_)
+            | Stage::Paid(_)
+            | Stage::Ticketed(_)
+            | Stage::Invoiced(_)
+            | Stage::Locked(_)
+            | Stage::Uploaded(_)
+            | Stage::Judged(_) => None,
+        }
+    }
+
     /// Has it ended?
     pub fn is_closed(&self) -> bool {
         self.rank() == Self::CLOSED_RANK
@@ -222,4 +237,14 @@ pub enum Ending {
         /// For people.
         reason: String,
     },
+}
+
+impl Ending {
+    /// Was it judged?
+    pub fn is_verdict(&self) -> bool {
+        match self {
+            Ending::Accepted { .. } | Ending::Rejected { .. } | Ending::NotReached { .. } => true,
+            Ending::FeeUnpaid { .. } | Ending::NoTicket { .. } | Ending::Missed { .. } => false,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! An agent at one bounty: a submission is a contribution to a round of the bounty's run, and goes the way of every other one.
 //!
-//! What was begun is carried on before anything new is begun, so that nothing is submitted, or paid for, twice.
+//! What was begun is carried on before anything new is begun, and a change that was decided, or has cost a fee, is not submitted with
+//! the same claim again unless that is asked for: so nothing is submitted, or paid for, twice.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::session::{PeerParts, Session};
 use super::stage::{Ending, Entry, PaidFee, Stage};
 use crate::ln::PaymentStatus;
 use crate::protocol::api::{BountyPhase, BountyView, ContributionState, Phase, RoundView};
-use crate::protocol::bounty::payload::{self, NONCE_BYTES};
+use crate::protocol::bounty::payload;
 use crate::protocol::bounty::score::Score;
 use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
 use crate::protocol::sign::Statement;
@@ -34,12 +35,19 @@ const NO_ROUND: &str = "no_round";
 /// A change, and what it is said to score.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {
-    /// Random: hides the diff until the bounty closes.
-    pub nonce: [u8; NONCE_BYTES],
     /// The change.
     pub diff: Vec<u8>,
     /// What it scores at least.
     pub claim: Score,
+}
+
+/// What to do about a submission that was decided, or has cost a fee, before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Tell what became of it: that costs nothing.
+    Told,
+    /// Submit it again, for another fee.
+    Again,
 }
 
 /// What became of a submission.
@@ -55,6 +63,8 @@ pub struct Submitted {
     pub ending: Option<Ending>,
     /// What it cost and brought.
     pub totals: Totals,
+    /// It had ended before it was asked about, and nothing was paid now.
+    pub earlier: bool,
 }
 
 /// What became of a submission that was to be withdrawn.
@@ -69,6 +79,15 @@ pub enum Withdrawal {
         /// Why it can't be given up.
         why: &'static str,
     },
+}
+
+/// What the journal says of a submission.
+#[derive(Debug)]
+struct Attempts {
+    /// The last time that it was decided, has cost something, or is under way.
+    last: Option<Entry>,
+    /// The payload of another attempt.
+    next: Vec<u8>,
 }
 
 /// An agent at one bounty.
@@ -90,8 +109,8 @@ impl Submitter {
     }
 
     /// Submits, and waits for the verdict and the money. Where an unfinished submission is the same, that is carried on instead.
-    pub async fn submit(&self, submission: &Submission) -> Result<Submitted, PeerError> {
-        self.session.guarded(self.submit_unguarded(submission)).await
+    pub async fn submit(&self, submission: &Submission, repeat: Repeat) -> Result<Submitted, PeerError> {
+        self.session.guarded(self.submit_unguarded(submission, repeat)).await
     }
 
     /// Carries on what was begun at this bounty.
@@ -104,12 +123,17 @@ impl Submitter {
         self.session.guarded(self.withdraw_all()).await
     }
 
-    async fn submit_unguarded(&self, submission: &Submission) -> Result<Submitted, PeerError> {
-        let same = self.unfinished()?.into_iter().find(|entry| self.is_the_same(entry, submission));
-        let same = same.map(|entry| entry.contribution);
-        let mut finished = self.finish().await?;
-        if let Some(place) = finished.iter().position(|ended| Some(ended.contribution) == same) {
-            return Ok(finished.swap_remove(place));
+    async fn submit_unguarded(&self, submission: &Submission, repeat: Repeat) -> Result<Submitted, PeerError> {
+        let begun = self.attempts(submission)?.last.filter(|entry| !entry.stage.is_closed());
+        let begun = begun.map(|entry| entry.contribution);
+        self.finish().await?;
+        let Attempts { last, next } = self.attempts(submission)?;
+        if let Some(last) = last {
+            let carried_on = begun == Some(last.contribution);
+            if carried_on || repeat == Repeat::Told {
+                let told = self.told(&last, last.stage.ending().cloned())?;
+                return Ok(Submitted { earlier: !carried_on, ..told });
+            }
         }
         check_bounty_limits(self.session.terms.bounty()?, &self.session.parts.settings.limits)?;
         let view = self.view().await?;
@@ -117,7 +141,7 @@ impl Submitter {
         self.session.ready_to_be_paid(&view.lightning).await?;
         for _ in 0..MOST_ROUNDS {
             let round = self.open_round().await?;
-            let entry = self.commit(&round, submission)?;
+            let entry = self.commit(&round, submission.claim, &next)?;
             let submitted = self.carry_on(entry, &round).await?;
             if !self.came_too_late(&submitted).await? {
                 return Ok(submitted);
@@ -173,12 +197,11 @@ impl Submitter {
     }
 
     /// The payload is on disk before it is committed to, and the commitment before anybody hears of it.
-    fn commit(&self, round: &RoundView, submission: &Submission) -> Result<Entry, PeerError> {
+    fn commit(&self, round: &RoundView, claim: Score, bytes: &[u8]) -> Result<Entry, PeerError> {
         let session = &self.session;
         let opening = &round.opening.body;
-        let bytes = payload::encode(&submission.nonce, &submission.diff);
-        let payload = Blake3Hash::of(&bytes);
-        folder::write_durably(&session.parts.folder.payload(&payload), &bytes)?;
+        let payload = Blake3Hash::of(bytes);
+        folder::write_durably(&session.parts.folder.payload(&payload), bytes)?;
         let commitment = Commitment {
             run: session.terms.run,
             round: opening.round,
@@ -186,7 +209,7 @@ impl Submitter {
             peer: session.parts.key.id(),
             payload,
             payload_bytes: bytes.len() as u64,
-            claim: Some(submission.claim),
+            claim: Some(claim),
         };
         let entry = Entry {
             contribution: commitment.contribution_id(),
@@ -220,6 +243,7 @@ impl Submitter {
             claim: entry.commitment.body.claim,
             ending,
             totals: self.session.journal.totals_of(entry.contribution)?,
+            earlier: false,
         })
     }
 
@@ -236,10 +260,30 @@ impl Submitter {
         Ok(self.session.journal.unfinished(Some(self.session.terms.run))?)
     }
 
-    fn is_the_same(&self, entry: &Entry, submission: &Submission) -> bool {
-        let file = std::fs::read(self.session.parts.folder.payload(&entry.commitment.body.payload));
-        let same_diff = file.is_ok_and(|bytes| payload::diff(&bytes) == Some(submission.diff.as_slice()));
-        same_diff && entry.commitment.body.claim == Some(submission.claim)
+    /// How often this change was submitted with this claim, by the journal.
+    fn attempts(&self, submission: &Submission) -> Result<Attempts, PeerError> {
+        let Session { parts, journal, terms, .. } = &self.session;
+        let Submission { diff, claim } = submission;
+        let entries = journal.entries_of(terms.run)?;
+        let mut last = None;
+        for attempt in 0.. {
+            let nonce = payload::nonce(&parts.key, terms.run, diff, *claim, attempt);
+            let next = payload::encode(&nonce, diff);
+            let payload = Blake3Hash::of(&next);
+            let mut counts = None;
+            // A round that took neither it nor its fee is none of its attempts.
+            for entry in entries.iter().filter(|entry| entry.commitment.body.payload == payload) {
+                let is_free = journal.totals_of(entry.contribution)? == Totals::default();
+                if !is_free || entry.stage.ending().is_none_or(Ending::is_verdict) {
+                    counts = Some(entry.clone());
+                }
+            }
+            match counts {
+                Some(entry) => last = Some(entry),
+                None => return Ok(Attempts { last, next }),
+            }
+        }
+        Err(PeerError::NoRound("it was submitted far too often".into()))
     }
 
     async fn finish(&self) -> Result<Vec<Submitted>, PeerError> {

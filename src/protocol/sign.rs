@@ -90,6 +90,12 @@ impl IdentityKey {
         PeerId::from_bytes(self.0.x_only_public_key().0.serialize())
     }
 
+    /// 32 bytes that only this key's owner can tell, the same ones each time: BLAKE3 keyed for one purpose.
+    pub fn secret_for(&self, context: &'static str, message: &[u8]) -> [u8; 32] {
+        let key = blake3::derive_key(context, &self.0.secret_bytes());
+        *blake3::keyed_hash(&key, message).as_bytes()
+    }
+
     /// Signs a statement (deterministically: no auxiliary randomness).
     pub fn sign<T: Statement>(&self, body: T) -> Signed<T> {
         let message = secp256k1::Message::from_digest(*body.digest().as_bytes());
@@ -159,6 +165,18 @@ mod tests {
         let mut forged = signed.clone();
         forged.body.text = "b".into();
         assert!(forged.verify(&key(1).id()).is_err());
+    }
+
+    #[test]
+    fn a_keys_secret_is_its_own_for_each_purpose_and_message() {
+        let made = |byte, context, message: &[u8]| key(byte).secret_for(context, message);
+        let first = made(1, "l402t test a v1", b"x");
+        assert_eq!(first, made(1, "l402t test a v1", b"x"));
+        for other in
+            [made(2, "l402t test a v1", b"x"), made(1, "l402t test b v1", b"x"), made(1, "l402t test a v1", b"y")]
+        {
+            assert_ne!(first, other);
+        }
     }
 
     #[test]

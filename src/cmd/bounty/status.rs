@@ -12,7 +12,7 @@ use crate::cli::{BountyIdArgs, BountyStatusArgs};
 use crate::peer::error::PeerError;
 use crate::peer::folder::{DataFolder, journal_in};
 use crate::peer::journal::Journal;
-use crate::peer::stage::{Entry, Stage};
+use crate::peer::stage::Entry;
 use crate::peer::submit::{Submitted, Submitter, Withdrawal};
 use crate::protocol::ids::BountyId;
 
@@ -32,18 +32,9 @@ fn submissions(data: &Path, bounty: Option<BountyId>) -> Result<Vec<(Entry, Note
             contribution: entry.contribution,
             round: entry.round(),
             claim: entry.commitment.body.claim,
-            ending: match &entry.stage {
-                Stage::Closed(ending) => Some(ending.clone()),
-                Stage::Committed
-                | Stage::Paying(_)
-                | Stage::Paid(_)
-                | Stage::Ticketed(_)
-                | Stage::Invoiced(_)
-                | Stage::Locked(_)
-                | Stage::Uploaded(_)
-                | Stage::Judged(_) => None,
-            },
+            ending: entry.stage.ending().cloned(),
             totals: journal.totals_of(entry.contribution).map_err(PeerError::from)?,
+            earlier: entry.stage.is_closed(),
         };
         found.push((entry, note, submitted));
     }

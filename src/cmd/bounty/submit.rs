@@ -13,9 +13,9 @@ use crate::cli::BountySubmitArgs;
 use crate::peer::error::PeerError;
 use crate::peer::folder::DataFolder;
 use crate::peer::stage::Ending;
-use crate::peer::submit::{Submission, Submitted, Submitter};
+use crate::peer::submit::{Repeat, Submission, Submitted, Submitter};
 use crate::protocol::amount::Msat;
-use crate::protocol::bounty::payload::{self, NONCE_BYTES};
+use crate::protocol::bounty::payload;
 use crate::protocol::bounty::score::{Decimals, Score};
 use crate::protocol::bounty::verdict::Rejection;
 use crate::protocol::ids::{BountyId, ContributionId, RoundNumber};
@@ -38,6 +38,8 @@ pub(super) struct Report {
     /// What the ticket cost; what came back of it is in `reward_msat`.
     fee_msat: Msat,
     routing_msat: Msat,
+    /// It had ended before it was asked about: nothing was paid now.
+    earlier: bool,
 }
 
 impl Report {
@@ -70,6 +72,7 @@ impl Report {
             reward_msat: submitted.totals.received_msat,
             fee_msat: submitted.totals.fees_msat,
             routing_msat: submitted.totals.routing_msat,
+            earlier: submitted.earlier,
         }
     }
 
@@ -105,7 +108,8 @@ impl Report {
                 Failure::payment("fee_not_paid", detail, "Fund the wallet's channel, then submit again")
             }
             ("no_ticket", _) => {
-                Failure::remote("no_ticket", detail, "The fee is spent. Look at the bounty before you submit again")
+                let fix = "The fee is spent. Look at the bounty; --again submits the same once more, for another fee";
+                Failure::remote("no_ticket", detail, fix)
             }
             (_, _) => negative("missed", detail, "Look at the bounty, then submit again"),
         };
@@ -126,7 +130,9 @@ fn advice(reason: Rejection) -> &'static str {
         Rejection::ScorerFailed | Rejection::HeldoutMismatch | Rejection::EscrowLost => {
             "That is the sponsor's doing: the fee came back. Choose another bounty"
         }
-        Rejection::NotRevealed | Rejection::LockLost => "Stay online until the verdict is here, then submit again",
+        Rejection::NotRevealed | Rejection::LockLost => {
+            "Submit it with --again, for another fee, and stay online until the verdict is here"
+        }
         Rejection::RejectedStatic
         | Rejection::BuildFailed
         | Rejection::Crashed
@@ -152,7 +158,8 @@ pub(super) async fn run(args: &BountySubmitArgs, context: &Context, scratch: &Pa
     let folder = DataFolder::open(&data)?;
     let bounty = claimed.note.bounty;
     joined::save(&data, &claimed.note)?;
-    let submission = Submission { nonce: nonce()?, diff: diff.into_bytes(), claim };
+    let submission = Submission { diff: diff.into_bytes(), claim };
+    let repeat = if args.again { Repeat::Again } else { Repeat::Told };
     let workplace = Workplace { context, client: &client, bounty, folder };
     let run = claimed.note.manifest.body.run_id();
     let work = async |Bench { parts, board }: Bench| {
@@ -163,11 +170,16 @@ pub(super) async fn run(args: &BountySubmitArgs, context: &Context, scratch: &Pa
                 view.run
             )));
         }
-        Submitter::open(parts, board, &view)?.submit(&submission).await
+        Submitter::open(parts, board, &view)?.submit(&submission, repeat).await
     };
     let submitted = workplace.work(work, async |client| Ok(client.bounty(bounty).await?.lightning)).await?;
     let report = Report::of(Some(bounty), &submitted, Some(rules.decimals));
     context.ui.line(report.line());
+    if submitted.earlier {
+        context
+            .ui
+            .say("this change was submitted with this claim before: nothing was paid now (--again pays another fee)");
+    }
     Ok(report.answer())
 }
 
@@ -184,12 +196,4 @@ fn diff(args: &BountySubmitArgs, claimed: &Claimed) -> Result<String, Failure> {
         return Err(Failure::usage("diff_too_large", message, "Make the change smaller"));
     }
     Ok(diff)
-}
-
-fn nonce() -> Result<[u8; NONCE_BYTES], Failure> {
-    let mut nonce = [0; NONCE_BYTES];
-    getrandom::fill(&mut nonce).map_err(|error| {
-        Failure::io("read", Path::new("the system's random source"), &std::io::Error::other(error.to_string()))
-    })?;
-    Ok(nonce)
 }

@@ -1,6 +1,6 @@
 //! An agent at a bounty, against a fake coordinator over a simulated network: paid once, charged once, whatever happens.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::fake::{FEE, FakeCoordinator, Habit};
 use super::fuse::{Fuse, Fused};
@@ -17,7 +17,7 @@ use crate::peer::journal::{Journal, Totals};
 use crate::peer::session::PeerParts;
 use crate::peer::settings::PeerSettings;
 use crate::peer::stage::{Ending, Stage};
-use crate::peer::submit::{Submission, Submitted, Submitter, Withdrawal};
+use crate::peer::submit::{Repeat, Submission, Submitted, Submitter, Withdrawal};
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::score::Score;
 use crate::protocol::bounty::verdict::Rejection;
@@ -29,7 +29,6 @@ struct Stall {
     network: Network,
     coordinator: Arc<FakeCoordinator>,
     data: tempfile::TempDir,
-    nonces: Mutex<u8>,
 }
 
 impl Stall {
@@ -37,7 +36,7 @@ impl Stall {
         let network = Network::new(1, Faults::NONE);
         network.channel("coordinator", "peer", CAPACITY, PUSH);
         let coordinator = FakeCoordinator::of_bounty(network.node("coordinator"), habits).await;
-        Self { network, coordinator, data: tempfile::tempdir().expect("a folder"), nonces: Mutex::new(0) }
+        Self { network, coordinator, data: tempfile::tempdir().expect("a folder") }
     }
 
     async fn submitter(&self, fuse: &Arc<Fuse>, min_reward: Msat) -> Submitter {
@@ -60,25 +59,25 @@ impl Stall {
         Submitter::open(parts, board, &view).expect("an honest bounty")
     }
 
-    /// The diff is the same each time, and hidden by another nonce each time.
-    fn submission(&self, units: i64) -> Submission {
-        let mut nonces = self.nonces.lock().expect("not poisoned");
-        *nonces += 1;
-        let claim = Score::from_units(units).expect("in range");
-        Submission { nonce: [*nonces; 32], diff: b"--- a".to_vec(), claim }
+    async fn submit(&self, fuse: &Arc<Fuse>) -> Option<Result<Submitted, PeerError>> {
+        self.submit_or(fuse, Repeat::Told).await
     }
 
-    async fn submit(&self, fuse: &Arc<Fuse>) -> Option<Result<Submitted, PeerError>> {
+    async fn submit_or(&self, fuse: &Arc<Fuse>, repeat: Repeat) -> Option<Result<Submitted, PeerError>> {
         let submitter = self.submitter(fuse, Msat::ZERO).await;
-        let submission = self.submission(8_790);
+        let submission = submission(8_790);
         tokio::select! {
-            result = submitter.submit(&submission) => Some(result),
+            result = submitter.submit(&submission, repeat) => Some(result),
             () = fuse.blown() => None,
         }
     }
 
     async fn submit_to_the_end(&self) -> Result<Submitted, PeerError> {
         self.submit(&Fuse::endless()).await.expect("the fuse is endless")
+    }
+
+    async fn submit_again(&self) -> Result<Submitted, PeerError> {
+        self.submit_or(&Fuse::endless(), Repeat::Again).await.expect("the fuse is endless")
     }
 
     /// Every msat is where the journal says, nothing is locked, no fee was paid twice, and no diff is left behind.
@@ -98,6 +97,11 @@ impl Stall {
     }
 }
 
+/// The diff is the same each time.
+fn submission(units: i64) -> Submission {
+    Submission { diff: b"--- a".to_vec(), claim: Score::from_units(units).expect("in range") }
+}
+
 #[tokio::test]
 async fn a_claim_that_is_reached_is_paid() {
     let stall = Stall::set(&[Habit::Pays(0)]).await;
@@ -114,7 +118,7 @@ async fn a_claim_that_is_not_reached_costs_its_fee_and_one_that_could_not_be_jud
     let rejected = stall.submit_to_the_end().await.expect("a good end");
     let none = Msat::ZERO;
     assert_eq!(rejected.ending, Some(Ending::NotReached { reason: Rejection::BelowClaim, received_msat: none }));
-    let refunded = stall.submit_to_the_end().await.expect("a good end");
+    let refunded = stall.submit_again().await.expect("a good end");
     let reason = Rejection::ScorerFailed;
     assert_eq!(refunded.ending, Some(Ending::NotReached { reason, received_msat: FEE }));
     stall.check_the_books().await;
@@ -134,15 +138,39 @@ async fn an_agent_killed_at_any_call_submits_once_and_is_paid_once() {
         let submitted = submitted.unwrap_or_else(|error| panic!("after a crash at call {length}: {error}"));
         stall.check_the_books().await;
         assert!(matches!(submitted.ending, Some(Ending::Accepted { .. })), "at call {length}: {submitted:?}");
-        // One that was over by then is none to go on with.
         let journal = Journal::open_read_only(&stall.data.path().join("peer.sqlite")).expect("there");
         let entries = journal.entries().expect("read").len();
         assert_eq!(stall.coordinator.commitments(), entries, "after a crash at call {length}");
-        assert!(entries == 1 || length > 20, "submitted twice after a crash at call {length}");
+        assert_eq!(entries, 1, "submitted twice after a crash at call {length}");
         let earned = stall.coordinator.rewards().await.0.msat();
         assert_eq!(earned, WORTH.msat() * entries as u64, "after a crash at call {length}");
     }
     assert!(fuses >= 20, "only {fuses} places to crash at");
+}
+
+#[tokio::test]
+async fn what_was_decided_is_told_again_for_nothing_and_submitted_again_only_on_request() {
+    let stall = Stall::set(&[Habit::Rejects, Habit::Pays(0), Habit::Pays(0)]).await;
+    let rejected = stall.submit_to_the_end().await.expect("a good end");
+    assert!(!rejected.earlier, "{rejected:?}");
+    let told = stall.submit_to_the_end().await.expect("an answer");
+    assert_eq!(told, Submitted { earlier: true, ..rejected.clone() });
+    assert_eq!(stall.coordinator.commitments(), 1);
+    // Killed on its way, the second attempt goes on whether or not it is asked for again.
+    for repeat in [Repeat::Again, Repeat::Told] {
+        let stall = Stall::set(&[Habit::Rejects, Habit::Pays(0)]).await;
+        stall.submit_to_the_end().await.expect("a good end");
+        assert!(stall.submit_or(&Fuse::new(14), Repeat::Again).await.is_none());
+        let second = stall.submit_or(&Fuse::endless(), repeat).await.expect("endless").expect("a good end");
+        assert!(matches!(second.ending, Some(Ending::Accepted { .. })) && !second.earlier, "{repeat:?}: {second:?}");
+        assert_eq!(stall.coordinator.commitments(), 2);
+        stall.check_the_books().await;
+    }
+    let second = stall.submit_again().await.expect("a good end");
+    assert!(matches!(second.ending, Some(Ending::Accepted { .. })), "{second:?}");
+    assert_eq!(stall.submit_to_the_end().await.expect("an answer"), Submitted { earlier: true, ..second });
+    assert_eq!(stall.coordinator.commitments(), 2);
+    stall.check_the_books().await;
 }
 
 #[tokio::test]
@@ -151,8 +179,8 @@ async fn another_change_waits_for_the_one_that_was_begun() {
     // Killed once the fee is paid.
     assert!(stall.submit(&Fuse::new(12)).await.is_none());
     let submitter = stall.submitter(&Fuse::endless(), Msat::ZERO).await;
-    let other = stall.submission(8_900);
-    let submitted = submitter.submit(&other).await.expect("a good end");
+    let other = submission(8_900);
+    let submitted = submitter.submit(&other, Repeat::Told).await.expect("a good end");
     assert!(matches!(submitted.ending, Some(Ending::NotReached { .. })), "{submitted:?}");
     assert_eq!(submitted.claim, Some(other.claim));
     drop(submitter);
@@ -173,7 +201,7 @@ async fn a_round_that_closes_before_anything_is_paid_is_followed_by_the_next() {
 async fn terms_that_pay_less_than_the_owner_wants_are_not_taken_and_better_ones_than_possible_not_believed() {
     let stall = Stall::set(&[Habit::OffersLess]).await;
     let submitter = stall.submitter(&Fuse::endless(), WORTH).await;
-    let submitted = submitter.submit(&stall.submission(8_790)).await.expect("a good end");
+    let submitted = submitter.submit(&submission(8_790), Repeat::Told).await.expect("a good end");
     assert!(matches!(submitted.ending, Some(Ending::NoTicket { .. })), "{submitted:?}");
     drop(submitter);
     stall.check_the_books().await;
@@ -189,7 +217,7 @@ async fn terms_that_pay_less_than_the_owner_wants_are_not_taken_and_better_ones_
 async fn a_claim_that_is_too_small_is_refused_before_anything_happens() {
     let stall = Stall::set(&[Habit::Pays(0)]).await;
     let submitter = stall.submitter(&Fuse::endless(), Msat::ZERO).await;
-    let result = submitter.submit(&stall.submission(8_769)).await;
+    let result = submitter.submit(&submission(8_769), Repeat::Told).await;
     assert!(matches!(result, Err(PeerError::NotWorthIt(_))), "{result:?}");
     assert_eq!(stall.coordinator.commitments(), 0);
 }

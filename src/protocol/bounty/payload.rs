@@ -1,9 +1,32 @@
-//! What a submission's commitment commits to: 32 random bytes, then the diff.
+//! What a submission's commitment commits to: 32 bytes that nobody else can tell, then the diff.
 //!
-//! The random bytes hide the diff: without them whoever guesses it could tell so from the commitment.
+//! Those bytes hide the diff: without them whoever guesses it could tell so from the commitment. An agent makes them from its own
+//! key, so that the same submission is the same payload each time, and is found again in its journal.
 
-/// Random bytes before the diff.
+use serde::Serialize;
+
+use super::score::Score;
+use crate::protocol::ids::{Blake3Hash, RunId};
+use crate::protocol::sign::{IdentityKey, canonical_json};
+
+/// Bytes before the diff.
 pub const NONCE_BYTES: usize = 32;
+
+/// What an agent's nonce is for.
+const NONCE_CONTEXT: &str = "l402t submission nonce v1";
+
+/// The bytes that hide an agent's diff: others for each run, claim and `attempt` with the same diff.
+pub fn nonce(key: &IdentityKey, run: RunId, diff: &[u8], claim: Score, attempt: u32) -> [u8; NONCE_BYTES] {
+    #[derive(Serialize)]
+    struct Hidden {
+        run: RunId,
+        diff: Blake3Hash,
+        claim: Score,
+        attempt: u32,
+    }
+    let hidden = Hidden { run, diff: Blake3Hash::of(diff), claim, attempt };
+    key.secret_for(NONCE_CONTEXT, &canonical_json(&hidden))
+}
 
 /// A payload.
 pub fn encode(nonce: &[u8; NONCE_BYTES], diff: &[u8]) -> Vec<u8> {
@@ -23,6 +46,23 @@ pub const fn length(diff_bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_nonce_is_the_same_for_the_same_submission_alone() {
+        let key = |byte| IdentityKey::from_secret_bytes(&[byte; 32]).expect("a key");
+        let run = |byte| RunId::from_bytes([byte; 32]);
+        let score = |units| Score::from_units(units).expect("in range");
+        let first = nonce(&key(1), run(1), b"diff", score(5), 0);
+        assert_eq!(first, nonce(&key(1), run(1), b"diff", score(5), 0));
+        let others = [
+            nonce(&key(2), run(1), b"diff", score(5), 0),
+            nonce(&key(1), run(2), b"diff", score(5), 0),
+            nonce(&key(1), run(1), b"dif", score(5), 0),
+            nonce(&key(1), run(1), b"diff", score(6), 0),
+            nonce(&key(1), run(1), b"diff", score(5), 1),
+        ];
+        assert!(others.iter().all(|other| *other != first));
+    }
 
     #[test]
     fn the_diff_comes_back_and_a_short_payload_has_none() {
