@@ -4,4 +4,4 @@ pub mod client;
 pub mod server;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

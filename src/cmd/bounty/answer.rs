@@ -8,10 +8,10 @@ use crate::ui::{ErrorReport, Format};
 /// How a command ended.
 #[derive(Debug)]
 pub(super) struct Answer {
-    exit: ExitCode,
-    result: serde_json::Value,
-    error: Option<Failure>,
-    next_actions: Vec<String>,
+    pub(super) exit: ExitCode,
+    pub(super) result: serde_json::Value,
+    pub(super) error: Option<Failure>,
+    pub(super) next_actions: Vec<String>,
 }
 
 #[derive(Serialize)]

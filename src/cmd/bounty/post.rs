@@ -202,6 +202,17 @@ pub(super) async fn close(args: &BountyIdArgs, context: &Context) -> Result<Answ
 
 fn told(context: &Context, posted: &Outcome, folder: &Path) -> Answer {
     let Outcome { view, locked_msat, taken_msat, paid_back_msat } = posted;
+    context.ui.line(format!("{}  {}", view.bounty, phase_name(view.phase)));
+    context.ui.line(format!("  {locked_msat} locked, {taken_msat} taken, {paid_back_msat} of that paid back"));
+    if let Some(why) = &view.why {
+        context.ui.line(format!("  {}", plain(why)));
+    }
+    answer(posted, folder)
+}
+
+/// What a program is to make of it.
+fn answer(posted: &Outcome, folder: &Path) -> Answer {
+    let Outcome { view, locked_msat, taken_msat, paid_back_msat } = posted;
     let bounty = view.bounty;
     let report = Report {
         bounty,
@@ -213,12 +224,9 @@ fn told(context: &Context, posted: &Outcome, folder: &Path) -> Answer {
         earned_msat: view.paid_msat,
         folder,
     };
-    context.ui.line(format!("{bounty}  {}", phase_name(view.phase)));
-    context.ui.line(format!("  {locked_msat} locked, {taken_msat} taken, {paid_back_msat} of that paid back"));
-    if let Some(why) = &view.why {
-        context.ui.line(format!("  {}", plain(why)));
-    }
     let why = view.why.as_deref().unwrap_or("no reason was given");
+    // What this node says is locked is, whatever the coordinator says of the bounty.
+    let is_back = *locked_msat == Msat::ZERO && view.surplus_msat <= *paid_back_msat;
     let close = format!("l402t bounty close {bounty}");
     let later = |code, message: &str| {
         let fix = "Nothing is lost: the same command goes on with it";
@@ -226,11 +234,18 @@ fn told(context: &Context, posted: &Outcome, folder: &Path) -> Answer {
     };
     match view.phase {
         BountyPhase::Open => Answer::yes(report).then(format!("l402t bounty show {bounty}")).then(close),
-        BountyPhase::Closed if view.surplus_msat > *paid_back_msat => {
+        BountyPhase::Closed if !is_back => {
             let failure = later("not_paid_back_yet", "what nobody earned has not come back yet");
             Answer::no(report, failure).then(close)
         }
         BountyPhase::Closed => Answer::yes(report).then("l402t bounty list"),
+        BountyPhase::Refused if !is_back => {
+            let fix = format!(
+                "{locked_msat} of the budget are still locked, and of {taken_msat} that were taken {paid_back_msat} are back: \
+                 `{close}` waits for the rest"
+            );
+            Answer::no(report, negative("refused", why, fix)).then(close)
+        }
         BountyPhase::Refused => {
             let fix = "The budget is back. Mend the folder, then post it again";
             Answer::no(report, negative("refused", why, fix)).then(format!("l402t bounty check {}", folder.display()))
@@ -242,5 +257,35 @@ fn told(context: &Context, posted: &Outcome, folder: &Path) -> Answer {
             let failure = later("not_open_yet", "the coordinator has not opened it yet");
             Answer::no(report, failure).then(format!("l402t bounty post {}", folder.display()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::testing::bounties::bounty_view;
+    use crate::protocol::api::BountyView;
+
+    fn outcome(phase: BountyPhase, locked: u64, surplus: u64) -> Outcome {
+        let view =
+            BountyView { phase, surplus_msat: Msat::new(surplus), why: Some("it won't".into()), ..bounty_view() };
+        let (taken_msat, paid_back_msat) = (Msat::new(surplus), Msat::ZERO);
+        Outcome { view, locked_msat: Msat::new(locked), taken_msat, paid_back_msat }
+    }
+
+    #[test]
+    fn the_budget_is_said_to_be_back_only_once_this_node_holds_nothing_for_it() {
+        for (locked, surplus) in [(5_000, 0), (0, 5_000)] {
+            for phase in [BountyPhase::Refused, BountyPhase::Closed] {
+                let posted = outcome(phase, locked, surplus);
+                let answer = answer(&posted, Path::new("logs"));
+                let failure = answer.error.expect("it isn't over");
+                assert!(!failure.fix.contains("is back"), "{failure:?}");
+                assert_eq!(answer.next_actions, [format!("l402t bounty close {}", posted.view.bounty)]);
+            }
+        }
+        let refused = answer(&outcome(BountyPhase::Refused, 0, 0), Path::new("logs"));
+        assert!(refused.error.is_some_and(|failure| failure.fix.contains("is back")));
+        assert!(answer(&outcome(BountyPhase::Closed, 0, 0), Path::new("logs")).error.is_none());
     }
 }
