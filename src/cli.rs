@@ -28,7 +28,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct GlobalArgs {
-    /// Print JSON on stdout: one object, or one object a line; an error is {"error":{"code","message","fix"}}
+    /// Print JSON lines on stdout: the last is {"ok","result","error":{"code","message","fix"},"next_actions"}, others are events
     #[arg(long, global = true, help_heading = "Options of every command")]
     pub json: bool,
     /// Configuration file [default: ~/.config/l402t/config.toml if it exists; env: L402T_CONFIG]
@@ -103,7 +103,7 @@ pub enum Command {
 
 /// `l402t coordinate`. With `--json` stdout has one event a line: `listening` {url, run, node_id, data}, `round_opened`
 /// {round, checkpoint, opened_ms}, `round_closed` {round, loss_before, loss_after, contributions, transcript, …},
-/// `run_finished` {rounds}, `stopped`.
+/// `run_finished` {rounds}, `stopped`; the result is {finished}.
 #[derive(Clone, Debug, Args)]
 pub struct CoordinateArgs {
     /// Address to serve the API on; port 0 picks a free one
@@ -134,7 +134,7 @@ pub enum Precision {
 
 /// `l402t peer`. With `--json` stdout has one event a line, amounts in msat and times in ms: `registered`,
 /// `round_started`, `step`, `ticket`, `locked`, `uploaded`, `verdict`, `settled`, `round_missed`, `finished`
-/// (see `peer::events`).
+/// (see `peer::events`); the result is what `finished` says.
 #[derive(Clone, Debug, Args)]
 pub struct PeerArgs {
     /// The coordinator's URL
@@ -208,7 +208,7 @@ pub enum JudgeCommand {
     Bench(JudgeBenchArgs),
 }
 
-/// `l402t judge bench`. With `--json`: {threads, known_answer, right, paths [{path, known_answer, right, tokens_per_s,
+/// `l402t judge bench`. With `--json` the result is {threads, known_answer, right, paths [{path, known_answer, right, tokens_per_s,
 /// gflop_per_s}]}.
 #[derive(Clone, Debug, Args)]
 pub struct JudgeBenchArgs {
@@ -464,7 +464,7 @@ pub enum RegtestCommand {
     Keep(RegtestUpArgs),
 }
 
-/// `l402t regtest up`. With `--json`: {already_up, btcd {rpc, certificate}, bridge, nodes [{name, node_id, files}]}.
+/// `l402t regtest up`. With `--json` the result is {already_up, btcd {rpc, certificate}, bridge, nodes [{name, node_id, files}]}.
 #[cfg(feature = "lnd")]
 #[derive(Clone, Debug, Args)]
 pub struct RegtestUpArgs {
@@ -476,7 +476,7 @@ pub struct RegtestUpArgs {
     pub tools: PathBuf,
 }
 
-/// `l402t doctor`. `--json` prints {"ready", "checks": [{"name", "level": "ok"|"warn"|"fail", "message", "fix"}]}.
+/// `l402t doctor`. With `--json` the result is {ready, checks [{name, level: "ok"|"warn"|"fail", message, fix}]}.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
     /// For which command

@@ -229,15 +229,16 @@ impl Scene {
     fn wallet_msat(&self, data: &str) -> u64 {
         let (code, wallet) = self.output(&["wallet", "show", "--data", data]);
         assert_eq!(code, Some(0), "{wallet}");
-        wallet["channels"].as_array().expect("a list").iter().map(|one| number(one, "can_send_msat")).sum()
+        wallet["result"]["channels"].as_array().expect("a list").iter().map(|one| number(one, "can_send_msat")).sum()
     }
 
     /// Fees, and rewards, of everything an agent ever submitted.
     fn agents_book(&self, agent: &str) -> (u64, u64) {
         let (code, ledger) = self.output(&["ledger", "--data", agent]);
         assert_eq!(code, Some(0), "{ledger}");
-        assert_eq!(number(&ledger["totals"], "routing_msat"), 0, "{ledger}");
-        (number(&ledger["totals"], "fees_msat"), number(&ledger["totals"], "received_msat"))
+        let totals = &ledger["result"]["totals"];
+        assert_eq!(number(totals, "routing_msat"), 0, "{ledger}");
+        (number(totals, "fees_msat"), number(totals, "received_msat"))
     }
 
     /// Has the example's agent try one candidate, and spend so much at most.
@@ -259,10 +260,10 @@ impl Scene {
     fn coordinators_book(&self, bounty: &str) -> (u64, u64) {
         let (code, ledger) = self.output(&["ledger", "--data", &format!("c/bounties/{bounty}")]);
         assert_eq!(code, Some(0), "{ledger}");
-        let totals = &ledger["totals"];
+        let totals = &ledger["result"]["totals"];
         assert_eq!(number(totals, "rewards_locked_msat"), 0, "{ledger}");
         let moved = |from: &str, to: &str| -> u64 {
-            let postings = ledger["postings"].as_array().expect("a list").iter();
+            let postings = ledger["result"]["postings"].as_array().expect("a list").iter();
             postings.filter(|one| one["from"] == from && one["to"] == to).map(|one| number(one, "amount_msat")).sum()
         };
         let settled = number(totals, "rewards_settled_msat");
@@ -271,8 +272,9 @@ impl Scene {
     }
 
     fn replayed(&self, bounty: &str) -> Value {
-        let (code, replayed) = self.output(&["replay", "bounty", bounty, "--from", &self.url]);
-        assert_eq!((code, &replayed["identical"]), (Some(0), &Value::Bool(true)), "{replayed}");
+        let (code, mut answer) = self.output(&["replay", "bounty", bounty, "--from", &self.url]);
+        let replayed = answer["result"].take();
+        assert_eq!((code, &replayed["identical"]), (Some(0), &Value::Bool(true)), "{answer} {replayed}");
         replayed
     }
 }

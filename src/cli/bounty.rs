@@ -7,8 +7,7 @@ use clap::{Args, Subcommand};
 use crate::protocol::ids::BountyId;
 
 /// `l402t bounty`. Exit codes: 1 the answer is no (not reached, no improvement, can't be posted); 2 the folder, a limit or a claim
-/// that can't pay off; 3 the coordinator; 4 a payment; 69 there is no sandbox here. With `--json` the last line is
-/// {ok, result, error {code, message, fix} or null, next_actions [command …]}; lines before it are events.
+/// that can't pay off; 3 the coordinator; 4 a payment; 69 there is no sandbox here.
 #[derive(Clone, Debug, Args)]
 pub struct BountyArgs {
     /// What to do.

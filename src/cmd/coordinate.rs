@@ -12,7 +12,7 @@ use super::corpus_view::CorpusView;
 use super::judge_pool::{checked_engine, judging_device, nats_per_token};
 use super::liquidity::{self, Channels, Shortage, Side};
 use super::node::Node;
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, Failure, interrupted};
 use crate::cli::CoordinateArgs;
 use crate::clock::SystemClock;
 use crate::config::{self, CoordinatorConfig, NodeKind};
@@ -60,7 +60,7 @@ enum ServiceEvent<'a> {
         /// What to do.
         fix: &'static str,
     },
-    /// The last line.
+    /// The node is stopped, and its state on disk.
     Stopped,
 }
 
@@ -74,7 +74,7 @@ fn liquidity_of(info: &NodeInfo, coordinator: &Coordinator) -> Result<String, Sh
 }
 
 /// Runs the command.
-pub async fn run(args: CoordinateArgs, context: Context) -> Result<ExitCode, Failure> {
+pub async fn run(args: CoordinateArgs, context: Context) -> Result<Answer, Failure> {
     let data = context.open_data("coordinator")?;
     if let Err(error) = raise_open_files() {
         tracing::warn!(%error, "fewer connections than configured may be possible");
@@ -187,7 +187,7 @@ async fn serve(
     (listen, settings): (SocketAddr, Settings),
     data: &Path,
     context: &Context,
-) -> Result<ExitCode, Failure> {
+) -> Result<Answer, Failure> {
     let Work { mut training, bounties } = work;
     let info = node.ln.info().await.map_err(CoordinatorError::from)?;
     let services = Services {
@@ -225,7 +225,9 @@ async fn serve(
     }
     ended?;
     let finished = training.as_ref().is_some_and(Coordinator::is_finished);
-    if finished { Ok(ExitCode::Ok) } else { Ok(ExitCode::Interrupted) }
+    let result = serde_json::json!({ "finished": finished });
+    // Whoever has told it to stop knows that.
+    Ok(if finished { Answer::yes(result) } else { Answer::no(result, interrupted()) })
 }
 
 /// Runs the rounds of training, where there are any. Ends by an error only: transcripts are served until somebody stops it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::run_source::Source;
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, Failure};
 use crate::cli::{ExportArgs, ExportDtype};
 use crate::model::{Checkpoint, Dtype, Export, LlamaConfig};
 use crate::protocol::ids::{Blake3Hash, RoundNumber, RunId};
@@ -29,7 +29,7 @@ struct Report<'a> {
 }
 
 /// Runs the command.
-pub async fn run(args: ExportArgs, context: Context) -> Result<ExitCode, Failure> {
+pub async fn run(args: ExportArgs, context: Context) -> Result<Answer, Failure> {
     let source = Source::new(args.from.as_deref(), &context, "export")?;
     let signed = Signed::<RunManifest>::from_bytes(&source.manifest().await?).map_err(|error| untrue(&error))?;
     let manifest = signed.verify(&signed.body.coordinator).map_err(|error| untrue(&error))?.clone();
@@ -61,7 +61,7 @@ fn write(
     (run, rounds, checkpoint): (RunId, u32, Blake3Hash),
     config_json: &[u8],
     weights: &[u8],
-) -> Result<ExitCode, Failure> {
+) -> Result<Answer, Failure> {
     let config = LlamaConfig::from_json(config_json).map_err(|error| untrue(&error))?;
     let model = Checkpoint::from_safetensors(config, weights).map_err(|error| untrue(&error))?;
     let dtype = match args.dtype {
@@ -75,9 +75,8 @@ fn write(
         Failure::usage("export", error, "Mend what the message names, then export again: nothing is left half done")
     })?;
     let (folder, dtype) = (args.folder.as_path(), dtype.name());
-    context.ui.json(&Report { run, rounds, checkpoint, folder, dtype, bytes });
     context.ui.line(format!("{} has the model after {rounds} rounds, as {dtype}", folder.display()));
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(Report { run, rounds, checkpoint, folder, dtype, bytes }))
 }
 
 async fn blob(source: &Source, hash: &Blake3Hash) -> Result<Vec<u8>, Failure> {

@@ -66,6 +66,11 @@ impl Failure {
         Self { exit, code: code.to_owned(), message: message.to_string(), fix: fix.to_string() }
     }
 
+    /// A negative answer.
+    pub fn negative(code: &str, message: impl fmt::Display, fix: impl fmt::Display) -> Self {
+        Self::new(ExitCode::Negative, code, message, fix)
+    }
+
     /// Wrong usage or configuration.
     pub fn usage(code: &str, message: impl fmt::Display, fix: impl fmt::Display) -> Self {
         Self::new(ExitCode::Usage, code, message, fix)

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::node::Node;
-use super::{Context, ExitCode, Failure, interrupted};
+use super::{Answer, Context, ExitCode, Failure, interrupted};
 use crate::cli::FetchArgs;
 use crate::clock::SystemClock;
 use crate::config::NodeKind;
@@ -23,7 +23,7 @@ use crate::protocol::amount::Msat;
 use crate::protocol::ids::PaymentHash;
 use crate::ui::{Progress, Ui, Unit};
 
-/// With `--json`, the only line.
+/// With `--json`, the result.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     url: &'a str,
@@ -39,7 +39,7 @@ struct Report<'a> {
 }
 
 /// Runs the command.
-pub async fn run(args: FetchArgs, context: Context) -> Result<ExitCode, Failure> {
+pub async fn run(args: FetchArgs, context: Context) -> Result<Answer, Failure> {
     let data = context.open_data("peer")?;
     let url = WebUrl::parse(&args.url).map_err(FetchError::from)?;
     let output = match (&args.output, url.file_name()) {
@@ -69,8 +69,7 @@ pub async fn run(args: FetchArgs, context: Context) -> Result<ExitCode, Failure>
     // Whatever happened, the node's state is flushed.
     wallet.close().await;
     drop(teller);
-    report(&context.ui, &request, &ended?);
-    Ok(ExitCode::Ok)
+    Ok(report(&context.ui, &request, &ended?))
 }
 
 fn sat(amount: u64) -> Result<Msat, Failure> {
@@ -78,13 +77,19 @@ fn sat(amount: u64) -> Result<Msat, Failure> {
     msat.ok_or_else(|| Failure::usage("amount", format!("{amount} sat will never exist"), "Allow less"))
 }
 
-fn report(ui: &Ui, request: &Request, fetched: &Fetched) {
+fn report(ui: &Ui, request: &Request, fetched: &Fetched) -> Answer {
     let (token, payment_hash, paid_msat, routing_fee_msat) = match fetched.payment {
         Payment::Free => ("free", None, Msat::ZERO, Msat::ZERO),
         Payment::Reused { payment_hash } => ("reused", Some(payment_hash), Msat::ZERO, Msat::ZERO),
         Payment::Bought { payment_hash, amount, routing_fee } => ("bought", Some(payment_hash), amount, routing_fee),
     };
-    ui.json(&Report {
+    let how = match fetched.payment {
+        Payment::Free => "for nothing".to_owned(),
+        Payment::Reused { .. } => "with a token bought before".to_owned(),
+        Payment::Bought { amount, routing_fee, .. } => format!("for {amount} and {routing_fee} of routing fees"),
+    };
+    ui.line(format!("{}: {} bytes, {how}", request.output.display(), fetched.bytes));
+    Answer::yes(Report {
         url: request.url.as_str(),
         file: &request.output,
         bytes: fetched.bytes,
@@ -93,13 +98,7 @@ fn report(ui: &Ui, request: &Request, fetched: &Fetched) {
         payment_hash,
         paid_msat,
         routing_fee_msat,
-    });
-    let how = match fetched.payment {
-        Payment::Free => "for nothing".to_owned(),
-        Payment::Reused { .. } => "with a token bought before".to_owned(),
-        Payment::Bought { amount, routing_fee, .. } => format!("for {amount} and {routing_fee} of routing fees"),
-    };
-    ui.line(format!("{}: {} bytes, {how}", request.output.display(), fetched.bytes));
+    })
 }
 
 /// Tells people on stderr.

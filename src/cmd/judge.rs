@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use serde::Serialize;
 
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, Failure};
 use crate::cli::{JudgeArgs, JudgeBenchArgs, JudgeCommand};
 use crate::clock::Stopwatch;
 use crate::judge::{HeldOutBatch, Isa, KnownAnswer, Pool, Scorer};
@@ -50,14 +50,14 @@ struct PathReport {
 }
 
 /// Runs the command.
-pub fn run(args: &JudgeArgs, context: &Context) -> Result<ExitCode, Failure> {
+pub fn run(args: &JudgeArgs, context: &Context) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
     match &args.command {
         JudgeCommand::Bench(args) => bench(args, context),
     }
 }
 
-fn bench(args: &JudgeBenchArgs, context: &Context) -> Result<ExitCode, Failure> {
+fn bench(args: &JudgeBenchArgs, context: &Context) -> Result<Answer, Failure> {
     let threads = match args.threads.and_then(|threads| NonZeroUsize::new(threads as usize)) {
         Some(threads) => threads,
         None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -86,13 +86,15 @@ fn bench(args: &JudgeBenchArgs, context: &Context) -> Result<ExitCode, Failure> 
     }
     let right = paths.iter().all(|path| path.right);
     let known_answer = KnownAnswer::expected();
-    context.ui.line(if right {
-        "right: this machine judges as every other one".to_owned()
+    let report = Report { threads: threads.get(), known_answer, right, paths };
+    Ok(if right {
+        context.ui.line("right: this machine judges as every other one");
+        Answer::yes(report)
     } else {
-        format!("wrong: the known answer is {known_answer}; this machine must not judge, please report it")
-    });
-    context.ui.json(&Report { threads: threads.get(), known_answer, right, paths });
-    Ok(if right { ExitCode::Ok } else { ExitCode::Negative })
+        let message = format!("wrong: the known answer is {known_answer}; this machine must not judge");
+        context.ui.line(format!("{message}, please report it"));
+        Answer::no(report, Failure::negative("wrong_known_answer", message, "Please report it with what was printed"))
+    })
 }
 
 fn batch(config: &LlamaConfig, threads: NonZeroUsize) -> Result<HeldOutBatch, Failure> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, Failure};
 use crate::cli::LedgerArgs;
 use crate::peer::folder::journal_in;
 use crate::peer::journal::{Journal, Totals as PeerTotals};
@@ -60,27 +60,26 @@ struct CoordinatorRow {
 }
 
 /// Runs the command.
-pub fn run(args: &LedgerArgs, context: &Context) -> Result<ExitCode, Failure> {
+pub fn run(args: &LedgerArgs, context: &Context) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
     let data = context.data_path("peer")?;
     let round = args.round.map(RoundNumber);
     if data.join(tables::FILE).exists() {
         let db = tables::look(&data).map_err(unreadable)?;
-        show_coordinator(context, &db, round).map_err(unreadable)?;
+        show_coordinator(context, &db, round).map_err(unreadable)
     } else if journal_in(&data).exists() {
-        show_peer(context, &data, round)?;
+        show_peer(context, &data, round)
     } else {
         let message = format!("{} is not the data folder of a coordinator or a peer", data.display());
-        return Err(Failure::usage("no_ledger", message, "Name the folder with --data DIR"));
+        Err(Failure::usage("no_ledger", message, "Name the folder with --data DIR"))
     }
-    Ok(ExitCode::Ok)
 }
 
 fn unreadable(error: StoreError) -> Failure {
     Failure::usage("store", error, "Check the folder and the disk")
 }
 
-fn show_peer(context: &Context, data: &Path, round: Option<RoundNumber>) -> Result<(), Failure> {
+fn show_peer(context: &Context, data: &Path, round: Option<RoundNumber>) -> Result<Answer, Failure> {
     let failed = |error| Failure::usage("journal", error, "Check the folder and the disk");
     let journal = Journal::open_read_only(&journal_in(data)).map_err(failed)?;
     let entries = journal.entries().map_err(failed)?;
@@ -115,8 +114,7 @@ fn show_peer(context: &Context, data: &Path, round: Option<RoundNumber>) -> Resu
     for row in &contributions {
         row.notes.iter().for_each(|note| context.ui.line(format!("round {}: {note}", row.round)));
     }
-    context.ui.json(&PeerLedger { side: "peer", contributions, totals });
-    Ok(())
+    Ok(Answer::yes(PeerLedger { side: "peer", contributions, totals }))
 }
 
 fn amounts<const N: usize>(amounts: [Msat; N]) -> [String; N] {
@@ -160,7 +158,7 @@ fn state(entry: &Entry) -> String {
     }
 }
 
-fn show_coordinator(context: &Context, db: &Connection, round: Option<RoundNumber>) -> Result<(), StoreError> {
+fn show_coordinator(context: &Context, db: &Connection, round: Option<RoundNumber>) -> Result<Answer, StoreError> {
     let mut rounds = Vec::new();
     for row in tables::rounds(db)? {
         let number = row.state.number;
@@ -192,6 +190,5 @@ fn show_coordinator(context: &Context, db: &Connection, round: Option<RoundNumbe
     table.row(["all".to_owned()].into_iter().chain(cells(&totals)));
     table.lines().iter().for_each(|line| context.ui.line(line));
     let postings = ledger::postings(db, round, MAX_POSTINGS)?;
-    context.ui.json(&CoordinatorLedger { side: "coordinator", rounds, totals, postings });
-    Ok(())
+    Ok(Answer::yes(CoordinatorLedger { side: "coordinator", rounds, totals, postings }))
 }

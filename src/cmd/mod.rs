@@ -1,5 +1,6 @@
 //! One file per subcommand: wiring only. A command fails with a [`Failure`]: exit code, stable code, message and fix.
 
+mod answer;
 mod bounty_board;
 mod context;
 mod corpus_view;
@@ -38,13 +39,14 @@ use std::time::Duration;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+pub use answer::Answer;
 pub use context::Context;
 pub use failure::{ExitCode, Failure};
 pub use stop::Stop;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Environment};
-use crate::ui::{ErrorReport, Format, Ui, last_words};
+use crate::ui::{Format, Ui, last_words};
 
 /// How long a command may take to end in order once it is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -63,11 +65,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let format = if arguments.iter().any(|argument| argument == "--json") { Format::Json } else { Format::Text };
     let ui = Ui::new(format);
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| parse_and_run(&ui, arguments)));
-    match ended {
-        Ok(Ok(code)) => code,
-        Ok(Err(failure)) => report(&ui, &failure),
-        Err(_) => report(&ui, &bug()),
-    }
+    answer::end(&ui, ended.unwrap_or_else(|_| Err(bug())))
 }
 
 /// What a panic is reported as.
@@ -76,12 +74,7 @@ fn bug() -> Failure {
     Failure::bug(format_args!("a bug in l402t: {}", text.replace('\n', " ")))
 }
 
-fn report(ui: &Ui, failure: &Failure) -> ExitCode {
-    ui.error(ErrorReport { code: &failure.code, message: &failure.message, fix: &failure.fix });
-    failure.exit
-}
-
-fn parse_and_run(ui: &Ui, arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
+fn parse_and_run(ui: &Ui, arguments: Vec<OsString>) -> Result<Answer, Failure> {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(ui, &error),
@@ -119,7 +112,7 @@ pub fn interrupted() -> Failure {
     Failure::new(ExitCode::Interrupted, "interrupted", "stopped on request", "Start it again to go on")
 }
 
-async fn run(command: Command, context: Context) -> Result<ExitCode, Failure> {
+async fn run(command: Command, context: Context) -> Result<Answer, Failure> {
     match command {
         Command::Validate(args) => context.clone().blocking(move || validate::run(&args, &context)).await,
         Command::Judge(args) => context.clone().blocking(move || judge::run(&args, &context)).await,
@@ -138,16 +131,17 @@ async fn run(command: Command, context: Context) -> Result<ExitCode, Failure> {
         #[cfg(feature = "lnd")]
         Command::Regtest(args) => regtest::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
-        Command::Openapi => openapi::run(&context),
+        Command::Openapi => Ok(openapi::run(&context)),
     }
 }
 
 /// Help and version are results; everything else is a usage error in our own form.
-fn usage(ui: &Ui, error: &clap::Error) -> Result<ExitCode, Failure> {
+fn usage(ui: &Ui, error: &clap::Error) -> Result<Answer, Failure> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            ui.document(&error.render().to_string());
-            Ok(ExitCode::Ok)
+            let text = error.render().to_string();
+            ui.document(&text);
+            Ok(Answer::yes(serde_json::json!({ "text": text })))
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             ui.say(error.render().to_string().trim_end());

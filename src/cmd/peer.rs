@@ -7,7 +7,7 @@ use super::bounty::joined::under_way;
 use super::node::Node;
 use super::peer_guard::Watch;
 use super::peer_view::PeerView;
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, ExitCode, Failure, interrupted};
 use crate::cli::{self, PeerArgs};
 use crate::clock::SystemClock;
 use crate::config::{Device, PeerConfig, Precision};
@@ -32,7 +32,7 @@ const CLIENT_TRIES: u32 = 2;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs the command.
-pub async fn run(args: PeerArgs, context: Context) -> Result<ExitCode, Failure> {
+pub async fn run(args: PeerArgs, context: Context) -> Result<Answer, Failure> {
     let data = context.open_data("peer")?;
     let config = merged(&context.config.peer, &args);
     let client = client(&config)?;
@@ -53,9 +53,9 @@ pub async fn run(args: PeerArgs, context: Context) -> Result<ExitCode, Failure> 
         events,
     };
     let find = |patience_ms| find_run(&watch, patience_ms);
-    let Some(run) = watch.find(find, settings.give_up_after_ms).await? else { return Ok(ExitCode::Interrupted) };
+    let Some(run) = watch.find(find, settings.give_up_after_ms).await? else { return Ok(stopped()) };
     let ended = take_part(&watch, &run, key, settings, &trainer, args.rounds).await;
-    if !matches!(ended, Ok(ExitCode::Interrupted)) {
+    if !ended.as_ref().is_ok_and(|answer| answer.exit == ExitCode::Interrupted) {
         watch.until_nothing_is_held().await;
     }
     ended
@@ -68,7 +68,7 @@ async fn take_part(
     settings: PeerSettings,
     trainer: &TrainerSlot,
     rounds: Option<u32>,
-) -> Result<ExitCode, Failure> {
+) -> Result<Answer, Failure> {
     // Before a wallet is made for it.
     check_run(run, &settings.limits)?;
     let mut node = Node::of_peer(watch.context, &run.lightning, &watch.folder.lightning()).await?;
@@ -96,7 +96,7 @@ async fn serve(
     node: &mut Node,
     rounds: Option<u32>,
     context: &Context,
-) -> Result<ExitCode, Failure> {
+) -> Result<Answer, Failure> {
     let summary = tokio::select! {
         summary = session.serve(trainer, rounds) => Some(summary?),
         broken = node.broken() => return Err(broken),
@@ -108,10 +108,15 @@ async fn serve(
     match summary {
         Some(summary) => {
             show_summary(context, &summary);
-            Ok(ExitCode::Ok)
+            Ok(Answer::yes(summary).then("l402t ledger"))
         }
-        None => Ok(ExitCode::Interrupted),
+        None => Ok(stopped()),
     }
+}
+
+/// Told to stop: nothing that people don't know.
+fn stopped() -> Answer {
+    Answer::no(serde_json::Value::Null, interrupted())
 }
 
 fn show_summary(context: &Context, summary: &Summary) {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::judge_pool::{checked_engine, judging_device, nats_per_token, no_gpu};
 use super::replay_bounty;
 use super::run_source::Source;
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, Failure};
 use crate::cli::{ReplayArgs, Replayed};
 use crate::config::Device;
 use crate::judge::replay::{Blobs, Replay, ReplayError, ReplayInput, ReplayedRound, replay};
@@ -48,7 +48,7 @@ enum Report<'a> {
 }
 
 /// Runs the command.
-pub async fn run(args: ReplayArgs, context: Context) -> Result<ExitCode, Failure> {
+pub async fn run(args: ReplayArgs, context: Context) -> Result<Answer, Failure> {
     let round = match (args.what, &args.bounty) {
         (Replayed::Round(round), _) => RoundNumber(round),
         (Replayed::Bounty, Some(bounty)) => return replay_bounty::run(bounty, args.from.as_deref(), context).await,
@@ -96,12 +96,12 @@ fn recompute(
     })
 }
 
-fn report(context: &Context, round: RoundNumber, found: &Replay) -> ExitCode {
+fn report(context: &Context, round: RoundNumber, found: &Replay) -> Answer {
     match found {
         Replay::Identical(replayed) => {
             let ReplayedRound { loss_before, loss_after, predicted_tokens, .. } = **replayed;
             let nats = |score| nats_per_token(score, predicted_tokens);
-            context.ui.json(&Report::Identical {
+            let report = Report::Identical {
                 identical: true,
                 run: replayed.run,
                 round,
@@ -113,7 +113,7 @@ fn report(context: &Context, round: RoundNumber, found: &Replay) -> ExitCode {
                 rejected: replayed.rejected,
                 reward_msat: replayed.reward_msat,
                 next_checkpoint: replayed.next_checkpoint,
-            });
+            };
             context.ui.line(format!("round {round}: identical to the last bit"));
             context.ui.line(format!(
                 "  {} accepted, {} rejected, {} paid",
@@ -121,16 +121,21 @@ fn report(context: &Context, round: RoundNumber, found: &Replay) -> ExitCode {
             ));
             context.ui.line(format!("  held-out loss {:.6} → {:.6} nats/token", nats(loss_before), nats(loss_after)));
             context.ui.line(format!("  next checkpoint {}", replayed.next_checkpoint));
-            ExitCode::Ok
+            Answer::yes(report)
         }
         Replay::Different(difference) => {
             let (field, problem) = (difference.field.as_str(), difference.problem.as_str());
-            context.ui.json(&Report::Different { identical: false, round, field, problem });
             context.ui.line(format!("round {round}: NOT identical"));
             context.ui.line(format!("  {difference}"));
-            ExitCode::Negative
+            Answer::no(Report::Different { identical: false, round, field, problem }, not_identical(difference))
         }
     }
+}
+
+/// What was published isn't what is found here.
+pub(super) fn not_identical(difference: impl std::fmt::Display) -> Failure {
+    let fix = "Ask the coordinator's operator why, or choose another coordinator";
+    Failure::negative("not_identical", difference, fix)
 }
 
 async fn documents(source: &Source, round: RoundNumber) -> Result<Documents, Failure> {

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use super::replay::not_identical;
 use super::run_source::Source;
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, ExitCode, Failure};
 use crate::bounty::judge::BoxedEvaluator;
 use crate::bounty::replay::{Difference, Published, ReplayError, Replayed, replay};
 use crate::bounty::sandbox::{Sandbox, SandboxSettings};
@@ -21,7 +22,7 @@ enum Report<'a> {
 }
 
 /// Runs the command. `from` is a coordinator's URL, or the bounty's folder.
-pub(super) async fn run(bounty: &str, from: Option<&str>, context: Context) -> Result<ExitCode, Failure> {
+pub(super) async fn run(bounty: &str, from: Option<&str>, context: Context) -> Result<Answer, Failure> {
     let id: BountyId = bounty
         .parse()
         .map_err(|_| Failure::usage("bounty", format!("{bounty:?} is no bounty's id"), "See l402t bounty list"))?;
@@ -50,14 +51,13 @@ pub(super) async fn run(bounty: &str, from: Option<&str>, context: Context) -> R
     Ok(report(&context, id, &found))
 }
 
-fn report(context: &Context, id: BountyId, found: &Result<Replayed, Difference>) -> ExitCode {
+fn report(context: &Context, id: BountyId, found: &Result<Replayed, Difference>) -> Answer {
     match found {
         Ok(Replayed { bounty, submissions, reached, paid_msat }) if *bounty == id => {
             let (bounty, submissions, reached, paid_msat) = (*bounty, *submissions, *reached, *paid_msat);
-            context.ui.json(&Report::Identical { identical: true, bounty, submissions, reached, paid_msat });
             context.ui.line(format!("bounty {bounty}: every verdict is what is found here"));
             context.ui.line(format!("  {submissions} submissions, {reached} claims reached, {paid_msat} paid"));
-            ExitCode::Ok
+            Answer::yes(Report::Identical { identical: true, bounty, submissions, reached, paid_msat })
         }
         Ok(Replayed { bounty, .. }) => {
             let problem = format!("it is that of bounty {bounty}");
@@ -67,11 +67,11 @@ fn report(context: &Context, id: BountyId, found: &Result<Replayed, Difference>)
     }
 }
 
-fn different(context: &Context, field: &str, problem: &str) -> ExitCode {
-    context.ui.json(&Report::Different { identical: false, field, problem });
+fn different(context: &Context, field: &str, problem: &str) -> Answer {
     context.ui.line("NOT what is found here");
     context.ui.line(format!("  {field}: {problem}"));
-    ExitCode::Negative
+    let report = Report::Different { identical: false, field, problem };
+    Answer::no(report, not_identical(format_args!("{field}: {problem}")))
 }
 
 /// What was published, for the blocking replay; what has to be fetched is fetched on the runtime.

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::judge_pool::{checked_engine, judging_device, nats_per_token, no_gpu};
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, Failure};
 use crate::cli::ValidateArgs;
 use crate::config::Device;
 use crate::coordinator::settings::RunSettings;
@@ -42,7 +42,7 @@ struct Rules {
 }
 
 /// Runs the command.
-pub fn run(args: &ValidateArgs, context: &Context) -> Result<ExitCode, Failure> {
+pub fn run(args: &ValidateArgs, context: &Context) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
     let engine = checked_engine(args.threads, judging_device(args.gpu, Device::Cpu))?;
     let rules = rules(args.manifest.as_deref())?;
@@ -75,20 +75,27 @@ fn report(
     judged: &RoundJudgement,
     predicted_tokens: u64,
     payload_bytes: usize,
-) -> Result<ExitCode, Failure> {
+) -> Result<Answer, Failure> {
     let verdict = judged.verdicts.first().ok_or_else(|| Failure::bug("a contribution got no verdict"))?;
     let digest = verdict.digest();
     let accepted = matches!(verdict.outcome, Outcome::Accepted { .. });
     let loss_before = judged.loss_before;
-    context.ui.json(&Report { accepted, loss_before, predicted_tokens, payload_bytes, verdict, digest });
     let nats = |score| nats_per_token(score, predicted_tokens);
     context.ui.line(format!("loss before  {:.6} nats/token on {predicted_tokens} tokens", nats(loss_before)));
     if let (Some(after), Some(gain)) = (verdict.loss_after, verdict.gain) {
         context.ui.line(format!("loss after   {:.6} nats/token, gain {:.6}", nats(after), nats(gain)));
     }
-    context.ui.line(format!("verdict      {}", words(&verdict.outcome)));
+    let outcome = words(&verdict.outcome);
+    context.ui.line(format!("verdict      {outcome}"));
     context.ui.line(format!("digest       {digest}"));
-    Ok(if accepted { ExitCode::Ok } else { ExitCode::Negative })
+    let report = Report { accepted, loss_before, predicted_tokens, payload_bytes, verdict, digest };
+    Ok(match accepted {
+        true => Answer::yes(report),
+        false => {
+            let fix = "Train longer, or see what the verdict says is wrong with the file";
+            Answer::no(report, Failure::negative("rejected", outcome, fix))
+        }
+    })
 }
 
 fn words(outcome: &Outcome) -> String {

@@ -87,9 +87,9 @@ impl Ui {
         }
     }
 
-    /// A whole document on stdout, as it is and in either format: help, version, OpenAPI.
+    /// A whole document on stdout, as it is, for people and pipes: nothing is written with `--json`.
     pub fn document(&self, text: &str) {
-        self.stdout_line(text.trim_end());
+        self.line(text.trim_end());
     }
 
     /// Is a person watching stderr?
@@ -113,20 +113,11 @@ impl Ui {
         }
     }
 
-    /// The end of a command that failed.
+    /// The end of a command that failed, for people.
     pub fn error(&self, report: ErrorReport<'_>) {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            error: ErrorReport<'a>,
-        }
-        match self.format {
-            Format::Text => {
-                self.stderr_line(&format!("error: {}", report.message));
-                if !report.fix.is_empty() {
-                    self.stderr_line(&format!("fix: {}", report.fix));
-                }
-            }
-            Format::Json => self.json(&Body { error: report }),
+        self.stderr_line(&format!("error: {}", report.message));
+        if !report.fix.is_empty() {
+            self.stderr_line(&format!("fix: {}", report.fix));
         }
     }
 

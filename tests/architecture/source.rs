@@ -155,8 +155,11 @@ impl SourceFile {
 
     fn test_modules(&self) -> Vec<Vec<String>> {
         let after = self.code.split("#[cfg(test)]").skip(1);
-        let names =
-            after.filter_map(|rest| rest.trim_start().strip_prefix("mod ")?.split_once(';').map(|(name, _)| name));
+        let names = after.filter_map(|rest| {
+            let rest = rest.trim_start();
+            let rest = rest.strip_prefix("pub(crate) ").unwrap_or(rest);
+            rest.strip_prefix("mod ")?.split_once(';').map(|(name, _)| name)
+        });
         let plain = names.filter(|name| name.chars().all(is_word));
         plain.map(|name| self.module.iter().cloned().chain([name.to_owned()]).collect()).collect()
     }

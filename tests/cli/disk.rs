@@ -47,6 +47,12 @@ fn error(home: &Path, lines: &str) -> Value {
     errors.filter_map(|line| line.get("error").cloned()).next_back().unwrap_or_else(|| panic!("no error in {text}"))
 }
 
+/// What `ledger` wrote to a file.
+fn ledger(home: &Path, file: &str) -> Value {
+    let text = std::fs::read(home.join(file)).expect("there");
+    serde_json::from_slice::<Value>(&text).expect("JSON")["result"].take()
+}
+
 #[test]
 fn a_peer_on_a_full_disk_stops_with_what_to_do_and_goes_on_with_room() {
     let home = home();
@@ -67,7 +73,7 @@ fn a_peer_on_a_full_disk_stops_with_what_to_do_and_goes_on_with_room() {
     assert_eq!(said, "stopped 2\nagain 0\nledger 0\n", "{}", error(home, "first"));
     let error = error(home, "first");
     assert!(["journal", "wallet_not_written", "io"].contains(&error["code"].as_str().expect("a code")), "{error}");
-    let ledger: Value = serde_json::from_slice(&std::fs::read(home.join("ledger")).expect("there")).expect("JSON");
+    let ledger = ledger(home, "ledger");
     let contributions = ledger["contributions"].as_array().expect("a list");
     let fees = ledger["totals"]["fees_msat"].as_u64();
     assert_eq!(fees, Some(1_000 * contributions.len() as u64), "one fee for each: {ledger}");
@@ -97,10 +103,7 @@ fn a_coordinator_on_a_full_disk_stops_with_what_to_do_and_goes_on_with_room() {
     assert_eq!(said, "stopped 2\npeer 0\ninterrupted 130\n");
     let error = error(home, "first");
     assert_eq!(error["code"], "wallet_not_written", "{error}");
-    let totals = |name: &str| {
-        let ledger: Value = serde_json::from_slice(&std::fs::read(home.join(name)).expect("there")).expect("JSON");
-        ledger["totals"].clone()
-    };
+    let totals = |name: &str| ledger(home, name)["totals"].take();
     assert_eq!(totals("theirs")["fees_received_msat"], totals("ours")["fees_msat"]);
     assert_eq!(totals("theirs")["rewards_locked_msat"].as_u64(), Some(0), "nothing is left locked");
 }

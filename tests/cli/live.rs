@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{home, l402t, run, stderr, stdout};
+use crate::{home, l402t, result, run, stderr};
 
 /// A process whose stdout is JSON lines. Killed when dropped.
 pub(crate) struct Live {
@@ -100,7 +100,7 @@ pub(crate) fn garbage_peer(home: &Path, url: &str, rounds: &str) -> Live {
 pub(crate) fn ledger(home: &Path, data: &str) -> Value {
     let output = run(home, &["ledger", "--data", data, "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    serde_json::from_str(&stdout(&output)).expect("one object")
+    result(&output)
 }
 
 #[test]

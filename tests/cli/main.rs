@@ -27,6 +27,12 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
+/// What a command that writes no events found.
+fn result(output: &Output) -> serde_json::Value {
+    let mut answer: serde_json::Value = serde_json::from_str(&stdout(output)).expect("one object");
+    answer["result"].take()
+}
+
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("text")
 }

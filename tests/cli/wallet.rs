@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::live::{garbage_peer, serving};
-use crate::{home, l402t, run, stderr, stdout};
+use crate::{home, l402t, result, run, stderr, stdout};
 
 /// Of each kind, at moments that are further and further into the command.
 const KILLS: u64 = 12;
@@ -18,7 +18,7 @@ const ELSEWHERE: &str = "bcrt1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqdku202";
 fn wallet(home: &Path, arguments: &[&str]) -> Value {
     let output = run(home, &[&["wallet", "--json"], arguments].concat());
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
-    serde_json::from_str(&stdout(&output)).expect("one object")
+    result(&output)
 }
 
 /// The error's code.
@@ -37,7 +37,7 @@ fn examined(home: &Path, check: &str) -> (Option<i32>, String, String, String) {
 
 fn examined_as(home: &Path, whom: &[&str], check: &str) -> (Option<i32>, String, String, String) {
     let output = run(home, &[&["doctor", "--json"], whom].concat());
-    let report: Value = serde_json::from_str(&stdout(&output)).expect("one object");
+    let report = result(&output);
     let found = report["checks"].as_array().expect("a list").iter().find(|one| one["name"] == *check);
     let text = |key: &str| found.and_then(|found| found[key].as_str()).unwrap_or_default().to_owned();
     (output.status.code(), text("level"), text("code"), text("message"))
@@ -190,7 +190,7 @@ fn the_words_are_shown_only_when_asked_for_and_bring_the_same_wallet_back() {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
     std::io::Write::write_all(&mut child.stdin.take().expect("piped"), words.as_bytes()).expect("written");
     let output = child.wait_with_output().expect("it ends");
-    let restored: Value = serde_json::from_str(&stdout(&output)).expect("one object");
+    let restored = result(&output);
     assert_eq!(restored["node_id"], node_id);
     assert_eq!(refused(home, &["wallet", "show", "--data", "nowhere"]), "no_wallet");
     assert_eq!(refused(home, &["wallet", "restore", "--data", "x"]), "nothing_to_restore");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{home, l402t, run, stderr, stdout};
+use crate::{home, l402t, result, run, stderr, stdout};
 
 #[allow(clippy::disallowed_methods, reason = "a switch of the test run, not of the program")]
 fn check_snapshot(name: &str, actual: &str) {
@@ -108,6 +108,7 @@ fn with_json_a_mistake_is_one_object_on_stdout() {
         let output = run(home.path(), &[*arguments, &["--json"]].concat());
         assert_eq!(output.status.code(), Some(*code), "{arguments:?}");
         let answer: serde_json::Value = serde_json::from_str(stdout(&output).trim()).expect("one object");
+        assert_eq!((&answer["ok"], answer["next_actions"].is_array()), (&false.into(), true), "{answer}");
         assert!(answer["error"]["message"].as_str().is_some_and(|text| text.starts_with(message)), "{answer}");
         assert_eq!(answer["error"]["fix"].as_str(), Some(*fix));
         let word = answer["error"]["code"].as_str().expect("a code");
@@ -174,7 +175,7 @@ fn the_doctor_names_what_is_in_the_way_and_changes_nothing() {
     let home = home();
     let output = run(home.path(), &["doctor", "coordinate", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
-    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("one object");
+    let report = result(&output);
     assert_eq!(report["ready"], true);
     let checks = report["checks"].as_array().expect("a list");
     let sandbox = checks.iter().find(|check| check["name"] == "sandbox").expect("it was tried");

@@ -266,8 +266,8 @@ async fn aperture_sells_tickets_for_a_coordinator_and_a_download_to_fetch() {
     let kept = std::fs::metadata(&part).expect("a beginning").len();
     assert!(kept > 500_000 && kept < CORPUS_BYTES as u64 / 2, "{kept} bytes");
     let (code, answer) = fetch(home, &resource, &["--max-price", "5", "--output", "data"]);
-    assert_eq!((code, answer["token"].as_str()), (Some(0), Some("reused")), "{answer}");
-    assert!(answer["resumed_from"].as_u64().is_some_and(|from| from >= 500_000), "{answer}");
+    assert_eq!((code, answer["result"]["token"].as_str()), (Some(0), Some("reused")), "{answer}");
+    assert!(answer["result"]["resumed_from"].as_u64().is_some_and(|from| from >= 500_000), "{answer}");
     let whole = std::fs::read(home.join("data")).expect("there");
     assert_eq!(blake3::hash(&whole).to_hex().as_str(), blob, "the right bytes");
     assert_eq!(before - spendable_sat(&mut purse).await, BLOB_SAT, "paid once");
@@ -276,12 +276,12 @@ async fn aperture_sells_tickets_for_a_coordinator_and_a_download_to_fetch() {
     let direct = format!("http://localhost:{}/v1/blobs/{blob}", front.port());
     let (code, answer) = fetch(home, &direct, &["--max-price", "5", "--output", "direct"]);
     assert_eq!(
-        (code, answer["token"].as_str()),
+        (code, answer["result"]["token"].as_str()),
         (Some(0), Some("bought")),
         "another origin is another service: {answer}"
     );
     let (code, answer) = fetch(home, &direct, &["--max-price", "0", "--output", "again"]);
-    assert_eq!((code, answer["token"].as_str()), (Some(0), Some("reused")), "{answer}");
+    assert_eq!((code, answer["result"]["token"].as_str()), (Some(0), Some("reused")), "{answer}");
     assert_eq!(before - spendable_sat(&mut purse).await, 2 * BLOB_SAT);
 }
 

@@ -77,7 +77,7 @@ fn doctor(home: &Path, config: &str, check: &str) -> (Option<i32>, [String; 3]) 
     let arguments = ["doctor", "coordinate", "--config", config, "--data", config.trim_end_matches(".toml"), "--json"];
     let output = l402t(home, &arguments).output().expect("it starts");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("not JSON: {output:?}"));
-    let checks = report["checks"].as_array().expect("a list");
+    let checks = report["result"]["checks"].as_array().expect("a list");
     let found = checks.iter().find(|one| one["name"] == *check).unwrap_or_else(|| panic!("no {check}: {report}"));
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
     (output.status.code(), [text("level"), text("code"), text("fix")])

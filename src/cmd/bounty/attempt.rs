@@ -4,8 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::{Context, Failure};
-use super::answer::{Answer, negative};
+use super::super::{Answer, Context, Failure};
 use super::claimed::{self, change, is_claimed};
 use super::{load, not_evaluated, sandbox};
 use crate::bounty::data::Exam;
@@ -128,13 +127,13 @@ fn report(context: &Context, report: Report, folder: &str) -> Answer {
             Answer::yes(report).then(format!("l402t bounty submit {folder} --claim {claim}"))
         }
         (false, Some(reason)) => {
-            let failure = negative(reason.name(), &report.detail, "Mend the change, then try again");
+            let failure = Failure::negative(reason.name(), &report.detail, "Mend the change, then try again");
             Answer::no(report, failure).then(again)
         }
         (false, None) => {
             let least = report.least_improvement.as_deref().unwrap_or("more");
             let message = format!("the change is no improvement: at least {least} is needed");
-            Answer::no(report, negative("no_improvement", message, "Improve it, then try again")).then(again)
+            Answer::no(report, Failure::negative("no_improvement", message, "Improve it, then try again")).then(again)
         }
     }
 }

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::{Context, Failure};
-use super::answer::{Answer, negative};
+use super::super::{Answer, Context, Failure};
 use super::{load, not_evaluated, sandbox};
 use crate::bounty::evaluate::Evaluator;
 use crate::bounty::lint::{Finding, Level, lint};
@@ -113,7 +112,7 @@ pub(super) fn check(bounty: &Bounty, context: &Context, scratch: &Path) -> Resul
         Answer::yes(report)
     } else {
         let fix = "Mend what the findings name";
-        Answer::no(report, negative("not_postable", "this bounty can't be posted yet", fix))
+        Answer::no(report, Failure::negative("not_postable", "this bounty can't be posted yet", fix))
     };
     Ok(Checked { answer, rules: found.rules.filter(|_| postable) })
 }

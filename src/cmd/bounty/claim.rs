@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::super::{Context, Failure};
-use super::answer::Answer;
+use super::super::{Answer, Context, Failure};
 use super::claimed::{Note, write};
 use super::desk::{client, look, refused};
 use super::list::Row;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::super::{Context, Failure};
-use super::answer::Answer;
+use super::super::{Answer, Context, Failure};
 use super::desk::{client, look, refused, sat};
 use crate::bounty::manifest::{DemoOnly, FILE, Manifest};
 use crate::bounty::package;

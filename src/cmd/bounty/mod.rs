@@ -1,6 +1,5 @@
 //! `l402t bounty`: what sponsors and agents do about a bounty.
 
-mod answer;
 mod attempt;
 mod check;
 mod claim;
@@ -14,28 +13,23 @@ mod submit;
 
 use std::path::Path;
 
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, ExitCode, Failure};
 use crate::bounty::evaluate::EvaluateError;
 use crate::bounty::load::{Bounty, Extent, LoadError};
 use crate::bounty::manifest::{Manifest, Problems};
 use crate::bounty::sandbox::{Sandbox, SandboxSettings, TierChoice};
 use crate::bounty::scratch::Scratch;
 use crate::cli::{BountyArgs, BountyCommand};
-use answer::Answer;
 
 /// Runs the command.
-pub async fn run(args: BountyArgs, context: Context) -> Result<ExitCode, Failure> {
-    let ended = run_in_scratch(args.command, &context).await;
-    answer::end(&context, ended)
-}
-
-async fn run_in_scratch(command: BountyCommand, context: &Context) -> Result<Answer, Failure> {
+pub async fn run(args: BountyArgs, context: Context) -> Result<Answer, Failure> {
+    let context = &context;
     let own = context.clone();
     let place = context.temporary_folder();
     // Kept out here, so that it goes on Ctrl-C, too, which doesn't wait for the box that runs.
     let scratch = Scratch::new(place).map_err(|error| Failure::io("make a folder in", place, &error))?;
     let folder = scratch.path().to_owned();
-    match command {
+    match args.command {
         BountyCommand::List(args) => list::list(&args, context).await,
         BountyCommand::Show(args) => list::show(&args, context).await,
         BountyCommand::Watch(args) => list::watch(&args, context, &folder).await,

@@ -6,8 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use super::super::{Context, ExitCode, Failure};
-use super::answer::{Answer, negative};
+use super::super::{Answer, Context, ExitCode, Failure};
 use super::check::{Checked, check};
 use super::desk::{Bench, DATA, Workplace, client, refused, sat};
 use super::list::plain;
@@ -244,11 +243,12 @@ fn answer(posted: &Outcome, folder: &Path) -> Answer {
                 "{locked_msat} of the budget are still locked, and of {taken_msat} that were taken {paid_back_msat} are back: \
                  `{close}` waits for the rest"
             );
-            Answer::no(report, negative("refused", why, fix)).then(close)
+            Answer::no(report, Failure::negative("refused", why, fix)).then(close)
         }
         BountyPhase::Refused => {
             let fix = "The budget is back. Mend the folder, then post it again";
-            Answer::no(report, negative("refused", why, fix)).then(format!("l402t bounty check {}", folder.display()))
+            Answer::no(report, Failure::negative("refused", why, fix))
+                .then(format!("l402t bounty check {}", folder.display()))
         }
         BountyPhase::Closing => {
             Answer::no(report, later("not_closed_yet", "what is under way is being decided")).then(close)

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use super::super::{Context, Failure};
-use super::answer::{Answer, negative};
+use super::super::{Answer, Context, Failure};
 use super::claimed::Note;
 use super::desk::{Bench, DATA, Workplace, client};
 use super::joined;
@@ -93,7 +92,7 @@ pub(super) async fn withdraw(args: &BountyIdArgs, context: &Context) -> Result<A
     let notes = unfinished(&submissions(&data, Some(args.bounty))?);
     let Some(note) = notes.first() else {
         let message = format!("nothing is under way at bounty {}", args.bounty);
-        return Err(negative("nothing_to_withdraw", message, "See `l402t bounty status`"));
+        return Err(Failure::negative("nothing_to_withdraw", message, "See `l402t bounty status`"));
     };
     let client = client(context, args.coordinator.as_ref().or(Some(&note.coordinator)))?;
     let workplace = Workplace { context, client: &client, bounty: args.bounty, folder: DataFolder::open(&data)? };
@@ -113,7 +112,7 @@ pub(super) async fn withdraw(args: &BountyIdArgs, context: &Context) -> Result<A
             }
             Withdrawal::Refused { contribution, why } => {
                 context.ui.line(format!("{contribution} goes on: {why}"));
-                refused = Some(negative("can_not_withdraw", why, "Wait for it: l402t bounty status"));
+                refused = Some(Failure::negative("can_not_withdraw", why, "Wait for it: l402t bounty status"));
             }
         }
     }

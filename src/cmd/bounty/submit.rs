@@ -4,8 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::{Context, ExitCode, Failure};
-use super::answer::{Answer, negative};
+use super::super::{Answer, Context, ExitCode, Failure};
 use super::claimed::{self, Change, Claimed};
 use super::desk::{Bench, DATA, Workplace, client};
 use super::joined;
@@ -98,7 +97,7 @@ impl Report {
         let failure = match (self.state, self.reason) {
             ("reached", _) => return Answer::yes(self).then(show),
             ("rejected", Some(reason)) => {
-                negative(reason.name(), format_args!("the claim was not reached: {reason}"), advice(reason))
+                Failure::negative(reason.name(), format_args!("the claim was not reached: {reason}"), advice(reason))
             }
             ("waiting", _) => {
                 let fix = "Nothing is lost: go on later with `l402t bounty status`";
@@ -111,7 +110,7 @@ impl Report {
                 let fix = "The fee is spent. Look at the bounty; --again submits the same once more, for another fee";
                 Failure::remote("no_ticket", detail, fix)
             }
-            (_, _) => negative("missed", detail, "Look at the bounty, then submit again"),
+            (_, _) => Failure::negative("missed", detail, "Look at the bounty, then submit again"),
         };
         let status = self.bounty.map(|id| format!("l402t bounty status {id}"));
         let waits = self.state == "waiting";

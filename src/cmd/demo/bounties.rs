@@ -14,7 +14,7 @@ use super::{call, wait_for_url};
 use crate::bounty::diff;
 use crate::bounty::tree::{File, Tree};
 use crate::clock::Stopwatch;
-use crate::cmd::{ExitCode, Failure};
+use crate::cmd::Failure;
 use crate::ui::{Align, Table, Ui};
 
 const COORDINATOR: &str = "coordinator";
@@ -182,9 +182,8 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    pub(super) fn exit_code(&self) -> ExitCode {
-        let right = self.msat_conserved && self.replay_identical && self.as_expected;
-        if right { ExitCode::Ok } else { ExitCode::Negative }
+    pub(super) fn as_it_should_be(&self) -> bool {
+        self.msat_conserved && self.replay_identical && self.as_expected
     }
 }
 
@@ -291,12 +290,12 @@ impl Demo<'_> {
             let msat = |key: &str| closed["result"][key].as_u64().unwrap_or(0);
             (taken, paid_back) = (taken + msat("taken_msat"), paid_back + msat("paid_back_msat"));
             let replayed = self.run(SPONSOR, &["replay", "bounty", id, "--from", &self.url]).await?;
-            if replayed["identical"] != true {
+            if replayed["result"]["identical"] != true {
                 self.ui.say(format!("bounty {id} does not replay: {replayed}"));
                 identical = false;
             }
             let data = self.folder.of(COORDINATOR).join("bounties").join(id).display().to_string();
-            let totals = &call(&["ledger", "--data", &data, "--json"]).await?.1["totals"];
+            let totals = &call(&["ledger", "--data", &data, "--json"]).await?.1["result"]["totals"];
             let total = |key: &str| totals[key].as_u64().unwrap_or(0);
             fees += total("fees_received_msat");
             settled += total("rewards_settled_msat");
@@ -308,7 +307,7 @@ impl Demo<'_> {
         let (mut received, mut spent) = (0, 0);
         for who in agents {
             let data = self.folder.of(who).display().to_string();
-            let totals = &call(&["ledger", "--data", &data, "--json"]).await?.1["totals"];
+            let totals = &call(&["ledger", "--data", &data, "--json"]).await?.1["result"]["totals"];
             received += totals["received_msat"].as_u64().unwrap_or(0);
             spent += totals["fees_msat"].as_u64().unwrap_or(0);
         }

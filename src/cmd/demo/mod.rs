@@ -22,7 +22,7 @@ use self::ground::Ground;
 use self::members::{MemberEvent, MemberId, Members};
 use self::summary::{Books, RunFacts, Summary};
 use self::watch::Watch;
-use super::{Context, ExitCode, Failure, interrupted};
+use super::{Answer, Context, ExitCode, Failure, interrupted};
 use crate::cli::DemoArgs;
 use crate::clock::Stopwatch;
 use crate::protocol::manifest::RunManifest;
@@ -55,7 +55,7 @@ enum Role {
 }
 
 /// Runs the command.
-pub async fn run(args: DemoArgs, context: Context) -> Result<ExitCode, Failure> {
+pub async fn run(args: DemoArgs, context: Context) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
     let folder = DemoFolder::create(&context.data_path("demo")?)?;
     let mut ground = Ground::none();
@@ -82,16 +82,17 @@ pub async fn run(args: DemoArgs, context: Context) -> Result<ExitCode, Failure> 
     } else {
         folder.remove()?;
     }
-    match outcome? {
-        Played::Training(summary) => {
-            context.ui.json(&summary);
-            Ok(if summary.as_it_should_be() { ExitCode::Ok } else { ExitCode::Negative })
-        }
-        Played::Bounties(summary) => {
-            context.ui.json(&summary);
-            Ok(summary.exit_code())
-        }
-    }
+    Ok(match outcome? {
+        Played::Training(summary) if summary.as_it_should_be() => Answer::yes(summary).flat(),
+        Played::Bounties(summary) if summary.as_it_should_be() => Answer::yes(summary).flat(),
+        Played::Training(summary) => Answer::no(summary, not_as_it_should_be()).flat(),
+        Played::Bounties(summary) => Answer::no(summary, not_as_it_should_be()).flat(),
+    })
+}
+
+fn not_as_it_should_be() -> Failure {
+    let fix = "See which check of the summary failed, and run it again with --keep for the logs";
+    Failure::negative("demo_failed", "the demo did not come out as it should", fix)
 }
 
 /// What came of a demo.
@@ -190,6 +191,11 @@ async fn wait_for_url(members: &mut Members, id: MemberId) -> Result<String, Fai
     Ok(event.get("url").and_then(Value::as_str).unwrap_or_default().to_owned())
 }
 
+/// Why a process ended, where its last line says so.
+fn failure_in(event: &Value) -> Option<&Value> {
+    event.get("error").filter(|error| !error.is_null())
+}
+
 /// What a coordinator says when it serves.
 async fn listening(members: &mut Members, id: MemberId) -> Result<Value, Failure> {
     loop {
@@ -198,7 +204,7 @@ async fn listening(members: &mut Members, id: MemberId) -> Result<Value, Failure
                 if event.get("url").is_some() {
                     return Ok(event);
                 }
-                if let Some(error) = event.get("error") {
+                if let Some(error) = failure_in(&event) {
                     return Err(members.failed(id, format_args!("reported {error}")));
                 }
             }
@@ -221,7 +227,7 @@ async fn run_rounds(
         tokio::select! {
             event = members.next() => match event {
                 Some((id, MemberEvent::Said(event))) => {
-                    if let Some(error) = event.get("error") {
+                    if let Some(error) = failure_in(&event) {
                         return Err(members.failed(id, format_args!("reported {error}")));
                     }
                     settled |= event.get("event").and_then(Value::as_str) == Some("run_finished");
@@ -301,7 +307,7 @@ close_at_contributions = {peers}
 /// What one of the processes has in its books.
 async fn ledger_of(folder: &DemoFolder, name: &str) -> Result<Value, Failure> {
     let data = folder.of(name).display().to_string();
-    Ok(call(&["ledger", "--data", &data, "--json"]).await?.1)
+    Ok(call(&["ledger", "--data", &data, "--json"]).await?.1["result"].take())
 }
 
 /// Runs this program to its end: (did it exit with 0?, its last JSON line). An exit code other than 0 and 1 is an error.

@@ -8,7 +8,7 @@ mod sandbox;
 
 use serde::Serialize;
 
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, Failure};
 use crate::cli::{DoctorArgs, DoctorRole};
 use crate::http::client::{ClientError, CoordinatorClient};
 use crate::protocol::api::RunView;
@@ -70,7 +70,7 @@ struct Report {
 }
 
 /// Runs the command.
-pub async fn run(args: DoctorArgs, context: Context) -> Result<ExitCode, Failure> {
+pub async fn run(args: DoctorArgs, context: Context) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
     let mut checks = machine::check(args.role, &context).await?;
     checks.push(sandbox::check(&context).await?);
@@ -82,7 +82,7 @@ pub async fn run(args: DoctorArgs, context: Context) -> Result<ExitCode, Failure
     Ok(report(&context, checks))
 }
 
-fn report(context: &Context, checks: Vec<Check>) -> ExitCode {
+fn report(context: &Context, checks: Vec<Check>) -> Answer {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
     for Check { name, level, message, fix, .. } in &checks {
         let level = match level {
@@ -93,9 +93,16 @@ fn report(context: &Context, checks: Vec<Check>) -> ExitCode {
         let fix = fix.as_ref().map(|fix| format!(". {fix}")).unwrap_or_default();
         context.ui.line(format!("{level}  {name:width$}  {message}{fix}"));
     }
-    let ready = checks.iter().all(|check| check.level != Level::Fail);
-    context.ui.json(&Report { ready, checks });
-    if ready { ExitCode::Ok } else { ExitCode::Negative }
+    let failed: Vec<&Check> = checks.iter().filter(|check| check.level == Level::Fail).collect();
+    let joined = |of: fn(&Check) -> String| failed.iter().map(|check| of(check)).collect::<Vec<_>>().join("; ");
+    match failed.is_empty() {
+        true => Answer::yes(Report { ready: true, checks }),
+        false => {
+            let message = joined(|check| format!("{}: {}", check.name, check.message));
+            let fix = joined(|check| check.fix.clone().unwrap_or_default());
+            Answer::no(Report { ready: false, checks }, Failure::negative("not_ready", message, fix))
+        }
+    }
 }
 
 /// The run that a peer would join.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::folder::{Folder, State};
 use crate::cli::RegtestUpArgs;
-use crate::cmd::{Context, ExitCode, Failure, interrupted};
+use crate::cmd::{Answer, Context, Failure, interrupted};
 use crate::localnet::{Funding, Network, Tools};
 
 /// Of each balanced channel.
@@ -17,7 +17,7 @@ const SPARE_CHANNELS: u32 = 8;
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs the command: until it is told to stop.
-pub(super) async fn run(args: &RegtestUpArgs, context: &Context, folder: Folder) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: &RegtestUpArgs, context: &Context, folder: Folder) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
     let kept = folder.keep()?;
     let tools = Tools::in_folder(&args.tools)?;
@@ -54,5 +54,5 @@ pub(super) async fn run(args: &RegtestUpArgs, context: &Context, folder: Folder)
         }
     }
     network.stop();
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(serde_json::Value::Null))
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::folder::{Folder, State};
-use super::{Context, ExitCode, Failure, interrupted};
+use super::{Answer, Context, Failure, interrupted};
 use crate::cli::{RegtestArgs, RegtestCommand, RegtestUpArgs};
 use crate::cmd::demo::ground::{embedded_config, lnd_config};
 use crate::localnet::{LocalnetError, Tools};
@@ -32,7 +32,7 @@ const POLL: Duration = Duration::from_millis(100);
 const TAIL_LINES: usize = 5;
 
 /// Runs the command.
-pub async fn run(args: RegtestArgs, context: Context) -> Result<ExitCode, Failure> {
+pub async fn run(args: RegtestArgs, context: Context) -> Result<Answer, Failure> {
     let folder = Folder::at(&context.data_path("regtest")?)?;
     match args.command {
         RegtestCommand::Up(args) => up(&args, &context, &folder).await,
@@ -53,7 +53,7 @@ struct Up<'a> {
     state: &'a State,
 }
 
-async fn up(args: &RegtestUpArgs, context: &Context, folder: &Folder) -> Result<ExitCode, Failure> {
+async fn up(args: &RegtestUpArgs, context: &Context, folder: &Folder) -> Result<Answer, Failure> {
     let already_up = folder.keeper()?.is_some();
     let mut keeper = None;
     if !already_up {
@@ -88,8 +88,7 @@ async fn up(args: &RegtestUpArgs, context: &Context, folder: &Folder) -> Result<
         }
     }
     show(context, folder, &state);
-    context.ui.json(&Up { already_up, started_again, state: &state });
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(Up { already_up, started_again, state: &state }))
 }
 
 /// Has the keeper start again what has ended, and waits until all of it answers.
@@ -155,12 +154,11 @@ fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(TAIL_LINES)..].join(" / ")
 }
 
-async fn down(context: &Context, folder: &Folder) -> Result<ExitCode, Failure> {
+async fn down(context: &Context, folder: &Folder) -> Result<Answer, Failure> {
     let was_up = stop_keeper(folder).await?;
     folder.remove()?;
     context.ui.line(if was_up { "the regtest is down, and its folder is removed" } else { "no regtest is up" });
-    context.ui.json(&serde_json::json!({ "was_up": was_up }));
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(serde_json::json!({ "was_up": was_up })))
 }
 
 /// Ends the keeper, and with it all that it runs. True if there was one.

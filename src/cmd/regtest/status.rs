@@ -6,12 +6,15 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::folder::{Folder, State};
-use crate::cmd::{Context, ExitCode, Failure};
+use crate::cmd::{Answer, Context, Failure};
 use crate::localnet::{LndChannel, LocalnetError, NodeAccess};
 use crate::ui::{Align, Table};
 
 /// What btcd is called here.
 pub(super) const CHAIN: &str = "btcd";
+
+/// What starts it, and what has ended of it.
+const UP: &str = "./x regtest up";
 
 /// How long one node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -52,12 +55,12 @@ struct Ended {
 }
 
 /// Runs the command; exit code 1 if nothing is up, or something of it has ended.
-pub(super) async fn run(context: &Context, folder: &Folder) -> Result<ExitCode, Failure> {
+pub(super) async fn run(context: &Context, folder: &Folder) -> Result<Answer, Failure> {
     let state = if folder.keeper()?.is_some() { folder.state() } else { None };
     let Some(state) = state else {
         context.ui.line("no regtest is up; start one with: ./x regtest up");
-        context.ui.json(&Status { up: false, height: None, nodes: Vec::new(), ended: Vec::new() });
-        return Ok(ExitCode::Negative);
+        let status = Status { up: false, height: None, nodes: Vec::new(), ended: Vec::new() };
+        return Ok(Answer::no(status, Failure::negative("regtest_down", "no regtest is up", UP)));
     };
     let status = ask(context, folder, &state).await?;
     let mut table = Table::new(&[
@@ -95,8 +98,12 @@ pub(super) async fn run(context: &Context, folder: &Folder) -> Result<ExitCode, 
     if !status.up {
         context.ui.line("Bring back what has ended with: ./x regtest up");
     }
-    context.ui.json(&status);
-    Ok(if status.up { ExitCode::Ok } else { ExitCode::Negative })
+    if status.up {
+        return Ok(Answer::yes(status));
+    }
+    let names: Vec<&str> = status.ended.iter().map(|ended| ended.name.as_str()).collect();
+    let message = format!("has ended or does not answer: {}", names.join(", "));
+    Ok(Answer::no(&status, Failure::negative("regtest_ended", message, UP)))
 }
 
 /// The names of what has ended or does not answer.

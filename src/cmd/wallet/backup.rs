@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Place;
 use crate::cli::{BackupArgs, WordsArgs};
 use crate::clock::{Clock, SystemClock};
-use crate::cmd::{Context, ExitCode, Failure, node};
+use crate::cmd::{Answer, Context, Failure, node};
 use crate::ln::embedded::{self, BackupInfo, BackupKind, back_up};
 
 /// With `--json`.
@@ -19,7 +19,7 @@ struct Written {
     info: BackupInfo,
 }
 
-pub(super) fn run(args: &BackupArgs, place: &Place, context: &Context) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &BackupArgs, place: &Place, context: &Context) -> Result<Answer, Failure> {
     let kind = if args.moved { BackupKind::Move } else { BackupKind::Copy };
     let network = node::network(&context.config.lightning);
     let info = back_up(place.wallet(), &args.file, kind, network, SystemClock.now())?;
@@ -40,8 +40,7 @@ pub(super) fn run(args: &BackupArgs, place: &Place, context: &Context) -> Result
              their channels' money.",
         ),
     }
-    context.ui.json(&Written { file: file.to_string(), info });
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(Written { file: file.to_string(), info }))
 }
 
 /// With `--json`.
@@ -50,7 +49,7 @@ struct Words<'a> {
     words: &'a str,
 }
 
-pub(super) fn words(args: &WordsArgs, place: &Place, context: &Context) -> Result<ExitCode, Failure> {
+pub(super) fn words(args: &WordsArgs, place: &Place, context: &Context) -> Result<Answer, Failure> {
     if !args.reveal && !std::io::stdout().is_terminal() {
         let message = "whoever reads the words has the money, and stdout is not a terminal";
         return Err(Failure::usage("not_a_terminal", message, "Write --reveal if you mean it"));
@@ -62,6 +61,5 @@ pub(super) fn words(args: &WordsArgs, place: &Place, context: &Context) -> Resul
     context.ui.say("Whoever has these words has the money. Write them down on paper, in this order:");
     context.ui.line(words.expose_secret());
     context.ui.say("They bring back the coins on chain. For channels, keep a file made with l402t wallet backup, too.");
-    context.ui.json(&Words { words: words.expose_secret() });
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(Words { words: words.expose_secret() }))
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::node::for_owner;
-use super::{Context, ExitCode, Failure};
+use super::{Answer, Context, Failure};
 use crate::cli::{WalletArgs, WalletCommand};
 use crate::config::NodeKind;
 use crate::ln::embedded::{EmbeddedNode, Recovery, Settings};
@@ -20,7 +20,7 @@ use crate::ln::{Lightning, LnError};
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Runs the command.
-pub async fn run(args: WalletArgs, context: Context) -> Result<ExitCode, Failure> {
+pub async fn run(args: WalletArgs, context: Context) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
     match context.config.lightning.node {
         NodeKind::Embedded => {}

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::show::sat;
 use super::{LOOK_AGAIN, Place, wait_for_blocks};
 use crate::cli::RestoreArgs;
-use crate::cmd::{Context, ExitCode, Failure, interrupted, node};
+use crate::cmd::{Answer, Context, Failure, interrupted, node};
 use crate::ln::embedded::{self, BackupKind, ClosedBy, Recovery, RecoveryStep, Settings};
 
 /// 24 words have at most 215 letters and spaces.
@@ -23,7 +23,7 @@ struct Restored {
     recovered: bool,
 }
 
-pub(super) async fn run(args: &RestoreArgs, place: &Place, context: &Context) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: &RestoreArgs, place: &Place, context: &Context) -> Result<Answer, Failure> {
     let network = node::network(&context.config.lightning);
     let node_id = match (&args.file, args.words, args.seed_only) {
         (Some(file), _, seed_only) => {
@@ -49,8 +49,7 @@ pub(super) async fn run(args: &RestoreArgs, place: &Place, context: &Context) ->
     };
     context.ui.line(format!("wallet {node_id} is in {}", place.wallet().display()));
     let wallet = place.wallet().display().to_string();
-    context.ui.json(&Restored { node_id, wallet, recovered: args.seed_only });
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(Restored { node_id, wallet, recovered: args.seed_only }).then("l402t wallet show"))
 }
 
 fn read_words() -> Result<SecretString, Failure> {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Place;
 use crate::clock::{Clock, SystemClock};
-use crate::cmd::{Context, ExitCode, Failure};
+use crate::cmd::{Answer, Context, Failure};
 use crate::ln::embedded::{OpenState, WalletSummary, last_summary};
 use crate::protocol::amount::Msat;
 use crate::ui::{Align, Table};
@@ -20,13 +20,12 @@ struct Shown<'a> {
     wallet: String,
 }
 
-pub(super) fn run(place: &Place, context: &Context) -> Result<ExitCode, Failure> {
+pub(super) fn run(place: &Place, context: &Context) -> Result<Answer, Failure> {
     let Some(summary) = last_summary(place.wallet())? else {
         let fix = "Start l402t peer or l402t coordinate on it once";
         return Err(Failure::usage("never_ran", "the wallet's node never ran, or not since this was kept", fix));
     };
     let ui = &context.ui;
-    ui.json(&Shown { summary: &summary, wallet: place.wallet().display().to_string() });
     ui.line(format!("node      {} ({})", summary.node_id, summary.network));
     ui.line(format!("wallet    {}", place.wallet().display()));
     ui.line(format!("as of     {}, block {}", ago(&summary), summary.block_height));
@@ -42,7 +41,7 @@ pub(super) fn run(place: &Place, context: &Context) -> Result<ExitCode, Failure>
         ui.line("");
         closing(&summary).lines().iter().for_each(|line| ui.line(line));
     }
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(Shown { summary: &summary, wallet: place.wallet().display().to_string() }))
 }
 
 fn channels(summary: &WalletSummary) -> Table {

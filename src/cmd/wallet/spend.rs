@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{LOOK_AGAIN, Place, Started, refused};
 use crate::cli::{CloseArgs, SendArgs};
-use crate::cmd::{Context, ExitCode, Failure};
+use crate::cmd::{Answer, Context, Failure};
 use crate::ln::LnError;
 use crate::ln::embedded::{Closing, EmbeddedNode, OnChainAmount, OpenState};
 
@@ -17,7 +17,7 @@ struct Sent {
     txid: String,
 }
 
-pub(super) async fn send(args: &SendArgs, place: &Place, context: &Context) -> Result<ExitCode, Failure> {
+pub(super) async fn send(args: &SendArgs, place: &Place, context: &Context) -> Result<Answer, Failure> {
     let amount = match args.amount.as_str() {
         "all" => OnChainAmount::All,
         sat => OnChainAmount::Sat(sat.parse().map_err(|_| {
@@ -29,8 +29,7 @@ pub(super) async fn send(args: &SendArgs, place: &Place, context: &Context) -> R
     started.stop().await;
     let txid = sent.map_err(refused)?;
     context.ui.line(format!("sent to {} by transaction {txid}", args.address));
-    context.ui.json(&Sent { txid });
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(Sent { txid }).then("l402t wallet show"))
 }
 
 /// With `--json`.
@@ -40,7 +39,7 @@ struct Closed<'a> {
     closed: bool,
 }
 
-pub(super) async fn close(args: &CloseArgs, place: &Place, context: &Context) -> Result<ExitCode, Failure> {
+pub(super) async fn close(args: &CloseArgs, place: &Place, context: &Context) -> Result<Answer, Failure> {
     let started = Started::start(place, context).await?;
     let how = if args.force { Closing::Force } else { Closing::Together };
     let closed = close_and_wait(&started.node, &args.channel, how).await;
@@ -50,8 +49,7 @@ pub(super) async fn close(args: &CloseArgs, place: &Place, context: &Context) ->
         true => "closed: its money is in the wallet once that is confirmed (l402t wallet show)",
         false => "closing has begun, and goes on whenever both nodes run (l402t wallet show)",
     });
-    context.ui.json(&Closed { channel: &args.channel, closed });
-    Ok(ExitCode::Ok)
+    Ok(Answer::yes(Closed { channel: &args.channel, closed }).then("l402t wallet show"))
 }
 
 async fn close_and_wait(node: &EmbeddedNode, channel: &str, how: Closing) -> Result<bool, LnError> {
