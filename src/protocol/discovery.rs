@@ -47,9 +47,9 @@ pub struct ServiceStatus {
     pub alive: bool,
     /// The program's.
     pub version: String,
-    /// `regtest`, `signet`, `testnet`, `bitcoin`; `None` before the coordinator has a run or a bounty.
+    /// `regtest`, `signet`, `testnet`, `bitcoin`; `None` where there is neither a run nor a board.
     pub network: Option<String>,
-    /// The coordinator's Lightning node, 66 hex digits; `None` before it has a run or a bounty.
+    /// The coordinator's Lightning node, 66 hex digits; `None` where there is neither a run nor a board.
     pub node_id: Option<String>,
     /// The training run, if there is one.
     pub training: Option<TrainingStatus>,

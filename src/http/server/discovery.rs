@@ -185,11 +185,10 @@ async fn look(app: &App) -> Result<Seen, Failure> {
     app.call(async move {
         let mut seen = Seen::default();
         if let Some(board) = board {
-            let BountyList { bounties, .. } = board.list().await?;
+            let BountyList { bounties, lightning, .. } = board.list().await?;
             seen.bounties = Some(BountiesStatus::of(&bounties));
-            if let Some(newest) = bounties.into_iter().next() {
-                (seen.now_ms, seen.lightning) = (Some(newest.now_ms), Some(newest.lightning));
-            }
+            seen.now_ms = bounties.first().map(|newest| newest.now_ms);
+            seen.lightning = Some(lightning);
         }
         if let Some(run) = training {
             look_at_training(&*run, &mut seen).await?;

@@ -193,6 +193,8 @@ pub(crate) struct FakeBoard {
     /// The rounds of its bounty.
     pub(crate) run: Arc<FakeCoordinator>,
     posted: Mutex<Vec<PostRequest>>,
+    /// Was anything ever posted?
+    is_new: bool,
 }
 
 pub(crate) fn bounty_list(bounties: Vec<BountyView>) -> BountyList {
@@ -201,7 +203,12 @@ pub(crate) fn bounty_list(bounties: Vec<BountyView>) -> BountyList {
 
 impl FakeBoard {
     pub(crate) fn new() -> Self {
-        Self { run: Arc::new(FakeCoordinator::new()), posted: Mutex::default() }
+        Self { run: Arc::new(FakeCoordinator::new()), posted: Mutex::default(), is_new: false }
+    }
+
+    /// Without any bounty.
+    pub(crate) fn empty() -> Self {
+        Self { is_new: true, ..Self::new() }
     }
 
     /// What has been posted, without what was posted again.
@@ -214,7 +221,8 @@ impl FakeBoard {
 impl BountyBoard for FakeBoard {
     async fn list(&self) -> Result<BountyList, Refusal> {
         let posted = self.posted().into_iter().rev().map(|request| post_answer(&request).view);
-        Ok(bounty_list(posted.chain([bounty_view()]).collect()))
+        let own = (!self.is_new).then(bounty_view);
+        Ok(bounty_list(posted.chain(own).collect()))
     }
 
     async fn post(&self, request: PostRequest) -> Result<PostAnswer, Refusal> {

@@ -108,6 +108,15 @@ async fn the_status_says_what_there_is_to_do() {
     }
 }
 
+#[tokio::test]
+async fn a_coordinator_without_a_bounty_yet_names_its_node() {
+    let services = Services { training: None, board: Some(Arc::new(FakeBoard::empty())) };
+    let served = served(services).await;
+    let status: ServiceStatus = serde_json::from_slice(&served.get("/status.json").await.body).expect("a status");
+    assert_eq!(status.bounties, Some(BountiesStatus::default()));
+    assert_eq!((status.node_id, status.now_ms), (Some(sample::run_view().lightning.node_id), None));
+}
+
 #[test]
 fn on_offer_is_what_open_bounties_have_left() {
     let of = |views: &[BountyView]| BountiesStatus::of(views);
