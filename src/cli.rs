@@ -12,6 +12,7 @@ pub use bounty::{
 };
 
 use crate::peer::behaviour::Behaviour;
+use crate::protocol::ids::BountyId;
 
 /// Train a shared model on anyone's computer, judged to the bit and paid in sats over Lightning.
 #[derive(Debug, Parser)]
@@ -225,7 +226,7 @@ pub struct ReplayArgs {
     pub what: Replayed,
     /// The bounty, after `bounty`
     #[arg(value_name = "ID")]
-    pub bounty: Option<String>,
+    pub bounty: Option<BountyId>,
     /// A coordinator's URL, or a folder with its transcripts and blobs [default: the configured coordinator]
     #[arg(long, value_name = "URL|DIR")]
     pub from: Option<String>,

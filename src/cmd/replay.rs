@@ -49,12 +49,20 @@ enum Report<'a> {
 
 /// Runs the command.
 pub async fn run(args: ReplayArgs, context: Context) -> Result<Answer, Failure> {
-    let round = match (args.what, &args.bounty) {
-        (Replayed::Round(round), _) => RoundNumber(round),
+    let round = match (args.what, args.bounty) {
+        (Replayed::Round(round), None) => RoundNumber(round),
+        (Replayed::Round(round), Some(bounty)) => {
+            let message = format!("round {round} is of a training run, and {bounty} is a bounty");
+            return Err(Failure::usage("usage", message, "l402t replay ROUND, or l402t replay bounty ID"));
+        }
+        (Replayed::Bounty, Some(_)) if args.gpu || args.threads.is_some() => {
+            let message = "a bounty is evaluated in boxes: --gpu and --threads are for rounds of training";
+            return Err(Failure::usage("usage", message, "Leave them out"));
+        }
         (Replayed::Bounty, Some(bounty)) => return replay_bounty::run(bounty, args.from.as_deref(), context).await,
         (Replayed::Bounty, None) => {
             let fix = "l402t replay bounty ID; see l402t bounty list";
-            return Err(Failure::usage("bounty", "which bounty?", fix));
+            return Err(Failure::usage("usage", "which bounty?", fix));
         }
     };
     let source = Source::new(args.from.as_deref(), &context, "replay")?;

@@ -22,10 +22,7 @@ enum Report<'a> {
 }
 
 /// Runs the command. `from` is a coordinator's URL, or the bounty's folder.
-pub(super) async fn run(bounty: &str, from: Option<&str>, context: Context) -> Result<Answer, Failure> {
-    let id: BountyId = bounty
-        .parse()
-        .map_err(|_| Failure::usage("bounty", format!("{bounty:?} is no bounty's id"), "See l402t bounty list"))?;
+pub(super) async fn run(id: BountyId, from: Option<&str>, context: Context) -> Result<Answer, Failure> {
     let source = Source::new(from, &context, "replay")?.of_bounty(id);
     let (manifest, closing) = (source.bounty_manifest(id).await?, source.closing(id).await?);
     let place = context.temporary_folder().to_owned();

@@ -48,6 +48,19 @@ fn the_help_of_every_command_is_as_it_was() {
 const MISTAKES: &[(&[&str], i32, &str, &str)] = &[
     (&[], 2, "no command was given", "Start with: l402t demo"),
     (&["per"], 2, "unrecognized subcommand 'per'", "some similar subcommands exist: 'replay', 'export', 'peer'"),
+    (
+        &["replay", "3", "0000000000000000000000000000000000000000000000000000000000000001"],
+        2,
+        "round 3 is of a training run",
+        "l402t replay ROUND, or l402t replay bounty ID",
+    ),
+    (
+        &["replay", "bounty", "0000000000000000000000000000000000000000000000000000000000000001", "--threads", "1"],
+        2,
+        "a bounty is evaluated in boxes",
+        "Leave them out",
+    ),
+    (&["replay", "bounty"], 2, "which bounty?", "l402t replay bounty ID; see l402t bounty list"),
     (&["replay"], 2, "the following required arguments were not provided: <ROUND>", "See l402t replay --help"),
     (
         &["peer", "--data", "p"],
