@@ -125,9 +125,15 @@ async fn prepare(args: &CoordinateArgs, data: &Path, context: &Context) -> Resul
     Ok(Training { judge: Df32Judge::new(engine), prepared })
 }
 
+/// A training run, and what it tells: listened to before it does anything.
+struct Rounds {
+    run: Coordinator,
+    events: broadcast::Receiver<RunEvent>,
+}
+
 /// What a coordinator works at.
 struct Work {
-    training: Option<Coordinator>,
+    training: Option<Rounds>,
     bounties: Option<Bounties>,
 }
 
@@ -144,8 +150,9 @@ async fn open(
         Some(Training { judge, prepared }) => {
             let (settings, options, ln) = (&context.config.run, options.clone(), ln.clone());
             let mut run = Coordinator::open(data, settings, prepared, options, ln, Arc::new(judge), clock).await?;
+            let events = run.events();
             run.reconcile().await?;
-            Some(run)
+            Some(Rounds { run, events })
         }
         None => None,
     };
@@ -191,22 +198,22 @@ async fn serve(
     let Work { mut training, bounties } = work;
     let info = node.ln.info().await.map_err(CoordinatorError::from)?;
     let services = Services {
-        training: training.as_ref().map(Coordinator::handle),
+        training: training.as_ref().map(|rounds| rounds.run.handle()),
         board: bounties.as_ref().map(|bounties| Arc::clone(&bounties.board) as Arc<dyn BountyBoard>),
     };
     let server = Server::start(listen, services, settings).await?;
     let url = format!("http://{}", server.address());
     context.ui.say(format!("{} on {}; serving {url}", info.implementation, info.network));
     if context.config.lightning.node == NodeKind::Lnd
-        && let Some(run) = &training
-        && let Err(short) = liquidity_of(&info, run)
+        && let Some(rounds) = &training
+        && let Err(short) = liquidity_of(&info, &rounds.run)
     {
         context.ui.say(format!("warning: {}: {}. {}", short.code, short.message, short.fix));
         context.ui.json(&ServiceEvent::Short { code: short.code, message: short.message, fix: short.fix });
     }
     context.ui.json(&ServiceEvent::Listening {
         url,
-        run: training.as_ref().map(|run| run.run_info().id),
+        run: training.as_ref().map(|rounds| rounds.run.run_info().id),
         bounties: bounties.as_ref().map(|bounties| bounties.coordinator),
         node_id: info.node_id,
         network: info.network,
@@ -224,16 +231,15 @@ async fn serve(
         bounties.board.stop().await;
     }
     ended?;
-    let finished = training.as_ref().is_some_and(Coordinator::is_finished);
+    let finished = training.as_ref().is_some_and(|rounds| rounds.run.is_finished());
     let result = serde_json::json!({ "finished": finished });
     // Whoever has told it to stop knows that.
     Ok(if finished { Answer::yes(result) } else { Answer::no(result, interrupted()) })
 }
 
 /// Runs the rounds of training, where there are any. Ends by an error only: transcripts are served until somebody stops it.
-async fn train(training: &mut Option<Coordinator>, context: &Context) -> Result<(), Failure> {
-    let Some(run) = training else { return std::future::pending().await };
-    let mut events = run.events();
+async fn train(training: &mut Option<Rounds>, context: &Context) -> Result<(), Failure> {
+    let Some(Rounds { run, events }) = training else { return std::future::pending().await };
     let ended = loop {
         tokio::select! {
             ended = run.run() => break ended.map_err(Failure::from),
