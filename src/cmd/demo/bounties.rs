@@ -15,6 +15,7 @@ use crate::bounty::diff;
 use crate::bounty::tree::{File, Tree};
 use crate::clock::Stopwatch;
 use crate::cmd::Failure;
+use crate::protocol::amount::Msat;
 use crate::ui::{Align, Table, Ui};
 
 const COORDINATOR: &str = "coordinator";
@@ -167,11 +168,11 @@ pub(super) struct Summary {
     accepted: u32,
     rejected: BTreeMap<String, u32>,
     /// Rewards that agents have received.
-    paid_msat: u64,
+    paid_msat: Msat,
     /// Fees that agents have paid.
-    fees_msat: u64,
+    fees_msat: Msat,
     /// What of the budgets came back to the sponsor: never taken, or taken and paid back.
-    refunded_msat: u64,
+    refunded_msat: Msat,
     /// Budgets = rewards + what came back, and the coordinator's books say the same as the agents' and the sponsor's.
     msat_conserved: bool,
     /// Did every bounty come out the same for an auditor?
@@ -215,8 +216,8 @@ struct Row {
     claim: &'static str,
     verdict: String,
     expected: &'static str,
-    reward_msat: u64,
-    fee_msat: u64,
+    reward_msat: Msat,
+    fee_msat: Msat,
 }
 
 struct Demo<'a> {
@@ -265,7 +266,8 @@ impl Demo<'_> {
         let result = &answer["result"];
         let state = result["state"].as_str().unwrap_or("none");
         let verdict = result["reason"].as_str().unwrap_or(state).to_owned();
-        let msat = |key: &str| result[key].as_u64().unwrap_or(0);
+        // What is refused before anything is paid has no result.
+        let amount = |key: &str| if result.is_null() { Ok(Msat::ZERO) } else { msat(result, key) };
         self.ui.say(format!("{} {}: {verdict}", attempt.who, attempt.what));
         self.rows.push(Row {
             who: attempt.who,
@@ -273,8 +275,8 @@ impl Demo<'_> {
             bounty: example.name,
             claim: attempt.claim,
             expected: attempt.verdict,
-            reward_msat: msat("reward_msat"),
-            fee_msat: msat("fee_msat"),
+            reward_msat: amount("reward_msat")?,
+            fee_msat: amount("fee_msat")?,
             verdict,
         });
         Ok(())
@@ -282,13 +284,13 @@ impl Demo<'_> {
 
     /// Closes the bounties, replays them, and compares everybody's books.
     async fn settle(&self, time: &Stopwatch) -> Result<Summary, Failure> {
-        let (mut taken, mut paid_back, mut identical) = (0, 0, true);
-        let (mut fees, mut settled, mut returned) = (0, 0, 0);
-        let (mut book_taken, mut book_back) = (0, 0);
+        let (mut taken, mut paid_back, mut identical) = (Msat::ZERO, Msat::ZERO, true);
+        let (mut fees, mut settled, mut still_locked) = (Msat::ZERO, Msat::ZERO, Msat::ZERO);
+        let (mut book_taken, mut book_back) = (Msat::ZERO, Msat::ZERO);
         for id in &self.bounties {
             let closed = self.bounty(SPONSOR, &["close", id]).await?;
-            let msat = |key: &str| closed["result"][key].as_u64().unwrap_or(0);
-            (taken, paid_back) = (taken + msat("taken_msat"), paid_back + msat("paid_back_msat"));
+            taken = plus(taken, msat(&closed["result"], "taken_msat")?)?;
+            paid_back = plus(paid_back, msat(&closed["result"], "paid_back_msat")?)?;
             let replayed = self.run(SPONSOR, &["replay", "bounty", id, "--from", &self.url]).await?;
             if replayed["result"]["identical"] != true {
                 self.ui.say(format!("bounty {id} does not replay: {replayed}"));
@@ -296,23 +298,26 @@ impl Demo<'_> {
             }
             let data = self.folder.of(COORDINATOR).join("bounties").join(id).display().to_string();
             let totals = &call(&["ledger", "--data", &data, "--json"]).await?.1["result"]["totals"];
-            let total = |key: &str| totals[key].as_u64().unwrap_or(0);
-            fees += total("fees_received_msat");
-            settled += total("rewards_settled_msat");
-            book_taken += total("escrow_taken_msat");
-            book_back += total("escrow_paid_back_msat");
-            returned += total("rewards_locked_msat");
+            for (sum, key) in [
+                (&mut fees, "fees_received_msat"),
+                (&mut settled, "rewards_settled_msat"),
+                (&mut book_taken, "escrow_taken_msat"),
+                (&mut book_back, "escrow_paid_back_msat"),
+                (&mut still_locked, "rewards_locked_msat"),
+            ] {
+                *sum = plus(*sum, msat(totals, key)?)?;
+            }
         }
         let agents: std::collections::BTreeSet<&str> = self.rows.iter().map(|row| row.who).collect();
-        let (mut received, mut spent) = (0, 0);
+        let (mut received, mut spent) = (Msat::ZERO, Msat::ZERO);
         for who in agents {
             let data = self.folder.of(who).display().to_string();
             let totals = &call(&["ledger", "--data", &data, "--json"]).await?.1["result"]["totals"];
-            received += totals["received_msat"].as_u64().unwrap_or(0);
-            spent += totals["fees_msat"].as_u64().unwrap_or(0);
+            received = plus(received, msat(totals, "received_msat")?)?;
+            spent = plus(spent, msat(totals, "fees_msat")?)?;
         }
-        let rewards: u64 = self.rows.iter().map(|row| row.reward_msat).sum();
-        let budgets = BUDGET_SAT * 1_000 * EXAMPLES.len() as u64;
+        let rewards = self.rows.iter().try_fold(Msat::ZERO, |sum, row| plus(sum, row.reward_msat))?;
+        let not_taken = budgets().checked_sub(taken).ok_or_else(|| Failure::bug("more was taken than was locked"))?;
         let accepted = self.rows.iter().filter(|row| row.verdict == "reached").count() as u32;
         let mut rejected = BTreeMap::new();
         for row in self.rows.iter().filter(|row| row.verdict != "reached") {
@@ -327,8 +332,10 @@ impl Demo<'_> {
             rejected,
             paid_msat: rewards,
             fees_msat: fees,
-            refunded_msat: budgets.saturating_sub(taken).saturating_add(paid_back),
-            msat_conserved: agree.iter().all(|(a, b)| a == b) && taken == rewards + paid_back && returned == 0,
+            refunded_msat: plus(not_taken, paid_back)?,
+            msat_conserved: agree.iter().all(|(a, b)| a == b)
+                && taken == plus(rewards, paid_back)?
+                && still_locked == Msat::ZERO,
             replay_identical: identical,
             as_expected: self.rows.iter().all(|row| row.verdict == row.expected),
             seconds: time.elapsed_ms() / 1_000,
@@ -345,7 +352,7 @@ impl Demo<'_> {
             ("paid", Align::Right),
             ("fee", Align::Right),
         ]);
-        let sat = |msat: u64| format!("{} sat", crate::protocol::amount::Msat::new(msat).sat_floor());
+        let sat = |amount: Msat| format!("{} sat", amount.sat_floor());
         for row in &self.rows {
             let texts = [row.who, row.bounty, row.what, row.claim, &row.verdict].map(str::to_owned);
             table.row(texts.into_iter().chain([sat(row.reward_msat), sat(row.fee_msat)]));
@@ -355,7 +362,7 @@ impl Demo<'_> {
         self.ui.line(format!(
             "{} paid of {}, {} came back to the sponsor; every msat accounted for: {}; replays identical: {}; {} s",
             sat(summary.paid_msat),
-            sat(BUDGET_SAT * 1_000 * EXAMPLES.len() as u64),
+            sat(budgets()),
             sat(summary.refunded_msat),
             yes(summary.msat_conserved),
             yes(summary.replay_identical),
@@ -374,6 +381,21 @@ impl Demo<'_> {
         let data = self.folder.of(who).display().to_string();
         Ok(call(&[arguments, &["--data", &data, "--json"]].concat()).await?.1)
     }
+}
+
+/// What all sponsors have locked together.
+fn budgets() -> Msat {
+    Msat::new(BUDGET_SAT * 1_000 * EXAMPLES.len() as u64)
+}
+
+/// An amount of a result. One that is missing is no zero.
+fn msat(value: &Value, key: &str) -> Result<Msat, Failure> {
+    let amount = value[key].as_u64().map(Msat::new);
+    amount.ok_or_else(|| Failure::bug(format_args!("there is no {key} in {value}")))
+}
+
+fn plus(a: Msat, b: Msat) -> Result<Msat, Failure> {
+    a.checked_add(b).ok_or_else(|| Failure::bug(format_args!("{a} and {b} are more than there is")))
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
