@@ -62,7 +62,8 @@ pub enum BountyCommand {
     Close(BountyIdArgs),
 }
 
-/// Which coordinator.
+/// `l402t bounty list`. With `--json` the result is {bounties [{bounty, title, phase, why, direction, baseline, target, best,
+/// least_claim, budget_msat, left_msat, paid_msat, fee_msat, submissions, submission_cap, deadline_ms, sponsor, coordinator}]}.
 #[derive(Clone, Debug, Args)]
 pub struct BountyListArgs {
     /// The coordinator's URL [default: the configured one]
@@ -70,7 +71,8 @@ pub struct BountyListArgs {
     pub coordinator: Option<String>,
 }
 
-/// Which bounty.
+/// Which bounty. With `--json` the result of `show` is as one of `list`'s, that of `withdraw` {withdrawn [as of `submit`]}, that of
+/// `close` as of `post`.
 #[derive(Clone, Debug, Args)]
 pub struct BountyIdArgs {
     /// The bounty's id
@@ -81,13 +83,13 @@ pub struct BountyIdArgs {
     pub coordinator: Option<String>,
 }
 
-/// `l402t bounty watch`.
+/// `l402t bounty watch`. With `--json` a line {event: "bounty", …as one of `list`'s} for each; the result is {found [ID]}.
 #[derive(Clone, Debug, Args)]
 pub struct BountyWatchArgs {
     /// Only those of whose budget at least so much is left
     #[arg(long, value_name = "SAT", default_value_t = 0)]
     pub min_reward_sat: u64,
-    /// Only those whose submissions cost at most so much [default: the configured limit]
+    /// Only those whose submissions cost at most so much, without what their route takes [default: the configured limit]
     #[arg(long, value_name = "SAT")]
     pub max_fee_sat: Option<u64>,
     /// None that are marked demo_only (downloads each package to look)
@@ -104,7 +106,7 @@ pub struct BountyWatchArgs {
     pub coordinator: Option<String>,
 }
 
-/// `l402t bounty claim`. With `--json` the result is {bounty, folder, workspace, targets, baseline, target, least_claim, fee_msat}.
+/// `l402t bounty claim`. With `--json` the result is {folder, workspace, targets [file], …as one of `list`'s}.
 #[derive(Clone, Debug, Args)]
 pub struct BountyClaimArgs {
     /// The bounty's id
@@ -118,8 +120,8 @@ pub struct BountyClaimArgs {
     pub coordinator: Option<String>,
 }
 
-/// `l402t bounty submit`. With `--json` the result is {bounty, contribution, round, claim, state, reason, reward_msat, fee_msat,
-/// routing_msat, earlier}.
+/// `l402t bounty submit`. With `--json` the result is {bounty, contribution, round, claim, state, reason, detail, reward_msat,
+/// fee_msat, routing_msat, earlier}; state: `reached`, `rejected`, `waiting`, `fee_unpaid`, `no_ticket`, `missed`.
 #[derive(Clone, Debug, Args)]
 pub struct BountySubmitArgs {
     /// The folder that `l402t bounty claim` made
@@ -139,7 +141,7 @@ pub struct BountySubmitArgs {
     pub coordinator: Option<String>,
 }
 
-/// `l402t bounty status`.
+/// `l402t bounty status`. With `--json` the result is {submissions [as of `submit`]}; the state of one that is under way is how far.
 #[derive(Clone, Debug, Args)]
 pub struct BountyStatusArgs {
     /// Only this bounty's [default: all]
@@ -147,7 +149,8 @@ pub struct BountyStatusArgs {
     pub bounty: Option<BountyId>,
 }
 
-/// `l402t bounty post`. With `--json` the result is {bounty, phase, why, locked_msat, taken_msat, paid_back_msat, folder}.
+/// `l402t bounty post`. With `--json` the result is {bounty, phase, why, locked_msat, taken_msat, paid_back_msat,
+/// earned_msat, folder}.
 #[derive(Clone, Debug, Args)]
 pub struct BountyPostArgs {
     /// The folder with bounty.toml

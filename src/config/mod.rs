@@ -203,7 +203,7 @@ impl Default for FetchConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BountyConfig {
-    /// The most that one submission may cost, in sat.
+    /// The most that one submission may cost, in sat; what its route takes comes on top.
     pub max_fee_sat: u64,
     /// The least that a claim must be worth, in sat; others are not submitted.
     pub min_reward_sat: u64,
