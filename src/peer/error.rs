@@ -213,7 +213,8 @@ impl PeerError {
             PeerError::FeeNotPaid { .. } => "Fund the wallet's channel, then start again",
             PeerError::TooLittleOutbound { .. } => "Fund the wallet's channels, or post a smaller budget",
             PeerError::EscrowNotLocked { .. } => {
-                "Whatever was locked of it comes back. Mend what the message names, then post the same folder again"
+                "What was locked of it comes back when the coordinator stops waiting for the rest. Mend what the message \
+                 names; the same command then says that this posting is over, and given again it posts the folder anew"
             }
             PeerError::FeesTaken { .. } => "Tell the operator, or choose another coordinator",
             PeerError::Training(_) => "See the message; other errors of this kind are worth a report",
