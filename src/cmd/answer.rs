@@ -1,5 +1,7 @@
 //! How every command ends: with `--json` the last line is one object, the same shape whatever happened.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::{ExitCode, Failure};
@@ -100,6 +102,13 @@ pub(super) fn end(ui: &Ui, ended: Result<Answer, Failure>) -> ExitCode {
     answer.exit
 }
 
+/// A path as a word of a shell's command line.
+pub(super) fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._/-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 fn to_value(result: impl Serialize) -> serde_json::Value {
     serde_json::to_value(result).unwrap_or_else(|error| {
         tracing::error!(%error, "a result could not be written as JSON");
@@ -122,6 +131,12 @@ mod tests {
         let error = json!({ "code": "why", "message": "what", "fix": "how" });
         let expected = json!({ "ok": false, "result": {}, "error": error, "next_actions": [] });
         assert_eq!((to_value(no.body()), no.exit), (expected, ExitCode::Negative));
+    }
+
+    #[test]
+    fn a_path_in_a_next_action_is_one_word() {
+        let words = ["./logs", "my logs", "it's", "$(x)", ""].map(|path| word(Path::new(path)));
+        assert_eq!(words, ["./logs", "'my logs'", r"'it'\''s'", "'$(x)'", "''"]);
     }
 
     #[test]

@@ -19,13 +19,12 @@ use crate::peer::events::{EventSink, Summary};
 use crate::peer::folder::DataFolder;
 use crate::peer::journal::Journal;
 use crate::peer::remote::WithOthers;
-use crate::peer::session::{PeerParts, Session, patiently};
+use crate::peer::session::{Session, patiently};
 use crate::peer::settings::PeerSettings;
 use crate::peer::trainer::{LocalTrainer, TrainerSlot};
 use crate::peer::{Limits, check_run, identity};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::RunView;
-use crate::protocol::sign::IdentityKey;
 
 /// The client's own tries: short ones, because the peer has its own patience on top and tells of it.
 const CLIENT_TRIES: u32 = 2;
@@ -35,10 +34,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 pub async fn run(args: PeerArgs, context: Context) -> Result<Answer, Failure> {
     let data = context.open_data("peer")?;
     let config = merged(&context.config.peer, &args);
-    let client = client(&config)?;
+    let client = client(&config, None)?;
     let trainer = trainer(&args.behaviour, &config)?;
     let folder = DataFolder::open(&data)?;
-    let key = identity::load_or_create(&data)?;
+    // A damaged key is said before anybody is asked.
+    identity::load_or_create(&data)?;
     let settings = settings(&config);
     let view = PeerView::new(context.ui.clone());
     let events = EventSink::new(move |event| view.show(event));
@@ -54,7 +54,7 @@ pub async fn run(args: PeerArgs, context: Context) -> Result<Answer, Failure> {
     };
     let find = |patience_ms| find_run(&watch, patience_ms);
     let Some(run) = watch.find(find, settings.give_up_after_ms).await? else { return Ok(stopped()) };
-    let ended = take_part(&watch, &run, key, settings, &trainer, args.rounds).await;
+    let ended = take_part(&watch, &run, settings, &trainer, args.rounds).await;
     if !ended.as_ref().is_ok_and(|answer| answer.exit == ExitCode::Interrupted) {
         watch.until_nothing_is_held().await;
     }
@@ -64,7 +64,6 @@ pub async fn run(args: PeerArgs, context: Context) -> Result<Answer, Failure> {
 async fn take_part(
     watch: &Watch<'_>,
     run: &RunView,
-    key: IdentityKey,
     settings: PeerSettings,
     trainer: &TrainerSlot,
     rounds: Option<u32>,
@@ -72,16 +71,8 @@ async fn take_part(
     // Before a wallet is made for it.
     check_run(run, &settings.limits)?;
     let mut node = Node::of_peer(watch.context, &run.lightning, &watch.folder.lightning()).await?;
-    let parts = PeerParts {
-        folder: watch.folder.clone(),
-        key,
-        api: Arc::clone(&watch.api),
-        ln: node.ln.clone(),
-        clock: Arc::clone(&watch.clock),
-        settings,
-        events: watch.events.clone(),
-    };
-    let ended = match Session::open(parts, run) {
+    let session = watch.parts(node.ln.clone(), settings).and_then(|parts| Session::open(parts, run));
+    let ended = match session {
         Ok(session) => serve(&session, trainer, &mut node, rounds, watch.context).await,
         Err(error) => Err(error.into()),
     };
@@ -160,8 +151,9 @@ pub(super) fn settings(config: &PeerConfig) -> PeerSettings {
     }
 }
 
-pub(super) fn client(config: &PeerConfig) -> Result<CoordinatorClient, Failure> {
-    let url = config.coordinator.as_deref().ok_or_else(|| {
+/// A client of the coordinator at `url`, or of the configured one.
+pub(super) fn client(config: &PeerConfig, url: Option<&str>) -> Result<CoordinatorClient, Failure> {
+    let url = url.or(config.coordinator.as_deref()).ok_or_else(|| {
         let fix = "Give it with --coordinator URL, or as coordinator under [peer] in the configuration";
         Failure::usage("no_coordinator", "no coordinator is named", fix)
     })?;

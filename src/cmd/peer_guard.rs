@@ -15,7 +15,10 @@ use crate::peer::error::PeerError;
 use crate::peer::events::EventSink;
 use crate::peer::folder::DataFolder;
 use crate::peer::guard::Guardian;
+use crate::peer::identity;
 use crate::peer::journal::Journal;
+use crate::peer::session::PeerParts;
+use crate::peer::settings::PeerSettings;
 
 /// How long to wait before a node that could not be started is tried again.
 const NODE_AGAIN_MS: u64 = 30_000;
@@ -31,6 +34,19 @@ pub(super) struct Watch<'a> {
 }
 
 impl Watch<'_> {
+    /// What a peer is made of that works with this node.
+    pub(super) fn parts(&self, ln: Arc<dyn Lightning>, settings: PeerSettings) -> Result<PeerParts, PeerError> {
+        Ok(PeerParts {
+            folder: self.folder.clone(),
+            key: identity::load_or_create(self.folder.root())?,
+            api: Arc::clone(&self.api),
+            ln,
+            clock: Arc::clone(&self.clock),
+            settings,
+            events: self.events.clone(),
+        })
+    }
+
     /// Has the run, or the bounty, found; `find` is told how long it may take. Meanwhile what is held is guarded, and for as
     /// long as something is, the search goes on. `None` when the owner says stop.
     pub(super) async fn find<T, Fut>(

@@ -3,7 +3,7 @@
 mod bounty;
 
 pub(super) use bounty::most_of;
-pub use bounty::{NotWorthIt, check_bounty, check_bounty_limits, phase_name, worth};
+pub use bounty::{NotWorthIt, check_bounty, check_bounty_limits, worth};
 
 use super::error::PeerError;
 use super::stage::{Entry, Fee, Judged, Offer};

@@ -29,7 +29,7 @@ pub mod trainer;
 mod training;
 mod wallet;
 
-pub use checks::{Limits, NotWorthIt, check_bounty, check_bounty_limits, check_run, phase_name, worth};
+pub use checks::{Limits, NotWorthIt, check_bounty, check_bounty_limits, check_run, worth};
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::broadcast;
 
-use super::api::{ApiFailure, CoordinatorApi};
+use super::api::{ApiFailure, BountyApi, CoordinatorApi};
 use super::checks;
 use super::error::PeerError;
 use super::events::{EventSink, PeerEvent};
@@ -178,6 +178,24 @@ impl Session {
                 view.run
             )))
         }
+    }
+
+    /// The session's bounty as it is now.
+    pub(super) async fn bounty(&self, board: &dyn BountyApi) -> Result<BountyView, PeerError> {
+        let doing = "read the bounty";
+        let view = self.patiently(doing, || board.bounty()).await;
+        self.is_ours(view.map_err(|failure| self.failed(doing, failure))?)
+    }
+
+    /// A view of the session's bounty, if it can be believed; it must still be the same run.
+    pub(super) fn is_ours(&self, view: BountyView) -> Result<BountyView, PeerError> {
+        checks::check_bounty(&view)?;
+        let run = self.terms.run;
+        if view.run != run {
+            return Err(PeerError::Untrusted(format!("the bounty's run was {run}, and now it is {}", view.run)));
+        }
+        self.go_by(view.now_ms);
+        Ok(view)
     }
 
     /// What a failed call means once it is not tried again.

@@ -252,7 +252,7 @@ impl Escrow {
         let invoice = match self.record.pay_back()? {
             Some(known) if known.amount_msat == amount && self.is_payable(known.payment_hash).await? => known,
             _ => {
-                let description = format!("l402t bounty {} surplus", short(&view.bounty.to_string()));
+                let description = format!("l402t bounty {} surplus", view.bounty.short());
                 let request = InvoiceRequest { amount, description, expiry_s: PAY_BACK_EXPIRY_S };
                 let made = session.ask_node(|| self.ln().create_invoice(&request)).await?;
                 let known = PayBack { invoice: made.bolt11, payment_hash: made.payment_hash, amount_msat: amount };
@@ -312,7 +312,7 @@ impl Escrow {
     async fn count(&self, view: BountyView) -> Result<Posted, PeerError> {
         let (mut locked, mut taken) = (Vec::new(), Vec::new());
         for invoice in &self.invoices {
-            match self.ln().payment(invoice.payment_hash).await? {
+            match self.session.ask_node(|| self.ln().payment(invoice.payment_hash)).await? {
                 PaymentStatus::InFlight | PaymentStatus::Unknown => locked.push(invoice.amount),
                 PaymentStatus::Succeeded { .. } => taken.push(invoice.amount),
                 PaymentStatus::NotFound | PaymentStatus::Failed { .. } => {}
@@ -320,13 +320,7 @@ impl Escrow {
         }
         let sum = |amounts| Msat::checked_sum(amounts).unwrap_or(Msat::MAX_MONEY);
         let paid_back_msat = match self.record.pay_back()? {
-            Some(known) => match self.ln().invoice(known.payment_hash).await? {
-                InvoiceStatus::Settled { amount } => amount,
-                InvoiceStatus::NotFound
-                | InvoiceStatus::Open
-                | InvoiceStatus::Accepted { .. }
-                | InvoiceStatus::Canceled => Msat::ZERO,
-            },
+            Some(known) => self.is_settled(known.payment_hash).await?.unwrap_or(Msat::ZERO),
             None => Msat::ZERO,
         };
         let posted = Posted { view, locked_msat: sum(locked), taken_msat: sum(taken), paid_back_msat };
@@ -342,22 +336,11 @@ impl Escrow {
         let request = self.session.parts.key.sign(SponsorRequest { bounty, ask });
         let doing = "take the sponsor's request";
         let view = self.session.patiently(doing, || self.board.ask(&request)).await;
-        self.is_ours(view.map_err(|failure| self.session.failed(doing, failure))?)
+        self.session.is_ours(view.map_err(|failure| self.session.failed(doing, failure))?)
     }
 
     async fn view(&self) -> Result<BountyView, PeerError> {
-        let doing = "read the bounty";
-        let view = self.session.patiently(doing, || self.board.bounty()).await;
-        self.is_ours(view.map_err(|failure| self.session.failed(doing, failure))?)
-    }
-
-    fn is_ours(&self, view: BountyView) -> Result<BountyView, PeerError> {
-        checks::check_bounty(&view)?;
-        if view.run != self.session.terms.run {
-            return Err(PeerError::Untrusted(format!("the bounty has changed its run to {}", view.run)));
-        }
-        self.session.go_by(view.now_ms);
-        Ok(view)
+        self.session.bounty(&*self.board).await
     }
 
     async fn look_pause(&self) {
@@ -375,10 +358,6 @@ fn is_over(phase: BountyPhase) -> bool {
         BountyPhase::Closed | BountyPhase::Refused => true,
         BountyPhase::AwaitingEscrow | BountyPhase::Checking | BountyPhase::Open | BountyPhase::Closing => false,
     }
-}
-
-fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
 }
 
 fn check_budget(request: &PostRequest, limits: &SponsorLimits) -> Result<(), PeerError> {

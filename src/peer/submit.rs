@@ -136,7 +136,7 @@ impl Submitter {
             }
         }
         check_bounty_limits(self.session.terms.bounty()?, &self.session.parts.settings.limits)?;
-        let view = self.view().await?;
+        let view = self.session.bounty(&*self.board).await?;
         checks::worth(&view, submission.claim, &self.session.parts.settings.limits)?;
         self.session.ready_to_be_paid(&view.lightning).await?;
         for _ in 0..MOST_ROUNDS {
@@ -150,27 +150,12 @@ impl Submitter {
         Err(PeerError::NoRound(format!("{MOST_ROUNDS} rounds closed before it was taken")))
     }
 
-    /// The bounty as it is now; it must still be the same run.
-    async fn view(&self) -> Result<BountyView, PeerError> {
-        let doing = "read the bounty";
-        let view = self.session.patiently(doing, || self.board.bounty()).await;
-        let view = view.map_err(|failure| self.session.failed(doing, failure))?;
-        checks::check_bounty(&view)?;
-        self.session.go_by(view.now_ms);
-        let run = self.session.terms.run;
-        if view.run == run {
-            Ok(view)
-        } else {
-            Err(PeerError::Untrusted(format!("the bounty's run was {run}, and now it is {}", view.run)))
-        }
-    }
-
     /// A round that takes commitments, and none of this agent's yet. Asking about the bounty has one opened.
     async fn open_round(&self) -> Result<RoundView, PeerError> {
         let (session, doing) = (&self.session, "open a round");
         let waiting = session.timer();
         loop {
-            let phase = self.view().await?.phase;
+            let phase = self.session.bounty(&*self.board).await?.phase;
             if phase != BountyPhase::Open {
                 return Err(NotWorthIt::NotOpen(phase).into());
             }

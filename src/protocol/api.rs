@@ -176,6 +176,20 @@ pub enum BountyPhase {
     Refused,
 }
 
+impl BountyPhase {
+    /// As the API spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BountyPhase::AwaitingEscrow => "awaiting_escrow",
+            BountyPhase::Checking => "checking",
+            BountyPhase::Open => "open",
+            BountyPhase::Closing => "closing",
+            BountyPhase::Closed => "closed",
+            BountyPhase::Refused => "refused",
+        }
+    }
+}
+
 /// A bounty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BountyView {

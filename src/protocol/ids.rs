@@ -65,6 +65,13 @@ macro_rules! public_bytes32 {
     ($(#[$doc:meta])* $name:ident) => {
         bytes32!($(#[$doc])* $name);
 
+        impl $name {
+            /// Its first 12 digits, for people.
+            pub fn short(&self) -> String {
+                hex::encode(&self.0[..6])
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&hex::encode(self.0))

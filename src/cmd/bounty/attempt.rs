@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::super::answer::word;
 use super::super::{Answer, Context, Failure};
 use super::claimed::{self, change, is_claimed};
 use super::{load, not_evaluated, sandbox};
@@ -46,6 +47,7 @@ struct Report {
 /// Runs the command.
 pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
+    let next = Next::of(args);
     let (bounty, own) = if is_claimed(&args.folder) {
         let claimed = claimed::read(&args.folder, scratch)?;
         (claimed.bounty, Some(claimed.workspace))
@@ -57,10 +59,9 @@ pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Re
             format!("{} is no claimed bounty, so its workspace is the baseline itself", args.folder.display());
         Failure::usage("usage", message, "Name a changed copy of it with --workspace FOLDER")
     })?;
-    let folder = args.folder.display().to_string();
     let changed = match change(&bounty, workspace)? {
         Ok(changed) => changed,
-        Err(rejection) => return Ok(report(context, rejected_static(&rejection), &folder)),
+        Err(rejection) => return Ok(report(context, rejected_static(&rejection), &next)),
     };
     let boxes = sandbox(&bounty.manifest)?;
     let evaluator = Evaluator { boxes: &boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch };
@@ -73,7 +74,26 @@ pub(super) fn run(args: &BountyTryArgs, context: &Context, scratch: &Path) -> Re
     })?;
     let evaluation = evaluator.evaluate(&changed.tree, &exam).map_err(not_evaluated(scratch))?;
     let found = compare(&bounty, &exam, baseline, evaluation);
-    Ok(report(context, Report { tier: Some(boxes.tier()), diff_bytes: changed.diff.len(), ..found }, &folder))
+    Ok(report(context, Report { tier: Some(boxes.tier()), diff_bytes: changed.diff.len(), ..found }, &next))
+}
+
+/// What may come next: for the same folder and workspace.
+struct Next {
+    again: String,
+    /// What a claimed bounty's change is submitted with; a sponsor's own folder isn't.
+    submit: Option<String>,
+}
+
+impl Next {
+    fn of(args: &BountyTryArgs) -> Self {
+        let workspace = args.workspace.as_deref();
+        let place = match workspace {
+            Some(workspace) => format!("{} --workspace {}", word(&args.folder), word(workspace)),
+            None => word(&args.folder),
+        };
+        let submit = is_claimed(&args.folder).then(|| format!("l402t bounty submit {place} --claim"));
+        Self { again: format!("l402t bounty try {place}"), submit }
+    }
 }
 
 fn rejected_static(rejection: &diff::StaticRejection) -> Report {
@@ -103,7 +123,7 @@ fn compare(bounty: &Bounty, exam: &Exam, baseline: Score, evaluation: Evaluation
     report
 }
 
-fn report(context: &Context, report: Report, folder: &str) -> Answer {
+fn report(context: &Context, report: Report, Next { again, submit }: &Next) -> Answer {
     match report.reason {
         Some(reason) => context.ui.line(format!("rejected: {reason}: {}", report.detail)),
         None => {
@@ -120,20 +140,23 @@ fn report(context: &Context, report: Report, folder: &str) -> Answer {
             });
         }
     }
-    let again = format!("l402t bounty try {folder}");
     match (report.improves, report.reason) {
         (true, _) => {
-            let claim = report.score.clone().unwrap_or_default();
-            Answer::yes(report).then(format!("l402t bounty submit {folder} --claim {claim}"))
+            // What it scores here, it may score on the held-out items: how much less to claim is the agent's to say.
+            match submit {
+                Some(submit) => Answer::yes(report).then(format!("{submit} SCORE")),
+                None => Answer::yes(report),
+            }
         }
         (false, Some(reason)) => {
             let failure = Failure::negative(reason.name(), &report.detail, "Mend the change, then try again");
-            Answer::no(report, failure).then(again)
+            Answer::no(report, failure).then(again.as_str())
         }
         (false, None) => {
             let least = report.least_improvement.as_deref().unwrap_or("more");
             let message = format!("the change is no improvement: at least {least} is needed");
-            Answer::no(report, Failure::negative("no_improvement", message, "Improve it, then try again")).then(again)
+            Answer::no(report, Failure::negative("no_improvement", message, "Improve it, then try again"))
+                .then(again.as_str())
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::super::answer::word;
 use super::super::{Answer, Context, Failure};
 use super::{load, not_evaluated, sandbox};
 use crate::bounty::evaluate::Evaluator;
@@ -44,7 +45,7 @@ pub(super) fn run(args: &BountyCheckArgs, context: &Context, scratch: &Path) -> 
     context.log_to_stderr()?;
     let bounty = load(&args.folder, Extent::Whole)?;
     let checked = check(&bounty, context, scratch)?;
-    let folder = args.folder.display();
+    let folder = word(&args.folder);
     Ok(match checked.rules {
         Some(_) => checked.answer.then(format!("l402t bounty post {folder}")),
         None => checked.answer.then(format!("l402t bounty check {folder}")),

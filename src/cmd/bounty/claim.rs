@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::super::answer::word;
 use super::super::{Answer, Context, Failure};
 use super::claimed::{Note, write};
 use super::desk::{client, look, refused};
 use super::list::Row;
 use crate::cli::BountyClaimArgs;
-
-/// Digits of the id in the folder's name.
-const SHORT_ID: usize = 12;
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
@@ -27,10 +25,9 @@ struct Report<'a> {
 /// Runs the command.
 pub(super) async fn run(args: &BountyClaimArgs, context: &Context, scratch: &Path) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
-    let client = client(context, args.coordinator.as_ref())?;
+    let client = client(context, args.coordinator.as_deref())?;
     let view = look(&client, args.bounty).await?;
-    let id = args.bounty.to_string();
-    let default = || PathBuf::from(format!("bounty-{}", id.get(..SHORT_ID).unwrap_or(&id)));
+    let default = || PathBuf::from(format!("bounty-{}", args.bounty.short()));
     let folder = args.into.clone().unwrap_or_else(default);
     let hash = view.manifest.body.posting.body.package;
     let path = scratch.join("fetched");
@@ -44,7 +41,7 @@ pub(super) async fn run(args: &BountyClaimArgs, context: &Context, scratch: &Pat
     };
     let claimed = context.blocking(work).await?;
     context.ui.line(format!("{}: read AGENTS.md there", folder.display()));
-    let shown = folder.display();
+    let shown = word(&folder);
     let report = Report {
         folder: &folder,
         workspace: &claimed.workspace,

@@ -7,9 +7,9 @@ use super::super::peer::{client as peers_client, settings as peers_settings};
 use super::super::peer_guard::Watch;
 use super::super::peer_view::PeerView;
 use super::super::{Context, Failure, interrupted};
+use super::claimed::Note;
 use super::joined;
 use crate::clock::SystemClock;
-use crate::config::PeerConfig;
 use crate::http::client::{ClientError, CoordinatorClient};
 use crate::peer::api::BountyApi;
 use crate::peer::error::PeerError;
@@ -19,7 +19,8 @@ use crate::peer::journal::Journal;
 use crate::peer::remote::{RemoteBounty, WithOthers};
 use crate::peer::session::{PeerParts, patiently};
 use crate::peer::settings::PeerSettings;
-use crate::peer::{Limits, check_bounty, identity};
+use crate::peer::submit::Submitter;
+use crate::peer::{Limits, check_bounty};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyView, LightningView};
 use crate::protocol::ids::BountyId;
@@ -28,10 +29,8 @@ use crate::protocol::ids::BountyId;
 pub(super) const DATA: &str = "peer";
 
 /// A coordinator, named by a flag or by the configuration.
-pub(super) fn client(context: &Context, url: Option<&String>) -> Result<CoordinatorClient, Failure> {
-    let config = &context.config.peer;
-    let coordinator = url.or(config.coordinator.as_ref()).cloned();
-    peers_client(&PeerConfig { coordinator, ..config.clone() })
+pub(super) fn client(context: &Context, url: Option<&str>) -> Result<CoordinatorClient, Failure> {
+    peers_client(&context.config.peer, url)
 }
 
 /// What a failed call means.
@@ -68,6 +67,20 @@ fn settings(context: &Context) -> Result<PeerSettings, Failure> {
 pub(super) struct Bench {
     pub(super) parts: PeerParts,
     pub(super) board: Arc<dyn BountyApi>,
+}
+
+impl Bench {
+    /// Whoever submits to a bounty, which must still be the one that was claimed.
+    pub(super) async fn submitter(self, claimed: &Note) -> Result<Submitter, PeerError> {
+        let Self { parts, board } = self;
+        let view = board.bounty().await.map_err(|failure| PeerError::api("read the bounty", 0, failure))?;
+        let run = claimed.manifest.body.run_id();
+        if view.run != run {
+            let message = format!("the bounty was claimed as run {run}, and now it is {}", view.run);
+            return Err(PeerError::Untrusted(message));
+        }
+        Submitter::open(parts, board, &view)
+    }
 }
 
 /// Where work at a bounty is done.
@@ -132,26 +145,13 @@ impl Workplace<'_> {
         W: Future<Output = Result<T, PeerError>>,
     {
         let mut node = Node::of_peer(self.context, &lightning, &self.folder.lightning()).await?;
-        let key = match identity::load_or_create(self.folder.root()) {
-            Ok(key) => key,
-            Err(error) => {
-                node.stop().await;
-                return Err(error.into());
-            }
-        };
-        let parts = PeerParts {
-            folder: self.folder.clone(),
-            key,
-            api: Arc::clone(&watch.api),
-            ln: node.ln.clone(),
-            clock: Arc::clone(&watch.clock),
-            settings,
-            events: watch.events.clone(),
-        };
-        let ended = tokio::select! {
-            ended = work(Bench { parts, board }) => ended.map_err(Failure::from),
-            broken = node.broken() => Err(broken),
-            () = self.context.stop.requested() => Err(interrupted()),
+        let ended = match watch.parts(node.ln.clone(), settings) {
+            Ok(parts) => tokio::select! {
+                ended = work(Bench { parts, board }) => ended.map_err(Failure::from),
+                broken = node.broken() => Err(broken),
+                () = self.context.stop.requested() => Err(interrupted()),
+            },
+            Err(error) => Err(error.into()),
         };
         // Whatever happened, the node's state is flushed.
         node.stop().await;

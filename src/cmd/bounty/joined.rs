@@ -1,12 +1,12 @@
 //! Which bounties this data folder has submitted to: the journal knows runs, and not where they are.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::peer::client;
 use super::super::{Context, Failure};
 use super::claimed::Note;
-use crate::config::PeerConfig;
 use crate::http::client::CoordinatorClient;
 use crate::peer::error::PeerError;
 use crate::peer::folder::write_durably;
@@ -46,11 +46,12 @@ pub(in super::super) fn under_way(
     data: &Path,
     journal: &Journal,
 ) -> Result<Vec<CoordinatorClient>, Failure> {
-    let mut clients: Vec<CoordinatorClient> = Vec::new();
-    for entry in journal.unfinished(None).map_err(PeerError::from)? {
-        if let Some(note) = find(data, entry.run())? {
-            let config = PeerConfig { coordinator: Some(note.coordinator), ..context.config.peer.clone() };
-            clients.push(client(&config)?.of_bounty(note.bounty));
+    let runs: BTreeSet<RunId> =
+        journal.unfinished(None).map_err(PeerError::from)?.iter().map(|entry| entry.run()).collect();
+    let mut clients = Vec::new();
+    for run in runs {
+        if let Some(note) = find(data, run)? {
+            clients.push(client(&context.config.peer, Some(&note.coordinator))?.of_bounty(note.bounty));
         }
     }
     Ok(clients)

@@ -12,7 +12,7 @@ use crate::bounty::manifest::{DemoOnly, FILE, Manifest};
 use crate::bounty::package;
 use crate::cli::{BountyIdArgs, BountyListArgs, BountyWatchArgs};
 use crate::http::client::CoordinatorClient;
-use crate::peer::{check_bounty, phase_name};
+use crate::peer::check_bounty;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyPhase, BountyView};
 use crate::protocol::bounty::pay::Direction;
@@ -72,7 +72,7 @@ impl<'a> Row<'a> {
 
     fn show(&self, context: &Context) {
         let Self { bounty, title, best, target, left_msat, fee_msat, .. } = self;
-        context.ui.line(format!("{bounty}  {}", phase_name(self.phase)));
+        context.ui.line(format!("{bounty}  {}", self.phase.name()));
         context.ui.line(format!("  {}", plain(title)));
         let least = self.least_claim.as_deref().unwrap_or("none");
         context
@@ -107,7 +107,7 @@ async fn bounties(client: &CoordinatorClient) -> Result<Vec<BountyView>, Failure
 /// `list`.
 pub(super) async fn list(args: &BountyListArgs, context: &Context) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
-    let views = bounties(&client(context, args.coordinator.as_ref())?).await?;
+    let views = bounties(&client(context, args.coordinator.as_deref())?).await?;
     let rows: Vec<Row<'_>> = views.iter().map(Row::of).collect();
     rows.iter().for_each(|row| row.show(context));
     if rows.is_empty() {
@@ -122,7 +122,7 @@ pub(super) async fn list(args: &BountyListArgs, context: &Context) -> Result<Ans
 /// `show`.
 pub(super) async fn show(args: &BountyIdArgs, context: &Context) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
-    let view = look(&client(context, args.coordinator.as_ref())?, args.bounty).await?;
+    let view = look(&client(context, args.coordinator.as_deref())?, args.bounty).await?;
     let row = Row::of(&view);
     row.show(context);
     context.ui.line(format!("  {} of {} submissions, {} paid", row.submissions, row.submission_cap, row.paid_msat));
@@ -148,36 +148,70 @@ struct Found<'a> {
     row: Row<'a>,
 }
 
+/// What `watch` looks for, and what it has seen of it.
+struct Search<'a> {
+    client: CoordinatorClient,
+    least: Msat,
+    most_fee: Msat,
+    /// Where packages are put, if those that are marked demo_only are left out.
+    packages: Option<&'a Path>,
+    told: BTreeSet<BountyId>,
+    out: BTreeSet<BountyId>,
+}
+
+impl Search<'_> {
+    /// The bounties that fit, and were not told of yet; and what was left out for now, and why.
+    async fn look(&mut self) -> Result<(Vec<BountyView>, Vec<String>), Failure> {
+        let (mut found, mut put_off) = (Vec::new(), Vec::new());
+        for view in bounties(&self.client).await? {
+            let rules = &view.manifest.body.posting.body.rules;
+            let fits = view.phase == BountyPhase::Open && left(&view) >= self.least && rules.fee_msat <= self.most_fee;
+            if !fits || self.told.contains(&view.bounty) || self.out.contains(&view.bounty) {
+                continue;
+            }
+            let is_demo = match self.packages {
+                Some(scratch) => is_demo(&self.client, &view, scratch).await,
+                None => Ok(false),
+            };
+            match is_demo {
+                Ok(false) => {
+                    self.told.insert(view.bounty);
+                    found.push(view);
+                }
+                Ok(true) => {
+                    self.out.insert(view.bounty);
+                }
+                // One package that can't be had keeps nobody from the others; it is looked at again.
+                Err(failure) => put_off.push(format!("bounty {} is left out for now: {failure}", view.bounty)),
+            }
+        }
+        Ok((found, put_off))
+    }
+}
+
 /// `watch`.
 pub(super) async fn watch(args: &BountyWatchArgs, context: &Context, scratch: &Path) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
-    let client = client(context, args.coordinator.as_ref())?;
-    let least = sat("--min-reward-sat", args.min_reward_sat)?;
-    let most_fee = sat("--max-fee-sat", args.max_fee_sat.unwrap_or(context.config.bounty.max_fee_sat))?;
-    let (mut told, mut out) = (BTreeSet::new(), BTreeSet::new());
+    let mut search = Search {
+        client: client(context, args.coordinator.as_deref())?,
+        least: sat("--min-reward-sat", args.min_reward_sat)?,
+        most_fee: sat("--max-fee-sat", args.max_fee_sat.unwrap_or(context.config.bounty.max_fee_sat))?,
+        packages: args.no_demo.then_some(scratch),
+        told: BTreeSet::new(),
+        out: BTreeSet::new(),
+    };
     loop {
-        let views = match bounties(&client).await {
-            Ok(views) => views,
+        match search.look().await {
+            Ok((found, put_off)) => {
+                put_off.iter().for_each(|why| context.ui.say(why));
+                for view in &found {
+                    let row = Row::of(view);
+                    row.show(context);
+                    context.ui.json(&Found { event: "bounty", row });
+                }
+            }
             Err(error) if args.once => return Err(error),
-            Err(error) => {
-                context.ui.say(format!("{error}; looking again"));
-                Vec::new()
-            }
-        };
-        for view in views {
-            let rules = &view.manifest.body.posting.body.rules;
-            let fits = view.phase == BountyPhase::Open && left(&view) >= least && rules.fee_msat <= most_fee;
-            if !fits || told.contains(&view.bounty) || out.contains(&view.bounty) {
-                continue;
-            }
-            if args.no_demo && is_demo(&client, &view, scratch).await? {
-                out.insert(view.bounty);
-                continue;
-            }
-            told.insert(view.bounty);
-            let row = Row::of(&view);
-            row.show(context);
-            context.ui.json(&Found { event: "bounty", row });
+            Err(error) => context.ui.say(format!("{error}; looking again")),
         }
         if args.once {
             break;
@@ -187,8 +221,8 @@ pub(super) async fn watch(args: &BountyWatchArgs, context: &Context, scratch: &P
             () = context.stop.requested() => break,
         }
     }
-    let actions: Vec<String> = told.iter().map(|bounty| format!("l402t bounty claim {bounty}")).collect();
-    Ok(actions.into_iter().fold(Answer::yes(serde_json::json!({ "found": told })), Answer::then))
+    let actions: Vec<String> = search.told.iter().map(|bounty| format!("l402t bounty claim {bounty}")).collect();
+    Ok(actions.into_iter().fold(Answer::yes(serde_json::json!({ "found": search.told })), Answer::then))
 }
 
 /// Only the package says.
@@ -204,4 +238,38 @@ async fn is_demo(client: &CoordinatorClient, view: &BountyView, scratch: &Path) 
     let manifest = toml.and_then(|toml| Manifest::parse(std::str::from_utf8(&toml).ok()?).ok());
     // What can't be read is no bounty for money either.
     Ok(manifest.is_none_or(|manifest| manifest.demo_only == DemoOnly::Yes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::http::server::{Limits, Server, Services, Settings, TrustedProxies};
+    use crate::http::testing::bounties::{FakeBoard, bounty_id};
+
+    #[tokio::test]
+    async fn a_package_that_can_not_be_had_keeps_nobody_from_the_other_bounties() {
+        let board = Arc::new(FakeBoard::new());
+        let services = Services { training: None, board: Some(board) };
+        let settings = Settings { limits: Limits::default(), proxies: TrustedProxies::default() };
+        let server = Server::start("127.0.0.1:0".parse().expect("an address"), services, settings).await.expect("free");
+        let scratch = tempfile::tempdir().expect("a folder");
+        let mut search = Search {
+            client: CoordinatorClient::new(&format!("http://{}", server.address())).expect("a URL"),
+            least: Msat::ZERO,
+            most_fee: Msat::MAX_MONEY,
+            packages: Some(scratch.path()),
+            told: BTreeSet::new(),
+            out: BTreeSet::new(),
+        };
+        // The fake has no packages.
+        let (found, put_off) = search.look().await.expect("the list is there");
+        assert!(found.is_empty() && put_off.len() == 1 && put_off[0].contains(&bounty_id().to_string()), "{put_off:?}");
+        // It is not given up for that.
+        search.packages = None;
+        assert_eq!(search.look().await.expect("the list is there").0.len(), 1);
+        assert!(search.look().await.expect("the list is there").0.is_empty(), "told once");
+        server.stop().await;
+    }
 }

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
+use super::super::answer::word;
 use super::super::{Answer, Context, ExitCode, Failure};
 use super::check::{Checked, check};
 use super::desk::{Bench, DATA, Workplace, client, refused, sat};
@@ -18,9 +19,9 @@ use crate::cli::{BountyIdArgs, BountyPostArgs};
 use crate::clock::{Clock as _, SystemClock};
 use crate::http::client::CoordinatorClient;
 use crate::peer::folder::DataFolder;
+use crate::peer::identity;
 use crate::peer::sponsor::record::{Posting as Posted, Record};
 use crate::peer::sponsor::{Posted as Outcome, Sponsor, SponsorLimits};
-use crate::peer::{identity, phase_name};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyPhase, PostRequest};
 use crate::protocol::bounty::statements::{LONGEST_MS, Posting, Rules};
@@ -68,7 +69,7 @@ pub(super) async fn post(args: &BountyPostArgs, context: &Context, scratch: &Pat
             record
         }
         None => {
-            let client = client(context, args.coordinator.as_ref())?;
+            let client = client(context, args.coordinator.as_deref())?;
             match new_posting(context, &client, &data, &folder, scratch, &limits).await? {
                 Ok(posting) => Record::create(&bounties, posting)?,
                 Err(answer) => return Ok(answer),
@@ -191,7 +192,7 @@ pub(super) async fn close(args: &BountyIdArgs, context: &Context) -> Result<Answ
     // What was locked under another limit has to come back all the same.
     let budget = record.request().posting.body.rules.budget_msat;
     let limits = SponsorLimits { max_budget: limits.max_budget.max(budget), ..limits };
-    let client = client(context, args.coordinator.as_ref().or(Some(&record.posting().coordinator)))?;
+    let client = client(context, args.coordinator.as_deref().or(Some(&record.posting().coordinator)))?;
     let folder: PathBuf = record.posting().folder.clone();
     let workplace = Workplace { context, client: &client, bounty: args.bounty, folder: DataFolder::open(&data)? };
     let work = async |Bench { parts, board }: Bench| Sponsor::new(parts, board, limits, record).close().await;
@@ -201,7 +202,7 @@ pub(super) async fn close(args: &BountyIdArgs, context: &Context) -> Result<Answ
 
 fn told(context: &Context, posted: &Outcome, folder: &Path) -> Answer {
     let Outcome { view, locked_msat, taken_msat, paid_back_msat } = posted;
-    context.ui.line(format!("{}  {}", view.bounty, phase_name(view.phase)));
+    context.ui.line(format!("{}  {}", view.bounty, view.phase.name()));
     context.ui.line(format!("  {locked_msat} locked, {taken_msat} taken, {paid_back_msat} of that paid back"));
     if let Some(why) = &view.why {
         context.ui.line(format!("  {}", plain(why)));
@@ -248,14 +249,14 @@ fn answer(posted: &Outcome, folder: &Path) -> Answer {
         BountyPhase::Refused => {
             let fix = "The budget is back. Mend the folder, then post it again";
             Answer::no(report, Failure::negative("refused", why, fix))
-                .then(format!("l402t bounty check {}", folder.display()))
+                .then(format!("l402t bounty check {}", word(folder)))
         }
         BountyPhase::Closing => {
             Answer::no(report, later("not_closed_yet", "what is under way is being decided")).then(close)
         }
         BountyPhase::AwaitingEscrow | BountyPhase::Checking => {
             let failure = later("not_open_yet", "the coordinator has not opened it yet");
-            Answer::no(report, failure).then(format!("l402t bounty post {}", folder.display()))
+            Answer::no(report, failure).then(format!("l402t bounty post {}", word(folder)))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::{Answer, Context, Failure};
+use super::super::{Answer, Context, ExitCode, Failure};
 use super::claimed::Note;
 use super::desk::{Bench, DATA, Workplace, client};
 use super::joined;
@@ -12,7 +12,7 @@ use crate::peer::error::PeerError;
 use crate::peer::folder::{DataFolder, journal_in};
 use crate::peer::journal::Journal;
 use crate::peer::stage::Entry;
-use crate::peer::submit::{Submitted, Submitter, Withdrawal};
+use crate::peer::submit::{Submitted, Withdrawal};
 use crate::protocol::ids::BountyId;
 
 /// Every submission in the journal, with where its bounty is.
@@ -54,36 +54,50 @@ fn unfinished(found: &[(Entry, Note, Submitted)]) -> Vec<Note> {
 /// `status`.
 pub(super) async fn status(args: &BountyStatusArgs, context: &Context) -> Result<Answer, Failure> {
     let data = context.open_data(DATA)?;
+    let mut silent = None;
     for note in unfinished(&submissions(&data, args.bounty)?) {
         context.ui.say(format!("going on with bounty {}", note.bounty));
-        let submitter = async |Bench { parts, board }: Bench| {
-            let view = board.bounty().await.map_err(|failure| PeerError::api("read the bounty", 0, failure))?;
-            Submitter::open(parts, board, &view)?.go_on().await
-        };
-        let client = client(context, Some(&note.coordinator))?;
-        let folder = DataFolder::open(&data)?;
-        let workplace = Workplace { context, client: &client, bounty: note.bounty, folder };
-        workplace.work(submitter, async |client| Ok(client.bounty(note.bounty).await?.lightning)).await?;
+        match go_on(&note, &data, context).await {
+            Ok(()) => {}
+            // Others may be at a coordinator that answers.
+            Err(failure) if failure.exit == ExitCode::Remote => {
+                context.ui.say(format!("bounty {} waits: {failure}", note.bounty));
+                silent.get_or_insert(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
     }
     let found = submissions(&data, args.bounty)?;
     let reports: Vec<Report> = found
         .iter()
         .map(|(entry, note, submitted)| {
             let decimals = note.manifest.body.posting.body.rules.decimals;
-            let report = Report::of(Some(note.bounty), submitted, Some(decimals));
+            let report = Report::of(note.bounty, submitted, decimals);
             if entry.stage.is_closed() { report } else { report.at(entry.stage.name()) }
         })
         .collect();
     for report in &reports {
-        let bounty = report.bounty.map(|bounty| bounty.to_string()).unwrap_or_default();
-        context.ui.line(format!("{}  {}", bounty.get(..12).unwrap_or_default(), report.line()));
+        context.ui.line(format!("{}  {}", report.bounty.short(), report.line()));
     }
     if reports.is_empty() {
         context.ui.line("nothing was submitted");
     }
-    let answer = Answer::yes(serde_json::json!({ "submissions": reports }));
+    let result = serde_json::json!({ "submissions": reports });
+    let answer = match silent {
+        None => Answer::yes(result),
+        Some(failure) => Answer::no(result, failure),
+    };
     let open = unfinished(&found);
     Ok(open.iter().fold(answer, |answer, note| answer.then(format!("l402t bounty status {}", note.bounty))))
+}
+
+/// Carries on what is under way at one bounty.
+async fn go_on(note: &Note, data: &Path, context: &Context) -> Result<(), Failure> {
+    let client = client(context, Some(&note.coordinator))?;
+    let workplace = Workplace { context, client: &client, bounty: note.bounty, folder: DataFolder::open(data)? };
+    let work = async |bench: Bench| bench.submitter(note).await?.go_on().await;
+    workplace.work(work, async |client| Ok(client.bounty(note.bounty).await?.lightning)).await?;
+    Ok(())
 }
 
 /// `withdraw`.
@@ -94,19 +108,16 @@ pub(super) async fn withdraw(args: &BountyIdArgs, context: &Context) -> Result<A
         let message = format!("nothing is under way at bounty {}", args.bounty);
         return Err(Failure::negative("nothing_to_withdraw", message, "See `l402t bounty status`"));
     };
-    let client = client(context, args.coordinator.as_ref().or(Some(&note.coordinator)))?;
+    let client = client(context, args.coordinator.as_deref().or(Some(&note.coordinator)))?;
     let workplace = Workplace { context, client: &client, bounty: args.bounty, folder: DataFolder::open(&data)? };
-    let work = async |Bench { parts, board }: Bench| {
-        let view = board.bounty().await.map_err(|failure| PeerError::api("read the bounty", 0, failure))?;
-        Submitter::open(parts, board, &view)?.withdraw().await
-    };
+    let work = async |bench: Bench| bench.submitter(note).await?.withdraw().await;
     let withdrawn = workplace.work(work, async |client| Ok(client.bounty(args.bounty).await?.lightning)).await?;
     let decimals = note.manifest.body.posting.body.rules.decimals;
     let (mut reports, mut refused) = (Vec::new(), None);
     for withdrawal in withdrawn {
         match withdrawal {
             Withdrawal::Done(submitted) => {
-                let report = Report::of(Some(args.bounty), &submitted, Some(decimals));
+                let report = Report::of(args.bounty, &submitted, decimals);
                 context.ui.line(report.line());
                 reports.push(report);
             }

@@ -4,31 +4,69 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::{Answer, Context, ExitCode, Failure};
+use super::super::{Answer, Context, Failure};
 use super::claimed::{self, Change, Claimed};
 use super::desk::{Bench, DATA, Workplace, client};
 use super::joined;
 use crate::cli::BountySubmitArgs;
-use crate::peer::error::PeerError;
 use crate::peer::folder::DataFolder;
 use crate::peer::stage::Ending;
-use crate::peer::submit::{Repeat, Submission, Submitted, Submitter};
+use crate::peer::submit::{Repeat, Submission, Submitted};
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::payload;
 use crate::protocol::bounty::score::{Decimals, Score};
 use crate::protocol::bounty::verdict::Rejection;
 use crate::protocol::ids::{BountyId, ContributionId, RoundNumber};
 
+/// How far a submission is, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Paid.
+    Reached,
+    /// Judged, and not paid.
+    Rejected,
+    /// The receipt is awaited.
+    Waiting,
+    /// Under way: the stage's name.
+    UnderWay(&'static str),
+    /// The fee could not be paid.
+    FeeUnpaid,
+    /// The fee is spent, and there is no ticket.
+    NoTicket,
+    /// It never came to a verdict.
+    Missed,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            State::Reached => "reached",
+            State::Rejected => "rejected",
+            State::Waiting => "waiting",
+            State::UnderWay(stage) => stage,
+            State::FeeUnpaid => "fee_unpaid",
+            State::NoTicket => "no_ticket",
+            State::Missed => "missed",
+        }
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 /// A submission. Scores are decimal numbers in strings, so that no reader rounds them.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
-    pub(super) bounty: Option<BountyId>,
+    pub(super) bounty: BountyId,
     contribution: ContributionId,
     round: RoundNumber,
     claim: Option<String>,
     /// `reached`, `rejected`, `waiting`, or how it ended without a verdict: `fee_unpaid`, `no_ticket`, `missed`; while it is under
     /// way how far it is.
-    state: &'static str,
+    state: State,
     /// Why it was rejected.
     reason: Option<Rejection>,
     /// For people.
@@ -42,29 +80,26 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn of(bounty: Option<BountyId>, submitted: &Submitted, decimals: Option<Decimals>) -> Self {
+    pub(super) fn of(bounty: BountyId, submitted: &Submitted, decimals: Decimals) -> Self {
         let (state, reason, detail) = match &submitted.ending {
-            None => ("waiting", None, None),
+            None => (State::Waiting, None, None),
             Some(Ending::Accepted { lost_msat, .. }) => {
                 let lost =
                     (*lost_msat > Msat::ZERO).then(|| format!("{lost_msat} more were earned, and came too late"));
-                ("reached", None, lost)
+                (State::Reached, None, lost)
             }
-            Some(Ending::NotReached { reason, .. }) => ("rejected", Some(*reason), None),
+            Some(Ending::NotReached { reason, .. }) => (State::Rejected, Some(*reason), None),
             // Only a round of training ends so.
-            Some(Ending::Rejected { .. }) => ("rejected", None, None),
-            Some(Ending::FeeUnpaid { reason }) => ("fee_unpaid", None, Some(reason.clone())),
-            Some(Ending::NoTicket { reason }) => ("no_ticket", None, Some(reason.clone())),
-            Some(Ending::Missed { reason }) => ("missed", None, Some(reason.clone())),
+            Some(Ending::Rejected { .. }) => (State::Rejected, None, None),
+            Some(Ending::FeeUnpaid { reason }) => (State::FeeUnpaid, None, Some(reason.clone())),
+            Some(Ending::NoTicket { reason }) => (State::NoTicket, None, Some(reason.clone())),
+            Some(Ending::Missed { reason }) => (State::Missed, None, Some(reason.clone())),
         };
         Self {
             bounty,
             contribution: submitted.contribution,
             round: submitted.round,
-            claim: submitted.claim.map(|claim| match decimals {
-                Some(decimals) => claim.shown(decimals).to_string(),
-                None => format!("{} units", claim.units()),
-            }),
+            claim: submitted.claim.map(|claim| claim.shown(decimals).to_string()),
             state,
             reason,
             detail,
@@ -76,8 +111,8 @@ impl Report {
     }
 
     /// Under way, and how far.
-    pub(super) fn at(self, state: &'static str) -> Self {
-        Self { state, ..self }
+    pub(super) fn at(self, stage: &'static str) -> Self {
+        Self { state: State::UnderWay(stage), ..self }
     }
 
     pub(super) fn line(&self) -> String {
@@ -87,38 +122,43 @@ impl Report {
             (None, Some(detail)) => format!(": {detail}"),
             (None, None) => String::new(),
         };
-        format!("claim {claim}: {}{why}; received {}, fee {}", self.state, self.reward_msat, self.fee_msat)
+        format!("claim {claim}: {}{why}; received {}, fee {}", self.state.name(), self.reward_msat, self.fee_msat)
     }
 
     /// What a program is to make of it.
     pub(super) fn answer(self) -> Answer {
         let detail = self.detail.clone().unwrap_or_default();
-        let show = self.bounty.map_or_else(|| "l402t bounty list".to_owned(), |id| format!("l402t bounty show {id}"));
-        let failure = match (self.state, self.reason) {
-            ("reached", _) => return Answer::yes(self).then(show),
-            ("rejected", Some(reason)) => {
-                Failure::negative(reason.name(), format_args!("the claim was not reached: {reason}"), advice(reason))
-            }
-            ("waiting", _) => {
+        let show = format!("l402t bounty show {}", self.bounty);
+        let failure = match self.state {
+            State::Reached => return Answer::yes(self).then(show),
+            State::Rejected => match self.reason {
+                Some(reason) => Failure::negative(
+                    reason.name(),
+                    format_args!("the claim was not reached: {reason}"),
+                    advice(reason),
+                ),
+                None => Failure::negative("rejected", "the claim was not reached", "Look at the bounty"),
+            },
+            State::Waiting | State::UnderWay(_) => {
+                let status = format!("l402t bounty status {}", self.bounty);
                 let fix = "Nothing is lost: go on later with `l402t bounty status`";
-                Failure::new(ExitCode::Remote, "no_receipt_yet", "the verdict has not come yet", fix)
+                let failure = Failure::remote("no_receipt_yet", "the verdict has not come yet", fix);
+                return Answer::no(self, failure).then(status);
             }
-            ("fee_unpaid", _) => {
+            State::FeeUnpaid => {
                 Failure::payment("fee_not_paid", detail, "Fund the wallet's channel, then submit again")
             }
-            ("no_ticket", _) => {
+            State::NoTicket => {
                 let fix = "The fee is spent. Look at the bounty; --again submits the same once more, for another fee";
                 Failure::remote("no_ticket", detail, fix)
             }
-            (_, _) => Failure::negative("missed", detail, "Look at the bounty, then submit again"),
+            State::Missed if self.fee_msat > Msat::ZERO => {
+                let fix = "Its fee is spent. Look at the bounty; --again submits the same once more, for another fee";
+                Failure::negative("missed", detail, fix)
+            }
+            State::Missed => Failure::negative("missed", detail, "Look at the bounty, then submit again"),
         };
-        let status = self.bounty.map(|id| format!("l402t bounty status {id}"));
-        let waits = self.state == "waiting";
-        let answer = Answer::no(self, failure);
-        match status.filter(|_| waits) {
-            Some(status) => answer.then(status),
-            None => answer.then(show),
-        }
+        Answer::no(self, failure).then(show)
     }
 }
 
@@ -153,26 +193,16 @@ pub(super) async fn run(args: &BountySubmitArgs, context: &Context, scratch: &Pa
     let claim = Score::parse(&args.claim, rules.decimals)
         .map_err(|error| Failure::usage("claim", error, "Give the score as the scorer prints it"))?;
     let diff = diff(args, &claimed)?;
-    let client = client(context, args.coordinator.as_ref().or(Some(&claimed.note.coordinator)))?;
+    let client = client(context, args.coordinator.as_deref().or(Some(&claimed.note.coordinator)))?;
     let folder = DataFolder::open(&data)?;
     let bounty = claimed.note.bounty;
     joined::save(&data, &claimed.note)?;
     let submission = Submission { diff: diff.into_bytes(), claim };
     let repeat = if args.again { Repeat::Again } else { Repeat::Told };
     let workplace = Workplace { context, client: &client, bounty, folder };
-    let run = claimed.note.manifest.body.run_id();
-    let work = async |Bench { parts, board }: Bench| {
-        let view = board.bounty().await.map_err(|failure| PeerError::api("read the bounty", 0, failure))?;
-        if view.run != run {
-            return Err(PeerError::Untrusted(format!(
-                "the bounty was claimed as run {run}, and now it is {}",
-                view.run
-            )));
-        }
-        Submitter::open(parts, board, &view)?.submit(&submission, repeat).await
-    };
+    let work = async |bench: Bench| bench.submitter(&claimed.note).await?.submit(&submission, repeat).await;
     let submitted = workplace.work(work, async |client| Ok(client.bounty(bounty).await?.lightning)).await?;
-    let report = Report::of(Some(bounty), &submitted, Some(rules.decimals));
+    let report = Report::of(bounty, &submitted, rules.decimals);
     context.ui.line(report.line());
     if submitted.earlier {
         context

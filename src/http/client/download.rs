@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::time::{sleep, timeout};
 
 use super::transport::{Answer, Repeat, Tries, describe, is_passing_status, retry_after};
-use super::{ClientError, CoordinatorClient};
+use super::{ClientError, CoordinatorClient, ROOT};
 use crate::protocol::ids::{Blake3Hash, BountyId, RoundNumber};
 
 /// An interrupted try that brought this many bytes doesn't count against the tries.
@@ -49,16 +49,15 @@ impl From<ClientError> for Setback {
 impl CoordinatorClient {
     /// `GET /v1/rounds/{round}/transcript`: the signed bytes, not verified.
     pub async fn fetch_transcript(&self, round: RoundNumber) -> Result<Vec<u8>, ClientError> {
-        let url = self.endpoint(&["rounds", &round.to_string(), "transcript"])?;
-        let time = self.policy.time_for(self.policy.max_transcript_bytes);
-        let request = || self.http.get(url.clone()).timeout(time);
-        let answer = self.answer(request, Repeat::Freely, self.policy.max_transcript_bytes).await?;
-        Ok(answer.success()?.body)
+        self.fetch_statement(self.endpoint(&["rounds", &round.to_string(), "transcript"])?).await
     }
 
     /// `GET /v1/bounties/{id}/closing`: the signed bytes, not verified.
     pub async fn fetch_closing(&self, bounty: BountyId) -> Result<Vec<u8>, ClientError> {
-        let url = self.url_of(&["v1", "bounties", &bounty.to_string(), "closing"])?;
+        self.fetch_statement(self.url_of(&[ROOT, "bounties", &bounty.to_string(), "closing"])?).await
+    }
+
+    async fn fetch_statement(&self, url: Url) -> Result<Vec<u8>, ClientError> {
         let time = self.policy.time_for(self.policy.max_transcript_bytes);
         let request = || self.http.get(url.clone()).timeout(time);
         let answer = self.answer(request, Repeat::Freely, self.policy.max_transcript_bytes).await?;

@@ -69,7 +69,7 @@ pub fn check_bounty_limits(manifest: &BountyManifest, limits: &Limits) -> Result
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotWorthIt {
     /// It isn't open.
-    #[error("the bounty takes no submissions: it is {}", phase_name(*.0))]
+    #[error("the bounty takes no submissions: it is {}", .0.name())]
     NotOpen(BountyPhase),
     /// Its deadline is over.
     #[error("the bounty's deadline is over")]
@@ -120,18 +120,6 @@ impl NotWorthIt {
             NotWorthIt::ClaimTooSmall { .. } => "Improve the change until it scores that, then claim what it scores",
             NotWorthIt::TooLittle { .. } => "Claim more if it scores more, or lower [bounty] min_reward_sat",
         }
-    }
-}
-
-/// A phase as the API spells it.
-pub fn phase_name(phase: BountyPhase) -> &'static str {
-    match phase {
-        BountyPhase::AwaitingEscrow => "awaiting_escrow",
-        BountyPhase::Checking => "checking",
-        BountyPhase::Open => "open",
-        BountyPhase::Closing => "closing",
-        BountyPhase::Closed => "closed",
-        BountyPhase::Refused => "refused",
     }
 }
 
