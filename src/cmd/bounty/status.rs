@@ -55,7 +55,7 @@ fn unfinished(found: &[(Entry, Note, Submitted)]) -> Vec<Note> {
 pub(super) async fn status(args: &BountyStatusArgs, context: &Context) -> Result<Answer, Failure> {
     let data = context.open_data(DATA)?;
     let mut silent = None;
-    for note in unfinished(&submissions(&data, args.bounty)?) {
+    for note in answering_first(unfinished(&submissions(&data, args.bounty)?), context).await? {
         context.ui.say(format!("going on with bounty {}", note.bounty));
         match go_on(&note, &data, context).await {
             Ok(()) => {}
@@ -89,6 +89,20 @@ pub(super) async fn status(args: &BountyStatusArgs, context: &Context) -> Result
     };
     let open = unfinished(&found);
     Ok(open.iter().fold(answer, |answer, note| answer.then(format!("l402t bounty status {}", note.bounty))))
+}
+
+/// Those whose coordinator doesn't answer come last: for as long as something is held for one, it is guarded and waited for.
+async fn answering_first(notes: Vec<Note>, context: &Context) -> Result<Vec<Note>, Failure> {
+    if notes.len() < 2 {
+        return Ok(notes);
+    }
+    let (mut answering, mut silent) = (Vec::new(), Vec::new());
+    for note in notes {
+        let answer = client(context, Some(&note.coordinator))?.bounty(note.bounty).await;
+        if answer.is_ok() { answering.push(note) } else { silent.push(note) }
+    }
+    answering.append(&mut silent);
+    Ok(answering)
 }
 
 /// Carries on what is under way at one bounty.
@@ -132,4 +146,41 @@ pub(super) async fn withdraw(args: &BountyIdArgs, context: &Context) -> Result<A
         None => Answer::yes(result).then(format!("l402t bounty show {}", args.bounty)),
         Some(why) => Answer::no(result, why).then(format!("l402t bounty status {}", args.bounty)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cli::GlobalArgs;
+    use crate::cmd::Stop;
+    use crate::config::{Config, Environment};
+    use crate::http::server::{Limits, Server, Services, Settings, TrustedProxies};
+    use crate::http::testing::bounties::{FakeBoard, bounty_view};
+    use crate::ui::{Format, Ui};
+
+    #[tokio::test]
+    async fn a_bounty_whose_coordinator_answers_does_not_wait_for_one_that_is_silent() {
+        let services = Services { training: None, board: Some(Arc::new(FakeBoard::new())) };
+        let settings = Settings { limits: Limits::default(), proxies: TrustedProxies::default() };
+        let server = Server::start("127.0.0.1:0".parse().expect("an address"), services, settings).await.expect("free");
+        let answers = format!("http://{}", server.address());
+        let view = bounty_view();
+        let note = |coordinator: &str| Note {
+            coordinator: coordinator.to_owned(),
+            bounty: view.bounty,
+            manifest: view.manifest.clone(),
+        };
+        let global = GlobalArgs { json: false, config: None, data: None, log: None };
+        let environment = Environment::of_process();
+        let context = Context::new(Ui::new(Format::Text), Config::default(), environment, global, Stop::new());
+        let notes = vec![note("http://127.0.0.1:1"), note(&answers)];
+        let order = answering_first(notes, &context).await.expect("URLs");
+        assert_eq!(
+            order.iter().map(|note| note.coordinator.as_str()).collect::<Vec<_>>(),
+            [answers.as_str(), "http://127.0.0.1:1"]
+        );
+        server.stop().await;
+    }
 }
