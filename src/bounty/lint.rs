@@ -7,6 +7,7 @@ use super::evaluate::{EvaluateError, Evaluation, Evaluator};
 use super::load::Bounty;
 use super::manifest::{Manifest, Noise, Runner};
 use super::tree::Tree;
+use super::{orders, package};
 use crate::protocol::bounty::canary::CANARIES;
 use crate::protocol::bounty::pay::noise_of_rate;
 use crate::protocol::bounty::score::Score;
@@ -144,6 +145,11 @@ impl Findings {
                     "Take them out: the scorer gets labels in /in, and is public itself",
                 );
             }
+        }
+        let package = package::of_bounty(bounty, b"");
+        if let Some((path, _)) = package.files().find(|(path, _)| orders::are_given_by(path)) {
+            let message = format!("tools would take orders from {path:?} by themselves: nobody would claim the bounty");
+            self.error("gives_orders", message, "Rename it, or take it out");
         }
         if exam.canaries.is_empty() {
             let labels = exam.part.labels.is_some();

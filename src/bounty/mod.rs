@@ -7,6 +7,7 @@ pub mod judge;
 pub mod lint;
 pub mod load;
 pub mod manifest;
+pub mod orders;
 pub mod package;
 pub mod replay;
 pub mod sandbox;

@@ -12,8 +12,8 @@ use super::{TRIAL_SALT, load_error};
 use crate::bounty::diff;
 use crate::bounty::load::{Bounty, Extent};
 use crate::bounty::manifest::{Manifest, Runner};
-use crate::bounty::package;
 use crate::bounty::tree::{Tree, TreeLimits};
+use crate::bounty::{orders, package};
 use crate::protocol::bounty::pay::Direction;
 use crate::protocol::bounty::score::Score;
 use crate::protocol::bounty::statements::BountyManifest;
@@ -111,9 +111,8 @@ fn unpack(note: &Note, bytes: &[u8]) -> Result<Tree, Failure> {
     }
     let tree =
         package::decode(bytes).map_err(|error| Failure::remote("bad_package", error, "Choose another bounty"))?;
-    // git would run what such folders say.
-    if let Some((path, _)) = tree.files().find(|(path, _)| path.split('/').any(|name| name.starts_with(".git"))) {
-        let message = format!("the package has a file {path:?}: git would take orders from it");
+    if let Some((path, _)) = tree.files().find(|(path, _)| orders::are_given_by(path)) {
+        let message = format!("the package has a file {path:?}: tools would take orders from it by themselves");
         return Err(Failure::remote("bad_package", message, "Choose another bounty"));
     }
     Ok(tree)
@@ -357,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_that_nobody_signed_or_that_orders_git_about_is_refused() {
+    fn a_package_that_nobody_signed_or_that_gives_tools_orders_is_refused() {
         let place = tempfile::tempdir().expect("a folder");
         let folder = place.path().join("mine");
         let scratch = tempfile::tempdir().expect("a folder");
@@ -369,9 +368,13 @@ mod tests {
         tree.insert("public/labels", File::plain("b\n"));
         let refused = write(&folder, &note(&bytes), &package::encode(&tree), scratch.path());
         assert_eq!(refused.expect_err("refused").code, "bad_claim");
-        tree.insert("workspace/.git/config", File::plain("[core]\n"));
-        let bytes = package::encode(&tree);
-        assert_eq!(write(&folder, &note(&bytes), &bytes, scratch.path()).expect_err("refused").code, "bad_package");
+        for path in ["workspace/.git/config", "workspace/AGENTS.md"] {
+            let mut tree = files();
+            tree.insert(path, File::plain("[core]\n"));
+            let bytes = package::encode(&tree);
+            let refused = write(&folder, &note(&bytes), &bytes, scratch.path()).expect_err("refused");
+            assert_eq!(refused.code, "bad_package", "{path}");
+        }
         assert!(!folder.exists());
     }
 }
