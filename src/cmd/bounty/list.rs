@@ -81,9 +81,15 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A sponsor's words must not move a terminal's cursor.
+/// A sponsor's words must not move a terminal's cursor, turn a line round, or hide in it.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+    text.chars().map(|c| if c.is_control() || is_unseen(c) { ' ' } else { c }).take(200).collect()
+}
+
+/// Unicode's marks of direction, joiners, fillers and tags.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 fn left(view: &BountyView) -> Msat {
@@ -247,6 +253,12 @@ mod tests {
     use super::*;
     use crate::http::server::{Limits, Server, Services, Settings, TrustedProxies};
     use crate::http::testing::bounties::{FakeBoard, bounty_id};
+
+    #[test]
+    fn a_sponsors_words_are_shown_as_they_read() {
+        assert_eq!(plain("Größer,\u{1b}[2J \u{202e}sats 000,1\u{feff}\n"), "Größer, [2J  sats 000,1  ");
+        assert_eq!(plain(&"x".repeat(300)).len(), 200);
+    }
 
     #[tokio::test]
     async fn a_package_that_can_not_be_had_keeps_nobody_from_the_other_bounties() {
