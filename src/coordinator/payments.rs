@@ -16,6 +16,7 @@ use super::invoices::{MAX_EXTRA_BLOCKS, MIN_LIFE_MS};
 use crate::ln::bolt11::{self, Network};
 use crate::ln::{ChannelState, LnError, PayLimits, PaymentFailure, PaymentStatus};
 use crate::protocol::amount::Msat;
+use crate::protocol::bounty::offer::MOST_TRANCHES;
 use crate::protocol::ids::{PaymentHash, UnixMs};
 use crate::protocol::round::{Event, Progress, TrancheState};
 use crate::store::StoreError;
@@ -23,8 +24,6 @@ use crate::store::coordinator::{self as tables, PaymentRow};
 
 /// Most tranches under way to one node: well below the 50 HTLCs that a channel of LDK's takes in a direction.
 const MAX_IN_FLIGHT_PER_PAYEE: usize = 20;
-/// A bounty's submission has its fee's tranche and five of its reward at most.
-const MOST_TRANCHES_OF_A_SUBMISSION: u64 = 6;
 /// Most calls to the node at a time.
 const MAX_CALLS: usize = 8;
 /// What a route may add to the last hop's delta, and the most that any route may have.
@@ -134,7 +133,7 @@ impl Shared {
         let hold = self.run.hold_blocks;
         let share = amount.share_floor(self.options.channels.max_routing_fee_ppm);
         // A bounty's rewards are its sponsor's, but the way to whom they go is paid by this coordinator: by the submission's fee.
-        let fee = self.run.bounty().map(|_| Msat::new(self.run.fee.msat() / MOST_TRANCHES_OF_A_SUBMISSION));
+        let fee = self.run.bounty().map(|_| Msat::new(self.run.fee.msat() / u64::from(MOST_TRANCHES)));
         PayLimits {
             max_fee: fee.map_or(share, |fee| share.min(fee)),
             max_cltv_blocks: (hold + MAX_EXTRA_BLOCKS + ROUTE_BLOCKS).min(MAX_ROUTE_BLOCKS),

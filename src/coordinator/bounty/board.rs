@@ -25,6 +25,7 @@ use crate::ln::{Lightning, LnError};
 use crate::offload;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyList, BountyPhase, PostAnswer, PostRequest};
+use crate::protocol::bounty::offer::fee_tranche;
 use crate::protocol::ids::{BountyId, UnixMs};
 use crate::protocol::sign::IdentityKey;
 use crate::store::StoreError;
@@ -34,8 +35,6 @@ use crate::store::database::CommitObserver;
 const MOST_WAITING: usize = 8;
 /// How long a posting that was never paid for can be asked about.
 const FORGET_MS: u64 = 900_000;
-/// Smallest submission fee.
-const LEAST_FEE: Msat = Msat::new(1_000);
 /// How long an engine that has ended rests before it is started again.
 const RESTART_MS: u64 = 60_000;
 /// Events kept for a listener that is slow.
@@ -279,7 +278,7 @@ impl Board {
                     );
                     return Err(refusal(422, "budget_too_small", message, "Offer more").into());
                 }
-                if posting.rules.fee_msat < LEAST_FEE {
+                if fee_tranche(posting.rules.fee_msat).is_none() {
                     let message = "evaluating a submission costs this coordinator time, and its fee is less than 1 sat";
                     return Err(refusal(422, "fee_too_small", message, "Set reward.fee_sat to 1 or more").into());
                 }

@@ -4,7 +4,7 @@ use super::super::core::Core;
 use super::super::error::CoordinatorError;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::BountyPhase;
-use crate::protocol::bounty::offer::LEAST_TRANCHE;
+use crate::protocol::bounty::offer::fee_tranche;
 use crate::protocol::bounty::statements::Closing;
 use crate::protocol::ids::Blake3Hash;
 use crate::protocol::round::{Contribution, TrancheState};
@@ -62,8 +62,8 @@ impl Core {
     }
 }
 
-/// What a submission's author has claimed of its reward: the first tranche is the fee, where there is one.
+/// What a submission's author has claimed of its reward.
 fn claimed_rewards(entry: &Contribution, fee: Msat) -> impl Iterator<Item = Msat> {
-    let rewards = entry.tranches.iter().skip(usize::from(fee >= LEAST_TRANCHE));
+    let rewards = entry.tranches.iter().skip(usize::from(fee_tranche(fee).is_some()));
     rewards.filter(|tranche| tranche.state == TrancheState::Settled).map(|tranche| tranche.amount_msat)
 }

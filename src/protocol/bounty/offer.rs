@@ -8,6 +8,8 @@ use crate::protocol::amount::Msat;
 
 /// Tranches of a reward: 1, 2, 4 … units.
 const MOST_REWARD_TRANCHES: u32 = 5;
+/// Tranches of a submission: its fee's and its reward's.
+pub const MOST_TRANCHES: u32 = 1 + MOST_REWARD_TRANCHES;
 /// A tranche has 1 sat at least: less can't be enforced, nor carried by every node.
 pub const LEAST_TRANCHE: Msat = Msat::new(1_000);
 
@@ -29,8 +31,17 @@ impl Offer {
         let rest = offer.msat() - unit * units(count);
         let last = count - 1;
         let amount = |bit: u32| Msat::new((unit << bit) + if bit == last { rest } else { 0 });
-        let fee = (fee >= LEAST_TRANCHE).then_some(fee);
-        Some(Self { fee, reward: (0..count).map(amount).collect() })
+        Some(Self { fee: fee_tranche(fee), reward: (0..count).map(amount).collect() })
+    }
+
+    /// The offer that these are the tranches of, where they are those of one with this fee.
+    pub fn read(tranches: &[Msat], fee: Msat) -> Option<Self> {
+        let reward = match fee_tranche(fee) {
+            Some(_) => tranches.get(1..)?,
+            None => tranches,
+        };
+        let offer = Self::new(Msat::checked_sum(reward.iter().copied())?, fee)?;
+        (offer.tranches() == tranches).then_some(offer)
     }
 
     /// Every tranche: the fee's first.
@@ -67,6 +78,11 @@ impl Offer {
     }
 }
 
+/// The tranche that gives a fee back, the first of a submission; `None` where the fee is too small for one.
+pub fn fee_tranche(fee: Msat) -> Option<Msat> {
+    (fee >= LEAST_TRANCHE).then_some(fee)
+}
+
 fn units(count: u32) -> u64 {
     (1 << count) - 1
 }
@@ -96,6 +112,27 @@ mod tests {
     }
 
     #[test]
+    fn tranches_are_read_back_only_as_an_offer_would_make_them() {
+        let read = |tranches: &[u64], fee| Offer::read(&msat(tranches), Msat::new(fee));
+        assert_eq!(read(&[5_000, 2_333, 4_666], 5_000), Some(offer(6_999, 5_000)));
+        assert_eq!(read(&[2_333, 4_666], 0), Some(offer(6_999, 0)));
+        assert_eq!(read(&[2_333, 4_666], 999), Some(offer(6_999, 999)));
+        for (tranches, fee) in [
+            (&[2_333, 4_666][..], 2_333),
+            (&[4_999, 2_333, 4_666], 5_000),
+            (&[5_000, 4_666, 2_333], 5_000),
+            (&[5_000, 6_999], 5_000),
+            (&[5_000, 999], 5_000),
+            (&[5_000], 5_000),
+            (&[5_000, u64::MAX, u64::MAX], 5_000),
+            (&[], 5_000),
+            (&[], 0),
+        ] {
+            assert_eq!(read(tranches, fee), None, "{tranches:?} with a fee of {fee}");
+        }
+    }
+
+    #[test]
     fn a_reached_claim_pays_all_and_less_where_less_is_left() {
         let offer = offer(31_000, 5_000);
         let paid = |reward| offer.paid(&Outcome::Reached { reward_msat: Msat::new(reward) });
@@ -119,6 +156,8 @@ mod tests {
         ) {
             let offer = offer(most, fee);
             prop_assert!(offer.tranches().iter().all(|tranche| *tranche >= LEAST_TRANCHE));
+            prop_assert!(offer.tranches().len() <= MOST_TRANCHES as usize);
+            prop_assert_eq!(Offer::read(&offer.tranches(), Msat::new(fee)), Some(offer.clone()));
             prop_assert_eq!(offer.most(), Msat::new(most));
             let (mask, sum) = offer.covered(Msat::new(left));
             prop_assert!(sum <= Msat::new(left));
