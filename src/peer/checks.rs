@@ -2,7 +2,6 @@
 
 mod bounty;
 
-pub(super) use bounty::most_of;
 pub use bounty::{NotWorthIt, check_bounty, check_bounty_limits, worth};
 
 use super::error::PeerError;

@@ -4,6 +4,7 @@
 use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::ContributionState;
+use crate::protocol::bounty::offer::Offer as BountyOffer;
 use crate::protocol::sign::Statement;
 use crate::protocol::statements::{InvoiceSubmission, RewardTerms, RoundOpening};
 use crate::protocol::verdict::Verdict;
@@ -175,7 +176,8 @@ impl Session {
     fn offers_too_little(&self, terms: &RewardTerms) -> Option<String> {
         let RunKind::Bounty(manifest) = &self.terms.kind else { return None };
         let offered: Vec<Msat> = terms.tranches.iter().map(|tranche| tranche.amount_msat).collect();
-        let (most, least) = (checks::most_of(&offered, manifest)?, self.parts.settings.limits.min_reward);
+        let most = BountyOffer::read(&offered, manifest.posting.body.rules.fee_msat)?.most();
+        let least = self.parts.settings.limits.min_reward;
         (most < least).then(|| format!("it pays {most} at most by now, and {least} is the least that is taken"))
     }
 

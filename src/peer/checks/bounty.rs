@@ -154,19 +154,11 @@ pub(super) fn check_offer(offered: &[Msat], claim: Option<Score>, manifest: &Bou
     let rules = &manifest.posting.body.rules;
     let claim = claim.ok_or_else(|| untrusted("a ticket for a submission without a claim"))?;
     let scale = rules.scale().map_err(|error| untrusted(error.to_string()))?;
-    let promised = most_of(offered, manifest).and_then(|most| Offer::new(most, rules.fee_msat));
-    if promised.is_none_or(|promised| promised.tranches() != offered) {
-        return Err(untrusted("the reward terms are not the tranches of one reward and the fee"));
-    }
+    let offer = Offer::read(offered, rules.fee_msat)
+        .ok_or_else(|| untrusted("the reward terms are not the tranches of one reward and the fee"))?;
     let worth = scale.payout(rules.budget_msat, claim, rules.baseline);
-    match most_of(offered, manifest) {
-        Some(most) if most <= worth => Ok(()),
-        _ => Err(untrusted(format!("the reward terms offer more than the {worth} that the claim can be worth"))),
+    if offer.most() > worth {
+        return Err(untrusted(format!("the reward terms offer more than the {worth} that the claim can be worth")));
     }
-}
-
-/// What tranches pay at most, beside the fee.
-pub(in crate::peer) fn most_of(offered: &[Msat], manifest: &BountyManifest) -> Option<Msat> {
-    let has_fee = manifest.posting.body.rules.fee_msat >= LEAST_TRANCHE;
-    Msat::checked_sum(offered.iter().copied().skip(usize::from(has_fee)))
+    Ok(())
 }
