@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use libc::c_long;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,12 +28,10 @@ use crate::sys::{BoxChild, Resource, start_as_box};
 const LOOK_MS: u64 = 25;
 /// Bytes read at one time.
 const CHUNK: usize = 64 << 10;
-/// What the program takes before it begins: its own data, and that of the libraries that it is linked with.
-const OWN_BYTES: u64 = 512 << 20;
-/// The longest that loading those may take, on processors and on the wall.
-const OWN_MS: u64 = 10_000;
+/// Time on processors after which the kernel ends what nobody did.
+const UNSEEN_S: u64 = 2;
 
-/// What to compute, and with how much.
+/// What to compute, and with how much: the program's own start included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CellSpec<'a> {
     /// What the program is called with: it must call [`confine`] first of all.
@@ -54,12 +52,12 @@ pub struct CellSpec<'a> {
 pub(super) fn run(program: &Path, spec: &CellSpec<'_>) -> Result<BoxOutcome, BoxError> {
     let failed = |error: io::Error| BoxError::NotStarted { message: error.to_string() };
     let mut command = Command::new(program);
-    command.arg(spec.argument).env_clear().current_dir("/").process_group(0);
+    command.arg(spec.argument).env_clear().current_dir("/");
     command.stdin(memory_file(spec.input).map_err(failed)?).stdout(Stdio::piped()).stderr(Stdio::null());
     let limits = vec![
         (Resource::Core, 0),
-        (Resource::Cpu, (spec.cpu_ms + OWN_MS).div_ceil(1_000)),
-        (Resource::Data, spec.memory_bytes.saturating_add(OWN_BYTES)),
+        (Resource::Cpu, spec.cpu_ms.div_ceil(1_000) + UNSEEN_S),
+        (Resource::Data, spec.memory_bytes),
         (Resource::FileSize, 0),
         (Resource::LockedMemory, 0),
         (Resource::OpenFiles, 64),
@@ -73,24 +71,34 @@ pub(super) fn run(program: &Path, spec: &CellSpec<'_>) -> Result<BoxOutcome, Box
         // It may have ended by itself meanwhile.
         let _ = child.kill();
     }
-    // Its output ends with it alone, since it can't close it: it has ended, or has been killed.
-    let cpu_ms = processes::usage(child.id()).cpu_ms;
+    // Its output ends with it alone, since it can't close it: it has ended, or has been killed. Until it is waited for,
+    // what it used can be read.
+    let cpu_ms = processes::cpu_ms(child.id());
     let status = child.wait().map_err(BoxError::os("wait for a process"))?;
     let (stdout, stopped) = read.map_err(BoxError::os("read from a process"))?;
-    let ending = match (stopped, status.code(), status.signal()) {
-        (Some(stopped), _, _) => stopped,
-        (None, Some(code), _) => Ending::Exited { code: u8::try_from(code).unwrap_or(u8::MAX) },
-        (None, None, Some(libc::SIGXCPU)) => Ending::TimeLimit,
-        (None, None, Some(signal)) if signal != libc::SIGKILL => {
-            Ending::Signalled { signal: u8::try_from(signal).unwrap_or(u8::MAX) }
-        }
-        // Nothing in there sends it: the machine is out of memory, or somebody ended it.
-        (None, None, Some(_) | None) => {
-            return Err(BoxError::Lost { status: status.to_string(), message: "it was ended from outside".to_owned() });
-        }
+    let ending = match stopped {
+        Some(stopped) => stopped,
+        None => by_itself(status, cpu_ms, spec.cpu_ms)?,
     };
     let usage = Usage { cpu_ms, wall_ms: since_start.elapsed_ms(), peak_memory_bytes: None };
     Ok(BoxOutcome { ending, stdout, stderr: Vec::new(), usage, tier: Tier::Rlimits })
+}
+
+/// How it ended when it wasn't stopped.
+fn by_itself(status: ExitStatus, cpu_ms: u64, most_cpu_ms: u64) -> Result<Ending, BoxError> {
+    if cpu_ms > most_cpu_ms {
+        return Ok(Ending::TimeLimit);
+    }
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ok(Ending::Exited { code: u8::try_from(code).unwrap_or(u8::MAX) }),
+        (None, Some(signal)) if signal != libc::SIGKILL => {
+            Ok(Ending::Signalled { signal: u8::try_from(signal).unwrap_or(u8::MAX) })
+        }
+        // Nothing in there sends it, and the kernel only for time: the machine is out of memory, or somebody ended it.
+        (None, Some(_) | None) => {
+            Err(BoxError::Lost { status: status.to_string(), message: "it was ended from outside".to_owned() })
+        }
+    }
 }
 
 /// All that it writes, or what it was stopped for.
@@ -99,7 +107,7 @@ fn read(child: &mut Child, spec: &CellSpec<'_>, since_start: &Stopwatch) -> io::
     let Some(mut pipe) = child.stdout.take() else { return Ok((bytes, None)) };
     let mut chunk = vec![0; CHUNK];
     loop {
-        if since_start.elapsed_ms() > spec.wall_ms + OWN_MS {
+        if since_start.elapsed_ms() > spec.wall_ms || processes::cpu_ms(child.id()) > spec.cpu_ms {
             return Ok((bytes, Some(Ending::TimeLimit)));
         }
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::try_from(LOOK_MS * 1_000_000).unwrap_or(i64::MAX) };
@@ -206,6 +214,16 @@ mod tests {
         let killed = run(Path::new("/bin/sh"), &spec("-s", b"kill -KILL $$"));
         assert!(matches!(killed, Err(BoxError::Lost { .. })), "{killed:?}");
         assert!(matches!(run(Path::new("/nowhere"), &spec("", b"")), Err(BoxError::NotStarted { .. })));
+    }
+
+    #[test]
+    fn one_that_goes_on_computing_is_over_its_time_and_not_lost() {
+        let spins = CellSpec { cpu_ms: 200, ..spec("-s", b"while :; do :; done") };
+        assert_eq!(ran("/bin/sh", &spins).0, Ending::TimeLimit);
+        // The kernel's own limit, for when nobody looks: soft and hard are one, so it kills.
+        let killed = ExitStatus::from_raw(libc::SIGKILL);
+        assert_eq!(by_itself(killed, 2_001, 2_000).expect("its own doing"), Ending::TimeLimit);
+        assert!(matches!(by_itself(killed, 2_000, 2_000), Err(BoxError::Lost { .. })));
     }
 
     #[test]

@@ -29,16 +29,25 @@ pub(super) fn usage(top: u32) -> TreeUsage {
             processes.insert(pid, process);
         }
     }
-    let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
     let page_bytes = rustix::param::page_size() as u64;
     let mut usage = TreeUsage::default();
     for pid in processes.keys().filter(|pid| is_below(**pid, top, &processes)) {
         let process = &processes[pid];
         usage.processes += 1;
-        usage.cpu_ms += process.cpu_ticks * 1_000 / ticks_per_second;
+        usage.cpu_ms += ticks_as_ms(process.cpu_ticks);
         usage.memory_bytes += process.pages * page_bytes;
     }
     usage
+}
+
+/// Time on processors of one process, even of one that has ended and wasn't waited for; 0 if there is none.
+pub(super) fn cpu_ms(pid: u32) -> u64 {
+    let process = fs::read_to_string(format!("/proc/{pid}/stat")).ok().as_deref().and_then(parse);
+    process.map_or(0, |process| ticks_as_ms(process.cpu_ticks))
+}
+
+fn ticks_as_ms(ticks: u64) -> u64 {
+    ticks * 1_000 / rustix::param::clock_ticks_per_second().max(1)
 }
 
 /// Who a process's parent is.

@@ -13,6 +13,10 @@ const ESCAPED: u64 = 6;
 const AROUND_BYTES: u64 = 64 << 10;
 /// What a task takes there beside its module's memory: read, taken apart, answered.
 const COPIES: u64 = 8;
+/// What the program takes before it begins: its own data, and that of the libraries that it is linked with.
+const OWN_BYTES: u64 = 512 << 20;
+/// The longest that loading those may take, on processors and on the wall.
+const OWN_MS: u64 = 10_000;
 
 /// What came of a module, and what that used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +43,9 @@ pub fn measure(sandbox: &Sandbox, task: &Task, limits: &Limits) -> Result<Measur
     let spec = CellSpec {
         argument: ARGUMENT,
         input: &input,
-        cpu_ms: limits.cpu_ms,
-        wall_ms: limits.wall_ms,
-        memory_bytes: task.limits.memory_bytes.saturating_add(copies),
+        cpu_ms: limits.cpu_ms.saturating_add(OWN_MS),
+        wall_ms: limits.wall_ms.saturating_add(OWN_MS),
+        memory_bytes: task.limits.memory_bytes.saturating_add(copies).saturating_add(OWN_BYTES),
         output_bytes,
     };
     let ended = sandbox.compute(&spec)?;
