@@ -22,7 +22,7 @@ use seccompiler::{
 use super::outcome::{BoxOutcome, Ending, Tier, Usage};
 use super::{BoxError, processes};
 use crate::clock::Stopwatch;
-use crate::sys::{BoxChild, Resource, start_as_box};
+use crate::sys::{BoxChild, Resource, StopSignal, die_with_parent_by, start_as_box};
 
 /// Longest time between two looks at the clock.
 const LOOK_MS: u64 = 25;
@@ -63,6 +63,7 @@ pub(super) fn run(program: &Path, spec: &CellSpec<'_>) -> Result<BoxOutcome, Box
         (Resource::OpenFiles, 64),
         (Resource::Stack, 8 << 20),
     ];
+    die_with_parent_by(&mut command, StopSignal::Kill);
     start_as_box(&mut command, BoxChild { keep: Vec::new(), join: Vec::new(), limits });
     let since_start = Stopwatch::start();
     let mut child = command.spawn().map_err(failed)?;
@@ -204,6 +205,13 @@ mod tests {
         // The fourth is the folder that is listed.
         assert_eq!(ran("/bin/ls", &spec("/proc/self/fd", b"")), (WELL, "0\n1\n2\n3\n".to_owned()));
         assert_eq!(ran("/bin/sh", &spec("-s", b"pwd")), (WELL, "/\n".to_owned()));
+    }
+
+    #[test]
+    fn it_ends_with_the_thread_that_started_it() {
+        // 2 is PR_GET_PDEATHSIG.
+        let asks = "import ctypes; s = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(s)); print(s.value)";
+        assert_eq!(ran("/usr/bin/python3", &spec("-", asks.as_bytes())), (WELL, format!("{}\n", libc::SIGKILL)));
     }
 
     #[test]
