@@ -3,6 +3,7 @@
 //! `cargo bench --bench figures -- [--json] [PART-OF-A-NAME]`. A group of figures is a file here with a function in `GROUPS`.
 //! What is measured beside something else is measured in turns with it, so that a busy machine disturbs both.
 
+mod bounty;
 mod codec;
 mod judge;
 mod memory;
@@ -20,6 +21,8 @@ use l402t::train::inner::Activations;
 use report::Report;
 
 const GROUPS: &[fn(&mut Report)] = &[
+    bounty::measure,
+    bounty::ladder::measure,
     codec::measure,
     judge::measure,
     #[cfg(feature = "torch")]

@@ -60,6 +60,16 @@ impl Report {
         writeln!(std::io::stdout(), "{line}").expect("stdout is open");
     }
 
+    /// Prints a figure that was measured together with others, if it is wanted.
+    pub(crate) fn value(&mut self, name: &str, unit: &str, value: f64) {
+        self.figure(name, unit, || Some(Measured::alone(value)));
+    }
+
+    /// Is one of them asked for?
+    pub(crate) fn wants_any(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.wants(name))
+    }
+
     /// Is any part of the name asked for?
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.wanted.is_empty() || self.wanted.iter().any(|part| name.contains(part.as_str()))
