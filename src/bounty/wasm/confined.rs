@@ -6,7 +6,7 @@ use crate::bounty::sandbox::{BoxError, BoxOutcome, CellSpec, Ending, Limits, San
 /// What this program is called with in that process.
 pub const ARGUMENT: &str = "wasm-cell";
 
-/// That process's code for an end that no module can bring about.
+/// That process's code where it could not begin, or lacked what it may have: no module's doing.
 pub(super) const NOT_HERE: u8 = 71;
 /// A JSON string's longest form of a byte, and what is around all of them.
 const ESCAPED: u64 = 6;
@@ -59,7 +59,10 @@ fn believed(task: &Task, BoxOutcome { ending, stdout, .. }: BoxOutcome) -> Resul
     match ending {
         Ending::Exited { code: 0 } => {}
         Ending::Exited { code: NOT_HERE } => {
-            let message = "this machine has too little memory, or its kernel no seccomp".to_owned();
+            let message =
+                "its process could not give up its system calls, read its task, say its answer, or have the memory \
+                           that it may have"
+                    .to_owned();
             return Err(BoxError::Lost { status: format!("exit code {NOT_HERE}"), message });
         }
         Ending::Exited { .. } | Ending::Signalled { .. } | Ending::MemoryLimit | Ending::NotExecuted => {

@@ -1,7 +1,7 @@
 //! Runs a module in wasmi and counts its fuel. Owns what a module may be and how it is called; touches nothing outside.
 //!
-//! The same module, items and limits have the same outcome everywhere: no imports, no clock, NaNs with the same bits, one
-//! instance an item. What a machine lacks is an error, never an outcome.
+//! The same module, items and limits have the same outcome everywhere: no imports, no clock, NaNs with the same bits, and
+//! nothing kept from one item to the next. What this machine lacks (memory) is an error, never an outcome.
 
 use wasmi::{
     CompilationMode, Config, EnforcedLimits, Engine, Error, ExternType, Instance, Memory, Module, ResourceLimiter,
@@ -148,7 +148,10 @@ impl Call {
         let packed = called.map_err(|error| ended(&self.store, &error))?.cast_unsigned();
         let (start, length) = (packed >> 32, packed & u64::from(u32::MAX));
         if length >= output_left {
-            return fail(ModuleFailure::Output, format!("{length} more bytes of answers than there may be"));
+            return fail(
+                ModuleFailure::Output,
+                format!("an answer of {length} bytes, and all of them may have no more than {output_left} left"),
+            );
         }
         let range = usize::try_from(start).ok().zip(usize::try_from(start + length).ok());
         let found = range.and_then(|(start, end)| self.memory.data(&self.store).get(start..end));
