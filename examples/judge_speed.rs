@@ -4,6 +4,9 @@
 //! `cargo run --release --example judge_speed -- 124m 64 --gpu`
 //! (a model of 25m or 124m parameters or a config.json, then windows of 512 predicted tokens, then threads if you like)
 
+#[path = "../benches/figures/sizes.rs"]
+mod sizes;
+
 use std::io::Write;
 use std::num::NonZeroUsize;
 
@@ -13,21 +16,11 @@ use l402t::judge::{Engine, HeldOutBatch, Pool, RoundInput, judge_round, self_tes
 use l402t::model::{Checkpoint, LlamaConfig};
 use l402t::protocol::amount::{Msat, Ppm};
 use l402t::protocol::manifest::{CodecParams, JudgeParams, RewardParams};
+use sizes::{LARGE, SMALL};
 
 const WINDOW_TOKENS: u32 = 513;
 /// The fastest counts.
 const REPEATS: usize = 4;
-
-/// The config.json of a Llama with heads of 64.
-fn llama(vocabulary: u32, hidden: u32, inner: u32, layers: u32) -> Vec<u8> {
-    let heads = hidden / 64;
-    format!(
-        r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": {vocabulary},
-        "hidden_size": {hidden}, "intermediate_size": {inner}, "num_hidden_layers": {layers}, "num_attention_heads": {heads},
-        "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "tie_word_embeddings": true}}"#
-    )
-    .into_bytes()
-}
 
 fn main() -> anyhow::Result<()> {
     let mut out = std::io::stdout();
@@ -36,12 +29,14 @@ fn main() -> anyhow::Result<()> {
     let [model, windows, threads @ ..] = arguments.as_slice() else {
         bail!("a model and a number of windows expected, then a number of threads if you like, and --gpu");
     };
-    let config = match model.as_str() {
-        "25m" => llama(12_288, 512, 1_408, 6),
-        "124m" => llama(50_304, 768, 2_048, 12),
-        path => std::fs::read(path).with_context(|| path.to_owned())?,
+    let start = match [SMALL, LARGE].iter().find(|size| size.name == model) {
+        Some(size) => size.checkpoint(),
+        None => {
+            let config = std::fs::read(model).with_context(|| model.to_owned())?;
+            Checkpoint::init(LlamaConfig::from_json(&config)?, [1; 32])
+        }
     };
-    let config = LlamaConfig::from_json(&config)?;
+    let config = &start.config;
     let (windows, tokens): (u32, u32) = (windows.parse()?, WINDOW_TOKENS);
     let all = Pool::all_cores();
     let pool = match threads.first() {
@@ -53,14 +48,13 @@ fn main() -> anyhow::Result<()> {
     self_test(engine.clone())?;
     writeln!(out, "{}: self-test passed in {:.3} s", engine.describe(), watch.elapsed().as_secs_f64())?;
 
-    let start = Checkpoint::init(config.clone(), [1; 32]);
     writeln!(out, "{} parameters", start.weights.len())?;
     // A round without contributions measures one loss. Two of different sizes tell what the rest of it takes.
     let mut seconds = [0.0; 2];
     for (windows, seconds) in [windows, 5 * windows].into_iter().zip(&mut seconds) {
         let token = |at: u32| at.wrapping_mul(2_654_435_761) % config.vocab_size as u32;
         let batch = (0..windows).map(|window| (0..tokens).map(|at| token(window * tokens + at)).collect()).collect();
-        let held_out = HeldOutBatch::new(&config, batch)?;
+        let held_out = HeldOutBatch::new(config, batch)?;
         let input = RoundInput {
             start: &start,
             codec: &CodecParams { version: 2, tile: 64, k: 64, value_bits: 2 },

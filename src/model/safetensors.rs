@@ -2,6 +2,7 @@
 //!
 //! A header comes from the network or from a stranger's folder: every size is checked against what is really there.
 
+use l402t_kernels::bfloat16;
 use serde::Deserialize;
 
 use super::{ModelError, TensorSpec};
@@ -62,7 +63,7 @@ impl Dtype {
             Dtype::F32 => {
                 into.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             }
-            Dtype::Bf16 => into.extend(halves().map(|half| f32::from_bits(u32::from(half) << 16))),
+            Dtype::Bf16 => into.extend(halves().map(bfloat16::widen)),
             Dtype::F16 => into.extend(halves().map(|half| f32::from_bits(widen_f16(half)))),
         }
     }
