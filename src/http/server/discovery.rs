@@ -57,7 +57,7 @@ const BOUNTY_STEPS: &str = "\
 2. GET /v1/bounties/{bounty}/blobs/{blake3} for the manifest's `package`: workspace, scorer and public data. Improve the target
    files until the scorer says `least_claim` or better, with some room: it is measured again on data that nobody has seen. The
    payload is 32 random bytes, then the unified diff. The commitment to it has a `claim`: it fixes what you are paid, and one
-   that is not reached pays nothing.
+   that is not reached pays nothing. `l402t bounty claim` downloads the package, `l402t bounty submit` does all of the rest.
 ";
 
 /// What both have alike, below another prefix.

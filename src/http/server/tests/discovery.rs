@@ -79,6 +79,7 @@ async fn whatever_is_named_is_there() {
 async fn what_is_not_there_is_not_named() {
     let [both, training, board, neither]: [Services; 4] = every_kind().try_into().expect("four");
     assert!(guide(&both).contains("/v1/bounties") && guide(&both).contains("/v1/run"));
+    assert!(guide(&board).contains("`l402t bounty submit`") && !guide(&training).contains("l402t bounty"));
     assert!(!guide(&training).contains("/v1/bounties") && !guide(&board).contains("/v1/run"));
     assert!(paths_in(&guide(&neither)).iter().all(|path| !path.starts_with("/v1/") || *path == "/v1/openapi.json"));
     let described: Description =
