@@ -10,10 +10,8 @@ use super::super::error::{CoordinatorError, refusal};
 use super::super::judging::Bench;
 use super::super::news::RunEvent;
 use super::posting::{BountyTask, escrow_blocks};
-use super::state::PayBack;
 use crate::bounty::lint::{Level, Lint};
-use crate::ln::bolt11;
-use crate::ln::{InvoiceRequest, InvoiceStatus, LnError, PayLimits, PaymentStatus};
+use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::offload::Task;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::BountyPhase;
@@ -28,12 +26,8 @@ const LOOK_MS: u64 = 100;
 const WATCH_MS: u64 = 30_000;
 /// No round is opened with fewer blocks left until the sponsor's money may go back.
 const LAST_BLOCKS: u32 = 36;
-/// A sponsor's invoice must be payable for so long.
-const PAY_BACK_LIFE_MS: u64 = 60_000;
 /// The sponsor has fifteen minutes, and the invoices outlive them: it is the coordinator who ends the waiting.
 const ESCROW_EXPIRY_S: u32 = 1_200;
-/// Most blocks that a payment back may be locked.
-const PAY_BACK_BLOCKS: u32 = 1_008;
 
 /// What the engine keeps of an escrow between two steps.
 #[derive(Debug, Default)]
@@ -58,7 +52,7 @@ impl BountyTask {
         escrow.map(|(part, bit)| Part { bit, payment_hash: part.payment_hash, amount: part.amount_msat }).collect()
     }
 
-    fn sum(&self, mask: u32) -> Msat {
+    pub(super) fn sum(&self, mask: u32) -> Msat {
         let parts = self.parts().into_iter().filter(|part| mask >> part.bit & 1 == 1);
         // Parts of one budget.
         Msat::checked_sum(parts.map(|part| part.amount)).unwrap_or(Msat::MAX_MONEY)
@@ -180,36 +174,6 @@ impl Shared {
             }
         }
         Ok(look)
-    }
-
-    /// Pays back what the sponsor asked for, once.
-    async fn pay_back(&self, pay_back: PayBack) -> Result<(), CoordinatorError> {
-        match self.ln.payment(pay_back.payment_hash).await? {
-            PaymentStatus::NotFound => {
-                let limits = PayLimits { max_fee: pay_back.max_fee_msat, max_cltv_blocks: PAY_BACK_BLOCKS };
-                match self.ln.pay(&pay_back.invoice, limits).await {
-                    Ok(_) => Ok(()),
-                    // It was never tried and never will be, such as one that has expired: another invoice is needed.
-                    Err(error @ (LnError::Refused(_) | LnError::BadInvoice(_)))
-                        if self.ln.payment(pay_back.payment_hash).await? == PaymentStatus::NotFound =>
-                    {
-                        self.give_pay_back_up(&pay_back, &error.to_string()).await
-                    }
-                    Err(error) => {
-                        tracing::warn!(payment = %pay_back.payment_hash, %error, "the sponsor could not be paid back yet");
-                        Ok(())
-                    }
-                }
-            }
-            PaymentStatus::InFlight | PaymentStatus::Unknown => Ok(()),
-            PaymentStatus::Succeeded { fee, .. } => self.with(move |core| core.note_paid_back(&pay_back, fee)).await,
-            PaymentStatus::Failed { reason, .. } => self.give_pay_back_up(&pay_back, &reason).await,
-        }
-    }
-
-    async fn give_pay_back_up(&self, pay_back: &PayBack, reason: &str) -> Result<(), CoordinatorError> {
-        tracing::warn!(payment = %pay_back.payment_hash, reason, "the sponsor was not paid back: another invoice is needed");
-        self.with(|core| core.change_escrow("pay_back_failed", |escrow| escrow.pay_back = None, |_, _| Ok(()))).await
     }
 }
 
@@ -424,70 +388,5 @@ impl Core {
 
     fn note_lost(&mut self, part: Part) -> Result<(), CoordinatorError> {
         self.change_escrow("escrow_lost", |escrow| escrow.lost |= 1 << part.bit, |_, _| Ok(()))
-    }
-
-    /// Taken of the escrow, and paid to nobody.
-    pub(super) fn surplus(&self) -> Result<Msat, CoordinatorError> {
-        let task = self.run.bounty().ok_or(CoordinatorError::Panicked)?;
-        let state = self.bounty_state()?;
-        let rewards = state.escrow.claimed_msat.unwrap_or(state.book.paid());
-        let paid = rewards.checked_add(state.escrow.paid_back_msat).unwrap_or(Msat::MAX_MONEY);
-        Ok(task.sum(state.escrow.taken).checked_sub(paid).unwrap_or(Msat::ZERO))
-    }
-
-    /// Takes the sponsor's invoice for the surplus.
-    pub(super) fn take_pay_back(&mut self, invoice: &str, network: bolt11::Network) -> Result<(), CoordinatorError> {
-        let escrow = &self.bounty_state()?.escrow;
-        if escrow.pay_back.as_ref().is_some_and(|pay_back| pay_back.invoice == invoice) {
-            return Ok(());
-        }
-        let surplus = self.surplus()?;
-        if escrow.phase != BountyPhase::Closed || surplus == Msat::ZERO {
-            return Err(
-                refusal(409, "no_surplus", "there is nothing to pay back now", "Wait until it is closed").into()
-            );
-        }
-        if escrow.pay_back.is_some() {
-            let fix = "Wait until that one has been paid, or has failed";
-            return Err(refusal(409, "pay_back_under_way", "another invoice is being paid", fix).into());
-        }
-        let fix = "Send a BOLT 11 invoice for the surplus, or less where the way to it costs, with an hour to pay it";
-        let bad = |what: String| refusal(422, "bad_invoice", what, fix);
-        let parsed = bolt11::parse(invoice, network).map_err(|error| bad(error.to_string()))?;
-        // What the way costs is the sponsor's, too.
-        let max_fee_msat = surplus
-            .checked_sub(parsed.amount)
-            .filter(|_| parsed.amount > Msat::ZERO)
-            .ok_or_else(|| bad(format!("it asks for {}, the surplus is {surplus}", parsed.amount)))?;
-        if parsed.is_expired(self.clock.now().plus_ms(PAY_BACK_LIFE_MS)) {
-            return Err(bad("it expires too soon".to_owned()).into());
-        }
-        let pay_back = PayBack {
-            invoice: invoice.to_owned(),
-            payment_hash: parsed.payment_hash,
-            amount_msat: parsed.amount,
-            max_fee_msat,
-        };
-        self.change_escrow("paying_back", |escrow| escrow.pay_back = Some(pay_back), |_, _| Ok(()))
-    }
-
-    fn note_paid_back(&mut self, paid: &PayBack, fee: Msat) -> Result<(), CoordinatorError> {
-        let amount = paid.amount_msat;
-        let round = RoundNumber(0);
-        self.change_escrow(
-            "paid_back",
-            |escrow| {
-                escrow.pay_back = None;
-                let spent = amount.checked_add(fee).unwrap_or(amount);
-                escrow.paid_back_msat = escrow.paid_back_msat.checked_add(spent).unwrap_or(Msat::MAX_MONEY);
-            },
-            |t, event| {
-                ledger::post(t, event, round, (Account::Wallet, Account::Escrow), amount)?;
-                if fee > Msat::ZERO {
-                    ledger::post(t, event, round, (Account::Wallet, Account::Routing), fee)?;
-                }
-                Ok(())
-            },
-        )
     }
 }

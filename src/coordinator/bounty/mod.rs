@@ -8,6 +8,7 @@ pub mod board;
 mod closing;
 mod escrow;
 mod judging;
+mod pay_back;
 mod posting;
 mod service;
 mod state;

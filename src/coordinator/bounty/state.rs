@@ -43,6 +43,8 @@ pub(super) struct Escrow {
     pub(super) claimed_msat: Option<Msat>,
     /// What is paid back to the sponsor.
     pub(super) pay_back: Option<PayBack>,
+    /// Payments back that were made: asked for again, they are known.
+    pub(super) paid_back: Vec<PaymentHash>,
     /// Paid back in full.
     pub(super) paid_back_msat: Msat,
 }
@@ -69,6 +71,7 @@ impl Escrow {
             lost: 0,
             claimed_msat: None,
             pay_back: None,
+            paid_back: Vec::new(),
             paid_back_msat: Msat::ZERO,
         }
     }

@@ -13,7 +13,7 @@ pub use gate::{
     ChallengeRow, ChallengeState, PeerRow, challenge_by_token, challenge_for, count_channel_opens, count_peers,
     insert_challenge, mark_channel_opened, open_challenges, peer, promised_seats, save_peer, set_challenge_state,
 };
-pub use payments::{PaymentRow, insert_payment, outbox, outbox_add, outbox_remove, payment};
+pub use payments::{PaymentRow, has_payment, insert_payment, outbox, outbox_add, outbox_remove, payment};
 pub use rounds::{
     ContributionRow, RoundRow, contribution, contributions, count_closed, evaluation, insert_contribution,
     insert_round, is_published, last_round, newest_rounds, publish, round, round_of, rounds, save_state,

@@ -57,6 +57,12 @@ pub fn payment(db: &Connection, id: &ContributionId, tranche: u32) -> Result<Opt
     Ok(db.query_row(&query, params![id.as_bytes(), tranche], read).optional()?)
 }
 
+/// Is this the payment hash of any tranche's invoice?
+pub fn has_payment(db: &Connection, hash: &PaymentHash) -> Result<bool, StoreError> {
+    let query = "SELECT count(*) > 0 FROM payments WHERE payment_hash = ?1";
+    Ok(db.query_row(query, [hash.as_bytes()], |row| row.get(0))?)
+}
+
 /// Puts a tranche's payment into the outbox.
 pub fn outbox_add(db: &Connection, id: &ContributionId, tranche: u32) -> Result<(), StoreError> {
     db.execute(
