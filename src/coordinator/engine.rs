@@ -299,11 +299,12 @@ impl Coordinator {
     /// Does what there is to do now.
     pub async fn step(&mut self) -> Result<(), CoordinatorError> {
         self.shared.look_at_chain().await?;
-        self.fund().await?;
         self.open_round().await?;
         self.shared.watch_fees().await?;
         self.tick().await?;
         self.shared.move_payments().await?;
+        // What it waits for must not keep an agent's reward waiting.
+        self.fund().await?;
         self.judge().await?;
         self.open_round().await
     }
@@ -472,7 +473,11 @@ impl Coordinator {
         let decided = answer.map_err(|problem| CoordinatorError::Judge { round: round.0, problem })?;
         let (request, judgement) = match decided {
             Decided::Training(request, judgement) => (request, judgement),
-            Decided::Bounty(request, judged) => return self.judged_submissions(round, *request, *judged).await,
+            Decided::Bounty(request, judged) => {
+                let again = self.judged_submissions(round, request, judged).await?;
+                self.judging = again.map(|decided| Judging { round, task: Task::Done(Ok(decided)) });
+                return Ok(());
+            }
         };
         let training = self.shared.run.training().ok_or(CoordinatorError::Panicked)?;
         let predicted_tokens = status::predicted_tokens(&training.manifest.body);

@@ -18,7 +18,7 @@ use l402t::bounty::replay::{Difference, Published, Replayed, replay};
 use l402t::bounty::tree::{File, Tree};
 use l402t::clock::{Clock, ManualClock};
 use l402t::coordinator::bounty::{BoardSurroundings, open, start};
-use l402t::coordinator::{Coordinator, Options, SystemEntropy};
+use l402t::coordinator::{Coordinator, Options, RunEvent, SystemEntropy};
 use l402t::ln::simulated::{Faults, Network};
 use l402t::ln::{InvoiceRequest, Lightning, PayLimits, PaymentStatus};
 use l402t::protocol::amount::Msat;
@@ -407,6 +407,21 @@ async fn a_bounty_pays_for_improvements_and_its_sponsor_gets_the_rest_back_to_th
     assert_eq!(kinder(&|closing| closing.transcripts.swap(0, 1)), "rounds[0]");
     assert_eq!(kinder(&|closing| closing.transcripts.truncate(4)), "closing.evaluations");
     assert_eq!(world.replay(&key("mallory").sign(closing.body.clone())).expect_err("forged").field, "closing");
+}
+
+#[tokio::test]
+async fn a_claim_of_the_sponsors_money_that_takes_long_fails_no_step_and_has_nothing_evaluated_again() {
+    let (world, fuse) = (World::new(), Fuse::never());
+    let mut coordinator = world.coordinator(&fuse).await.expect("taken on");
+    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
+    let mut events = coordinator.events();
+    fuse.make_claims_late(25);
+    assert_eq!(world.submit(&mut coordinator, "alice", 1_100, "1350").await, reached(5_000));
+    let events = std::iter::from_fn(|| events.try_recv().ok());
+    assert_eq!(events.filter(|event| matches!(event, RunEvent::RoundJudging { .. })).count(), 1);
+    let paid_back = |view: &BountyView| view.phase == BountyPhase::Closed && view.surplus_msat == Msat::ZERO;
+    world.play(&mut coordinator, &mut [], true, paid_back).await;
+    assert_eq!(world.gained("sponsor"), -5_000_000);
 }
 
 #[tokio::test]

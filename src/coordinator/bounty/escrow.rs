@@ -6,7 +6,7 @@
 
 use super::super::core::Core;
 use super::super::engine::{Coordinator, Shared};
-use super::super::error::{CoordinatorError, refusal};
+use super::super::error::CoordinatorError;
 use super::super::judging::Bench;
 use super::super::news::RunEvent;
 use super::posting::{BountyTask, escrow_blocks};
@@ -19,9 +19,9 @@ use crate::protocol::ids::{PaymentHash, Preimage, RoundNumber};
 use crate::protocol::round::Account;
 use crate::store::ledger;
 
-/// How often a claimed tranche is looked at before the rest is left for the next step.
-const LOOKS: u32 = 50;
-const LOOK_MS: u64 = 100;
+/// How often a claimed tranche is looked at before the rest is left for the next step: other rewards wait meanwhile.
+const LOOKS: u32 = 20;
+const LOOK_MS: u64 = 50;
 /// The escrow is looked at so often while nothing is taken of it: it may end by itself.
 const WATCH_MS: u64 = 30_000;
 /// No round is opened with fewer blocks left until the sponsor's money may go back.
@@ -102,25 +102,26 @@ impl Shared {
         Ok(invoices)
     }
 
-    /// Takes as much of the escrow as all rewards so far need. False if there is not so much: what is missing went back to the
-    /// sponsor. Must be true before a preimage of the last of these rewards is revealed.
-    pub(super) async fn cover(&self, rewards: Msat) -> Result<bool, CoordinatorError> {
+    /// Takes as much of the escrow as all rewards so far need. What could not be taken yet is taken by asking again.
+    pub(super) async fn cover(&self, rewards: Msat) -> Result<Covered, CoordinatorError> {
         loop {
             let plan = self.with(move |core| core.plan_taking(rewards)).await?;
-            let Some(plan) = plan else { return Ok(false) };
+            let Some(plan) = plan else { return Ok(Covered::Never) };
             let mut lost = false;
             for (part, preimage) in plan {
-                match self.take(part, preimage).await? {
-                    Taken::Yes => {}
-                    Taken::Lost => lost = true,
-                    Taken::NotYet => {
-                        let message = format!("tranche {} of the escrow is being claimed", part.bit);
-                        return Err(refusal(503, "escrow_settling", message, "Try again").into());
+                match self.take(part, preimage).await {
+                    Ok(Taken::Yes) => {}
+                    Ok(Taken::Lost) => lost = true,
+                    Ok(Taken::NotYet) => return Ok(Covered::NotYet),
+                    Err(CoordinatorError::Lightning(error)) => {
+                        tracing::warn!(%error, tranche = part.bit, "the sponsor's money could not be taken yet");
+                        return Ok(Covered::NotYet);
                     }
+                    Err(error) => return Err(error),
                 }
             }
             if !lost {
-                return Ok(true);
+                return Ok(Covered::Yes);
             }
         }
     }
@@ -175,6 +176,17 @@ impl Shared {
         }
         Ok(look)
     }
+}
+
+/// Is the sponsor's money for all rewards so far here?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Covered {
+    /// Yes: the preimages of these rewards may be revealed.
+    Yes,
+    /// It is on its way.
+    NotYet,
+    /// What is missing went back to the sponsor.
+    Never,
 }
 
 /// What became of a part that is being taken.
@@ -299,8 +311,10 @@ impl Coordinator {
             self.funding.not_before_ms = now_ms + WATCH_MS;
             // What was being taken when the coordinator died is taken now: its preimage may be out.
             let paid = self.shared.with(|core| Ok(core.bounty_state()?.book.paid())).await?;
-            if !self.shared.cover(paid).await? {
-                tracing::error!("the sponsor's money does not cover what was paid");
+            match self.shared.cover(paid).await? {
+                Covered::Yes => {}
+                Covered::NotYet => return Ok(()),
+                Covered::Never => tracing::error!("the sponsor's money does not cover what was paid"),
             }
             let taking = self.shared.with(|core| Ok(core.bounty_state()?.escrow.taking)).await?;
             self.shared.cancel_rest(taking).await?;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::engine::Coordinator;
 use super::super::error::CoordinatorError;
+use super::super::judging::{Bench, Decided};
 use super::super::news::RunEvent;
 use super::super::status;
+use super::escrow::Covered;
 use super::posting::BountyTask;
 use crate::bounty::data::Exam;
 use crate::bounty::judge::{Evaluate, Judged, Submission, Submitted, judge};
@@ -52,49 +54,25 @@ impl BountyRequest {
     }
 }
 
-/// Evaluates nothing: for rounds in which nothing can be paid.
-#[derive(Debug)]
-struct Nobody;
-
-impl Evaluate for Nobody {
-    fn evaluate(
-        &self,
-        _: &Bounty,
-        _: &crate::bounty::tree::Tree,
-        _: &Exam,
-    ) -> Result<crate::bounty::evaluate::Evaluation, crate::bounty::evaluate::EvaluateError> {
-        Err(std::io::Error::other("nothing is evaluated without an escrow").into())
-    }
-
-    fn lint(
-        &self,
-        _: &Bounty,
-        _: &Exam,
-        _: crate::protocol::ids::UnixMs,
-    ) -> Result<crate::bounty::lint::Lint, crate::bounty::evaluate::EvaluateError> {
-        Err(std::io::Error::other("nothing is evaluated without an escrow").into())
-    }
-
-    fn tier(&self) -> String {
-        "none".to_owned()
-    }
-}
-
 impl Coordinator {
-    /// Takes the sponsor's money for what was earned, and then makes the verdicts final.
+    /// Takes the sponsor's money for what was earned, and then makes the verdicts final. What was decided comes back while that
+    /// money is on its way: to be brought again, since it took long to find out.
     pub(in super::super) async fn judged_submissions(
         &mut self,
         round: RoundNumber,
-        request: BountyRequest,
-        judged: Judged,
-    ) -> Result<(), CoordinatorError> {
-        let judged = if self.shared.cover(judged.book.paid()).await? {
-            judged
-        } else {
-            tracing::error!(%round, "the sponsor's money is gone: nothing of this round is paid");
-            self.shared.with(|core| core.stop_taking("the sponsor's money is gone")).await?;
-            let problem = |problem| CoordinatorError::Judge { round: round.0, problem };
-            request.unfunded().judge(&Nobody).map_err(problem)?
+        request: Box<BountyRequest>,
+        judged: Box<Judged>,
+    ) -> Result<Option<Decided>, CoordinatorError> {
+        let judged = match self.shared.cover(judged.book.paid()).await? {
+            Covered::Yes => *judged,
+            Covered::NotYet => return Ok(Some(Decided::Bounty(request, judged))),
+            Covered::Never => {
+                tracing::error!(%round, "the sponsor's money is gone: nothing of this round is paid");
+                self.shared.with(|core| core.stop_taking("the sponsor's money is gone")).await?;
+                let Bench::Bounty(evaluator) = &self.bench else { return Err(CoordinatorError::Panicked) };
+                let problem = |problem| CoordinatorError::Judge { round: round.0, problem };
+                request.unfunded().judge(&**evaluator).map_err(problem)?
+            }
         };
         let closed = move |core: &mut Core| {
             if !core.close_submissions(round, &request, judged)? {
@@ -110,7 +88,7 @@ impl Coordinator {
             });
             Ok(())
         };
-        self.shared.with(closed).await
+        self.shared.with(closed).await.map(|()| None)
     }
 }
 
