@@ -468,6 +468,21 @@ async fn a_bounty_whose_budget_is_not_locked_in_time_never_opens_and_locks_nothi
 }
 
 #[tokio::test]
+async fn no_submission_is_taken_that_could_still_be_evaluated_when_the_sponsors_money_goes_back() {
+    let world = World::new();
+    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
+    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Checking).await;
+    // Locked for the 16 hours until the deadline and 180 blocks more: 96 and 180.
+    world.network.mine(96 + 180 - 90);
+    // The coordinator looks at the chain once a second.
+    tokio::time::sleep(std::time::Duration::from_millis(1_050)).await;
+    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Closed).await;
+    let view = coordinator.bounty_handle().bounty().await.expect("a view");
+    assert_eq!((view.submissions, view.why.as_deref()), (0, Some("the sponsor's money goes back")));
+    assert_eq!(world.gained("sponsor"), 0);
+}
+
+#[tokio::test]
 async fn a_baseline_that_is_not_what_was_posted_sends_the_budget_back() {
     let mut world = World::new();
     world.request = World::request(&world.bounty, score(900));
@@ -557,7 +572,7 @@ async fn the_same_request_for_a_pay_back_is_paid_and_booked_once_however_often_i
     let record = Signed::<BountyTranscript>::from_bytes(&handle.transcript(RoundNumber(0)).await.expect("closed"));
     let terms = record.expect("canonical").body.contributions[0].terms.body.clone();
     for hash in [manifest.body.escrow[0].payment_hash, terms.tranches[1].payment_hash] {
-        let invoice = world.network.node("other").create_hold_invoice(hash, &request, 40).await.expect("made");
+        let invoice = world.network.node("other").create_hold_invoice(hash, &request, 144).await.expect("made");
         let refused = handle.sponsor(ask(SponsorAsk::PayBack { invoice })).await.expect_err("refused");
         assert_eq!(refused.error.code, "bad_invoice");
     }

@@ -9,7 +9,7 @@ use super::super::engine::{Coordinator, Shared};
 use super::super::error::CoordinatorError;
 use super::super::judging::Bench;
 use super::super::news::RunEvent;
-use super::posting::{BountyTask, escrow_blocks};
+use super::posting::{BountyTask, LAST_BLOCKS, escrow_blocks};
 use crate::bounty::lint::{Level, Lint};
 use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::offload::Task;
@@ -24,8 +24,6 @@ const LOOKS: u32 = 20;
 const LOOK_MS: u64 = 50;
 /// The escrow is looked at so often while nothing is taken of it: it may end by itself.
 const WATCH_MS: u64 = 30_000;
-/// No round is opened with fewer blocks left until the sponsor's money may go back.
-const LAST_BLOCKS: u32 = 36;
 /// The sponsor has fifteen minutes, and the invoices outlive them: it is the coordinator who ends the waiting.
 const ESCROW_EXPIRY_S: u32 = 1_200;
 

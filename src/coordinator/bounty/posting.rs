@@ -44,7 +44,11 @@ const ESCROW_TRANCHES: u64 = 16;
 /// A block takes ten minutes; more of them may come.
 const BLOCK_MS: u64 = 600_000;
 /// What the sponsor's money stays locked for beyond the deadline, in blocks: a day, and what rounds and payers need.
-const ESCROW_MARGIN_BLOCKS: u64 = 180;
+const ESCROW_MARGIN_BLOCKS: u32 = 180;
+/// A bounty closes once fewer blocks are left until the sponsor's money may go back: twice what evaluating a round may take,
+/// since blocks may come faster, and the money is claimed after it.
+pub(super) const LAST_BLOCKS: u32 = (2 * EVALUATION_MS / BLOCK_MS) as u32;
+const _: () = assert!(LAST_BLOCKS < ESCROW_MARGIN_BLOCKS, "a round just before the deadline is covered");
 /// For how long an agent's reward may be locked, in blocks.
 const HOLD_BLOCKS: u32 = 144;
 
@@ -92,7 +96,7 @@ impl BountyTask {
 
 /// How long the sponsor's money must stay locked, in blocks; `None` where no node would do that.
 pub(super) fn escrow_blocks(now: UnixMs, deadline: UnixMs) -> Option<u32> {
-    let blocks = deadline.0.saturating_sub(now.0).div_ceil(BLOCK_MS) + ESCROW_MARGIN_BLOCKS;
+    let blocks = deadline.0.saturating_sub(now.0).div_ceil(BLOCK_MS) + u64::from(ESCROW_MARGIN_BLOCKS);
     u32::try_from(blocks).ok().filter(|blocks| *blocks <= MAX_HOLD_CLTV_BLOCKS)
 }
 
@@ -258,7 +262,7 @@ fn check_statement(signed: &Signed<Posting>, key: &IdentityKey, now: UnixMs) -> 
         return Err(bad("deadline", "the deadline is over", "Set a later submissions.deadline"));
     }
     if escrow_blocks(now, posting.rules.deadline_ms).is_none() {
-        let most = (u64::from(MAX_HOLD_CLTV_BLOCKS) - ESCROW_MARGIN_BLOCKS) * BLOCK_MS / 3_600_000;
+        let most = u64::from(MAX_HOLD_CLTV_BLOCKS - ESCROW_MARGIN_BLOCKS) * BLOCK_MS / 3_600_000;
         let message = format!("the deadline is more than {most} hours away, and no node locks a budget for so long");
         return Err(bad("deadline", message, "Set an earlier submissions.deadline, and post it again after that"));
     }
