@@ -13,7 +13,6 @@ use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::protocol::api::Phase;
 use crate::protocol::ids::{ContributionId, PaymentHash, PeerId, RoundNumber, UnixMs};
 use crate::protocol::l402::{Grant, Identifier, TokenId, mint};
-use crate::protocol::round::{Round, RoundRules};
 use crate::protocol::sign::Signed;
 use crate::protocol::statements::Commitment;
 use crate::store::StoreError;
@@ -211,11 +210,19 @@ impl Core {
 
     /// The commit deadline, if the round has a seat for one more challenge.
     fn seat_for(&self, round: RoundNumber, peer: &PeerId) -> Result<UnixMs, CoordinatorError> {
-        let rules = &self.run.rules;
+        let seats = self.seats();
         match self.promised.as_ref().filter(|known| known.round == round) {
-            Some(known) => Ok(admit(known, self.open_round(), rules, round, peer)?),
-            None => Ok(admit(&Promised::load(self.db.read(), round)?, self.open_round(), rules, round, peer)?),
+            Some(known) => Ok(admit(known, seats, round, peer)?),
+            None => Ok(admit(&Promised::load(self.db.read(), round)?, seats, round, peer)?),
         }
+    }
+
+    /// The seats of the round that takes commitments, if one does.
+    fn seats(&self) -> Option<Seats> {
+        let open = self.open_round().filter(|open| open.phase == Phase::Committing)?;
+        let unsold = self.run.rules.max_contributions.saturating_sub(open.tickets());
+        let left = self.bounty.as_ref().map_or(unsold, |bounty| unsold.min(bounty.book.submissions_left()));
+        Some(Seats { round: open.number, left, commit_deadline_ms: open.commit_deadline_ms })
     }
 
     /// Keeps new challenges in one transaction, and tells each of those who wait what became of its own.
@@ -245,10 +252,9 @@ impl Core {
         };
         let mut promised = self.take_promised(round)?;
         let now = self.clock.now();
-        let open = self.rounds.get(&round);
-        let rules = &self.run.rules;
+        let seats = self.seats();
         let answers = self.db.write(|t| {
-            rows.into_iter().map(|row| keep_one(t, &mut promised, open, rules, now, row)).collect::<Result<Vec<_>, _>>()
+            rows.into_iter().map(|row| keep_one(t, &mut promised, seats, now, row)).collect::<Result<Vec<_>, _>>()
         })?;
         self.promised = Some(promised);
         Ok(answers)
@@ -271,12 +277,20 @@ impl Core {
     }
 }
 
+/// The seats of a round that takes commitments.
+#[derive(Clone, Copy, Debug)]
+struct Seats {
+    round: RoundNumber,
+    /// Not sold yet: as many more as the round takes, and a bounty's cap allows.
+    left: u32,
+    commit_deadline_ms: UnixMs,
+}
+
 /// Writes a new challenge, unless there is one or the round has no seat for it. What was written before it counts.
 fn keep_one(
     t: &Connection,
     promised: &mut Promised,
-    open: Option<&Round>,
-    rules: &RoundRules,
+    seats: Option<Seats>,
     now: UnixMs,
     row: ChallengeRow,
 ) -> Result<Result<ChallengeRow, Refusal>, StoreError> {
@@ -284,7 +298,7 @@ fn keep_one(
     if let Some(other) = other {
         return Ok(Ok(other));
     }
-    if let Err(refused) = admit(promised, open, rules, row.round, &row.peer) {
+    if let Err(refused) = admit(promised, seats, row.round, &row.peer) {
         return Ok(Err(refused));
     }
     tables::insert_challenge(t, &row)?;
@@ -293,25 +307,17 @@ fn keep_one(
 }
 
 /// The commit deadline, if the round has a seat for one more challenge.
-fn admit(
-    promised: &Promised,
-    open: Option<&Round>,
-    rules: &RoundRules,
-    round: RoundNumber,
-    peer: &PeerId,
-) -> Result<UnixMs, Refusal> {
-    let open = open.filter(|open| open.number == round && open.phase == Phase::Committing);
-    let open = open.ok_or_else(|| closed(round))?;
-    let most = rules.max_contributions;
-    if open.tickets() as usize + promised.seats.len() >= most as usize {
-        let message = format!("all {most} tickets of round {round} are sold or being paid for");
+fn admit(promised: &Promised, seats: Option<Seats>, round: RoundNumber, peer: &PeerId) -> Result<UnixMs, Refusal> {
+    let seats = seats.filter(|seats| seats.round == round).ok_or_else(|| closed(round))?;
+    if promised.seats.len() >= seats.left as usize {
+        let message = format!("every ticket that round {round} has left is being paid for, if it has any");
         return Err(refusal(409, "round_full", message, "Try again in two minutes, or wait for the next round"));
     }
     if promised.of(peer) >= MAX_CHALLENGES_PER_PEER {
         let message = format!("{MAX_CHALLENGES_PER_PEER} commitments of this peer wait for their fee already");
         return Err(refusal(429, "too_many_challenges", message, "Pay one of them, or wait two minutes"));
     }
-    Ok(open.commit_deadline_ms)
+    Ok(seats.commit_deadline_ms)
 }
 
 fn closed(round: RoundNumber) -> Refusal {

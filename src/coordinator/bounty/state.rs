@@ -96,7 +96,7 @@ pub(in super::super) enum Takes {
 /// Where a bounty stands.
 #[derive(Clone, Debug)]
 pub(in super::super) struct BountyState {
-    pub(super) book: Book,
+    pub(in super::super) book: Book,
     pub(super) escrow: Escrow,
     deadline_ms: UnixMs,
     cap: u32,

@@ -118,6 +118,12 @@ impl Book {
         &self.entries
     }
 
+    /// How many more submissions the cap allows.
+    pub fn submissions_left(&self) -> u32 {
+        let taken = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        self.rules.submission_cap.saturating_sub(taken)
+    }
+
     /// What must be claimed at least; `None` where nothing is left.
     pub fn least_claim(&self) -> Option<Score> {
         let left = self.scale.payout(self.rules.budget_msat, self.rules.target, self.best);
