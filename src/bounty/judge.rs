@@ -10,7 +10,7 @@ use super::diff;
 use super::evaluate::{EvaluateError, Evaluation, Evaluator};
 use super::lint::{self, Lint};
 use super::load::Bounty;
-use super::sandbox::Sandbox;
+use super::sandbox::{Sandbox, Tier};
 use super::tree::Tree;
 use crate::protocol::bounty::book::{Book, Finding, OutOfOrder};
 use crate::protocol::bounty::payload;
@@ -28,7 +28,7 @@ pub trait Evaluate: Send + Sync + fmt::Debug {
     fn lint(&self, bounty: &Bounty, exam: &Exam, now: UnixMs) -> Result<Lint, EvaluateError>;
 
     /// How strong the boxes are.
-    fn tier(&self) -> String;
+    fn tier(&self) -> Tier;
 }
 
 /// Evaluates in this machine's sandbox.
@@ -58,8 +58,8 @@ impl Evaluate for BoxedEvaluator {
         lint::lint(bounty, exam, &self.evaluator(bounty), now)
     }
 
-    fn tier(&self) -> String {
-        self.sandbox.tier().to_string()
+    fn tier(&self) -> Tier {
+        self.sandbox.tier()
     }
 }
 
@@ -98,12 +98,12 @@ pub struct Judged {
     pub evaluations: Vec<EvaluationRecord>,
 }
 
-/// Judges a round's submissions, which are the open ones of the book.
+/// Judges a round's submissions, which are the open ones of the book. The records name the boxes as `tier`.
 pub fn judge(
     book: &Book,
     (bounty, exam): (&Bounty, &Exam),
     submissions: &[Submission],
-    evaluator: &dyn Evaluate,
+    (evaluator, tier): (&dyn Evaluate, &str),
 ) -> Result<Judged, JudgeError> {
     let mut judged = Judged { book: book.clone(), verdicts: Vec::new(), evaluations: Vec::new() };
     for submission in submissions {
@@ -122,7 +122,7 @@ pub fn judge(
                 };
                 let (contribution, seal) = (submission.contribution, submission.seal);
                 let fuel_meter = bounty.manifest.run.fuel_meter().map(str::to_owned);
-                Some(EvaluationRecord { contribution, seal, score, tree, tier: evaluator.tier(), fuel_meter })
+                Some(EvaluationRecord { contribution, seal, score, tree, tier: tier.to_owned(), fuel_meter })
             }
             Submitted::Nothing | Submitted::LockLost | Submitted::Unfunded => None,
         };

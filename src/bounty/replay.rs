@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::data::{Exam, Part};
-use super::evaluate::{EvaluateError, Evaluation};
+use super::evaluate::EvaluateError;
 use super::judge::{Evaluate, JudgeError, Submission, Submitted, judge};
 use super::lint::{Level, Lint};
 use super::load::{Bounty, Extent};
 use super::package;
-use super::tree::Tree;
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::book::Book;
 use crate::protocol::bounty::statements::{
@@ -257,11 +256,11 @@ impl Audit<'_> {
             (true, Outcome::Rejected { reason: Rejection::EscrowLost }) => Submitted::Unfunded,
             (true, _) => Submitted::Payload(self.blob(field, &record.commitment.body.payload)?),
         };
-        let (seal, tier) = sealed
-            .map_or((Blake3Hash::from_bytes([0; 32]), String::new()), |sealed| (sealed.seal, sealed.tier.clone()));
+        // Whose boxes, and how strong, is the record's own word.
+        let (seal, tier) =
+            sealed.map_or((Blake3Hash::from_bytes([0; 32]), ""), |sealed| (sealed.seal, sealed.tier.as_str()));
         let submission = Submission { contribution: said.contribution, submitted, seal };
-        let evaluator = AsRecorded { evaluator: self.evaluator, tier };
-        let judged = match judge(book, (bounty, exam), &[submission], &evaluator) {
+        let judged = match judge(book, (bounty, exam), &[submission], (self.evaluator, tier)) {
             Ok(judged) => judged,
             Err(JudgeError::Evaluate(error)) => return Err(ReplayError::from(error).into()),
             Err(JudgeError::OutOfOrder(error)) => return differ(field, error.to_string()),
@@ -342,25 +341,4 @@ fn check_record(
         return differ(format!("{field}.receipt"), "its preimages are not those of the tranches that the verdict pays");
     }
     Ok(())
-}
-
-/// Evaluates here, and names the boxes as those of the record that is checked.
-#[derive(Debug)]
-struct AsRecorded<'a> {
-    evaluator: &'a dyn Evaluate,
-    tier: String,
-}
-
-impl Evaluate for AsRecorded<'_> {
-    fn evaluate(&self, bounty: &Bounty, tree: &Tree, exam: &Exam) -> Result<Evaluation, EvaluateError> {
-        self.evaluator.evaluate(bounty, tree, exam)
-    }
-
-    fn lint(&self, bounty: &Bounty, exam: &Exam, now: UnixMs) -> Result<Lint, EvaluateError> {
-        self.evaluator.lint(bounty, exam, now)
-    }
-
-    fn tier(&self) -> String {
-        self.tier.clone()
-    }
 }

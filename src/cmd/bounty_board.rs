@@ -64,7 +64,6 @@ pub(super) async fn open(
         clock: Arc::new(SystemClock),
         observer: Arc::new(Unwatched),
         entropy: Arc::new(SystemEntropy),
-        channel_gate: Arc::default(),
     };
     let settings = BoardSettings { folder, most_bounties: config.most, least_budget, options: without_gifts(options) };
     Ok(Bounties { board: Board::open(settings, around).await?, coordinator, _scratch: scratch })

@@ -92,7 +92,7 @@ pub async fn run(args: CoordinateArgs, context: Context) -> Result<Answer, Failu
     let channels = config.coordinator.channels;
     let mut node = Node::of_coordinator(&context, &data, channels.max_channels, channels.capacity_sat).await?;
     let (regtest_rpc, gate) = (node.regtest_rpc.clone(), config.coordinator.gate);
-    let options = Options { channels, max_rounds: args.rounds, regtest_rpc, gate };
+    let options = Options { channels, max_rounds: args.rounds, regtest_rpc, gate, ..Options::default() };
     let opened = open(training, with_bounties, &node, options, &data, &context).await;
     let ended = match opened {
         Ok(work) => serve(work, &mut node, (listen, settings), &data, &context).await,

@@ -56,6 +56,8 @@ pub struct Options {
     pub regtest_rpc: Option<String>,
     /// Who takes the fee.
     pub gate: Gate,
+    /// Held while it is decided whether to open a channel, so that no peer gets two: the same for all who share a node.
+    pub channel_gate: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What a coordinator is put into.
@@ -82,8 +84,6 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: Options,
     pub(super) network: Network,
-    /// Held while it is decided whether to open a channel, so that no peer gets two.
-    pub(super) channel_gate: Arc<tokio::sync::Mutex<()>>,
     /// Challenges that wait for the next commit.
     pub(super) arriving: Arc<Arriving>,
     /// Has anybody asked for the run since the last round opened?
@@ -221,7 +221,7 @@ impl Coordinator {
             Core::new(data, Arc::new(run), time, &path)
         };
         let core = offload::run(open).await.unwrap_or(Err(CoordinatorError::Panicked))?;
-        Self::assemble(core, options, ln, clock, Bench::Training(judge), Arc::default()).await
+        Self::assemble(core, options, ln, clock, Bench::Training(judge)).await
     }
 
     /// A coordinator of either kind of run.
@@ -231,7 +231,6 @@ impl Coordinator {
         ln: Arc<dyn Lightning>,
         clock: Arc<dyn Clock>,
         bench: Bench,
-        channel_gate: Arc<tokio::sync::Mutex<()>>,
     ) -> Result<Self, CoordinatorError> {
         let run = Arc::clone(&core.run);
         let (ln_events, events) = (ln.events(), core.events.clone());
@@ -246,7 +245,6 @@ impl Coordinator {
             clock,
             options,
             network,
-            channel_gate,
             arriving: Arc::default(),
             asked: Arc::default(),
             wake: Notify::new(),

@@ -1,6 +1,7 @@
 //! Bounties: a sponsor's money from its lock to its last satoshi, whoever submits what, and whenever the coordinator dies.
 
 mod crash;
+mod pay_back;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use l402t::bounty::lint::{Lint, rules};
 use l402t::bounty::load::{Bounty, Extent};
 use l402t::bounty::package;
 use l402t::bounty::replay::{Difference, Published, Replayed, replay};
+use l402t::bounty::sandbox::Tier;
 use l402t::bounty::tree::{File, Tree};
 use l402t::clock::{Clock, ManualClock};
 use l402t::coordinator::bounty::{BoardSurroundings, open, start};
@@ -96,8 +98,8 @@ impl Evaluate for Reader {
         Ok(Lint { findings: Vec::new(), rules, scored_items: exam.scored().len(), canaries: 0 })
     }
 
-    fn tier(&self) -> String {
-        "none".into()
+    fn tier(&self) -> Tier {
+        Tier::Rlimits
     }
 }
 
@@ -120,13 +122,18 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(BOUNTY_TOML)
+    }
+
+    /// A sponsor that has written this bounty.toml.
+    fn with(bounty_toml: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str, text: &str| {
             let path = folder.path().join("sponsor").join(name);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
             std::fs::write(path, text).expect("written");
         };
-        write("bounty.toml", BOUNTY_TOML);
+        write("bounty.toml", bounty_toml);
         write("workspace/answer.txt", "1000\n");
         write("scorer/README", "cat\n");
         write("public/inputs", "a\nb\n");
@@ -136,12 +143,12 @@ impl World {
         let network = Network::with_clock(7, Faults::NONE, Arc::clone(&clock) as Arc<dyn Clock>);
         network.fund(COORDINATOR, Msat::new(10_000_000_000));
         let sponsor = network.node("sponsor");
-        let request = Self::request(&bounty, score(1_000));
+        let request = Self::request(&bounty, bounty_toml, score(1_000));
         Self { folder, network, clock, bounty, sponsor, request }
     }
 
-    fn request(bounty: &Bounty, baseline: Score) -> PostRequest {
-        let package = package::encode(&package::of_bounty(bounty, BOUNTY_TOML.as_bytes()));
+    fn request(bounty: &Bounty, bounty_toml: &str, baseline: Score) -> PostRequest {
+        let package = package::encode(&package::of_bounty(bounty, bounty_toml.as_bytes()));
         let part: &Part = bounty.held_out.as_ref().expect("the sponsor's own");
         let posting = Posting {
             sponsor: key("sponsor").id(),
@@ -176,7 +183,6 @@ impl World {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             observer: Arc::clone(fuse) as _,
             entropy: Arc::new(SystemEntropy),
-            channel_gate: Arc::default(),
         }
     }
 
@@ -425,6 +431,27 @@ async fn a_claim_of_the_sponsors_money_that_takes_long_fails_no_step_and_has_not
 }
 
 #[tokio::test]
+async fn nobody_pays_a_fee_for_the_last_submission_that_somebody_else_is_paying_for() {
+    let world = World::with(&BOUNTY_TOML.replace("cap = 20", "cap = 1"));
+    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
+    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
+    let view = coordinator.bounty_handle().bounty().await.expect("a view");
+    let mut answers = Vec::new();
+    for name in ["alice", "bob"] {
+        let mut agent = world.agent(&view, name, 1_300, world.payload(name, "1350"));
+        let handle = coordinator.handle();
+        while agent.register(&*handle).await.expect("taken") != ChannelOffer::Usable {
+            world.pass_time(true).await;
+        }
+        coordinator.step().await.expect("a step");
+        let commitment = agent.commit(&*handle).await.expect("a round is open");
+        let answer = handle.ticket(commitment.body.round, commitment, None).await;
+        answers.push(answer.map(|_| "to be paid for").map_err(|refused| refused.error.code));
+    }
+    assert_eq!(answers, [Ok("to be paid for"), Err("round_full".to_owned())]);
+}
+
+#[tokio::test]
 async fn two_submissions_of_one_round_share_an_improvement_in_the_order_of_their_commitments() {
     let world = World::new();
     let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
@@ -485,7 +512,7 @@ async fn no_submission_is_taken_that_could_still_be_evaluated_when_the_sponsors_
 #[tokio::test]
 async fn a_baseline_that_is_not_what_was_posted_sends_the_budget_back() {
     let mut world = World::new();
-    world.request = World::request(&world.bounty, score(900));
+    world.request = World::request(&world.bounty, BOUNTY_TOML, score(900));
     let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
     world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Refused).await;
     let view = coordinator.bounty_handle().bounty().await.expect("a view");
@@ -520,6 +547,8 @@ async fn a_posting_that_is_not_what_it_says_is_refused_before_it_costs_anything(
     assert_eq!(refused(signed(&|posting| posting.rules.deadline_ms = START.plus_ms(6 * 86_400_000))).await, "deadline");
     assert_eq!(refused(signed(&|posting| posting.coordinator = key("other").id())).await, "wrong_coordinator");
     assert_eq!(refused(signed(&|posting| posting.baseline_tree = posting.package)).await, "bad_package");
+    let strong = World::with(&BOUNTY_TOML.replace("\"rlimits\"", "\"cgroup_v1\""));
+    assert_eq!(refused(strong.request.clone()).await, "tier");
     let forged = PostRequest { posting: key("other").sign(good().posting.body), ..good() };
     assert_eq!(refused(forged).await, "bad_signature");
 }
@@ -537,81 +566,6 @@ async fn only_the_sponsor_closes_a_bounty_or_is_paid_back() {
     let invoice = world.sponsor.create_invoice(&request).await.expect("made").bolt11;
     let early = handle.sponsor(ask("sponsor", SponsorAsk::PayBack { invoice })).await.expect_err("refused");
     assert_eq!(early.error.code, "no_surplus");
-}
-
-#[tokio::test]
-async fn the_same_request_for_a_pay_back_is_paid_and_booked_once_however_often_it_comes() {
-    let world = World::new();
-    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
-    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
-    assert_eq!(world.submit(&mut coordinator, "alice", 1_300, "1350").await, reached(15_000));
-    let handle = coordinator.bounty_handle();
-    let ask = |ask| key("sponsor").sign(SponsorRequest { bounty: world.id(), ask });
-    handle.sponsor(ask(SponsorAsk::Close)).await.expect("closing");
-    while handle.bounty().await.expect("a view").phase != BountyPhase::Closed {
-        coordinator.step().await.expect("a step");
-        world.pass_time(false).await;
-    }
-    let surplus = handle.bounty().await.expect("a view").surplus_msat;
-    let quarter = Msat::new(surplus.msat() / 4);
-    let request = InvoiceRequest { amount: quarter, description: "a quarter".into(), expiry_s: 3_600 };
-    let invoice = world.sponsor.create_invoice(&request).await.expect("made").bolt11;
-    for _ in 0..3 {
-        let ask = ask(SponsorAsk::PayBack { invoice: invoice.clone() });
-        handle.sponsor(ask).await.expect("taken, and then known");
-        for _ in 0..5 {
-            coordinator.step().await.expect("a step");
-            world.pass_time(true).await;
-        }
-    }
-    assert_eq!(handle.bounty().await.expect("a view").surplus_msat.msat(), surplus.msat() - quarter.msat());
-    assert_eq!(world.books().escrow_paid_back_msat, quarter);
-
-    // Of these hashes the node knows payments, or their preimages are out: nothing would be paid.
-    let manifest = handle.bounty().await.expect("a view").manifest;
-    let record = Signed::<BountyTranscript>::from_bytes(&handle.transcript(RoundNumber(0)).await.expect("closed"));
-    let terms = record.expect("canonical").body.contributions[0].terms.body.clone();
-    for hash in [manifest.body.escrow[0].payment_hash, terms.tranches[1].payment_hash] {
-        let invoice = world.network.node("other").create_hold_invoice(hash, &request, 144).await.expect("made");
-        let refused = handle.sponsor(ask(SponsorAsk::PayBack { invoice })).await.expect_err("refused");
-        assert_eq!(refused.error.code, "bad_invoice");
-    }
-}
-
-#[tokio::test]
-async fn a_pay_back_that_expired_while_nobody_looked_is_given_up_for_another_and_paid_once() {
-    let world = World::new();
-    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
-    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
-    assert_eq!(world.submit(&mut coordinator, "alice", 1_300, "1350").await, reached(15_000));
-    let handle = coordinator.bounty_handle();
-    let ask = |ask| key("sponsor").sign(SponsorRequest { bounty: world.id(), ask });
-    handle.sponsor(ask(SponsorAsk::Close)).await.expect("closing");
-    while handle.bounty().await.expect("a view").phase != BountyPhase::Closed {
-        coordinator.step().await.expect("a step");
-        world.pass_time(false).await;
-    }
-    let surplus = handle.bounty().await.expect("a view").surplus_msat;
-    assert_eq!(surplus, Msat::new(625_000));
-    let invoice = async |expiry_s, amount| {
-        let request = InvoiceRequest { amount, description: "rest".into(), expiry_s };
-        let invoice = world.sponsor.create_invoice(&request).await.expect("made").bolt11;
-        handle.sponsor(ask(SponsorAsk::PayBack { invoice })).await.map_err(|refused| refused.error.code)
-    };
-    assert_eq!(invoice(3_600, Msat::new(625_001)).await.expect_err("too much"), "bad_invoice");
-    assert_eq!(invoice(30, surplus).await.expect_err("too short"), "bad_invoice");
-    invoice(90, surplus).await.expect("taken");
-    assert_eq!(invoice(3_600, surplus).await.expect_err("one at a time"), "pay_back_under_way");
-    // The coordinator was not there while it could be paid.
-    world.clock.advance_ms(100_000);
-    coordinator.step().await.expect("a step");
-    invoice(3_600, surplus).await.expect("another is taken");
-    for _ in 0..20 {
-        coordinator.step().await.expect("a step");
-        world.pass_time(true).await;
-    }
-    assert_eq!(world.gained("sponsor"), -15_000_000);
-    assert_eq!(world.books().escrow_paid_back_msat, surplus);
 }
 
 #[tokio::test]

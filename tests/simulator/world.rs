@@ -363,6 +363,7 @@ impl World {
             max_rounds: Some(self.plan.rounds),
             regtest_rpc: None,
             gate: Gate::Own,
+            ..Options::default()
         };
         let surroundings = Surroundings {
             ln: self.node(COORDINATOR, &life),

@@ -68,8 +68,6 @@ pub struct BoardSurroundings {
     pub observer: Arc<dyn CommitObserver>,
     /// Where the secrets of a bounty come from.
     pub entropy: Arc<dyn Entropy>,
-    /// Held while it is decided whether to open a channel, so that no peer gets two.
-    pub channel_gate: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl BoardSurroundings {
@@ -81,8 +79,7 @@ impl BoardSurroundings {
 
     async fn assemble(&self, core: Core, options: &Options) -> Result<Coordinator, CoordinatorError> {
         let bench = Bench::Bounty(Arc::clone(&self.evaluator));
-        let (ln, clock, gate) = (Arc::clone(&self.ln), Arc::clone(&self.clock), Arc::clone(&self.channel_gate));
-        Coordinator::assemble(core, options.clone(), ln, clock, bench, gate).await
+        Coordinator::assemble(core, options.clone(), Arc::clone(&self.ln), Arc::clone(&self.clock), bench).await
     }
 }
 
@@ -98,9 +95,10 @@ pub async fn start(
     let secret = around.entropy.bytes32().map_err(unreadable)?;
     let (folder, key) = (folder.to_owned(), around.key.clone());
     let (clock, observer) = (Arc::clone(&around.clock), Arc::clone(&around.observer));
+    let evaluator = Arc::clone(&around.evaluator);
     let start = move || {
         let mut data = DataFolder::open(&folder, observer)?;
-        let run = posting::start(&mut data, &folder, &request, &key, network, (clock.now(), secret))?;
+        let run = posting::start(&mut data, &folder, &request, &key, (network, &*evaluator), (clock.now(), secret))?;
         Core::new(data, Arc::new(run), clock, &folder)
     };
     let core = offload::run(start).await.unwrap_or(Err(CoordinatorError::Panicked))?;

@@ -38,7 +38,13 @@ pub(in super::super) struct BountyRequest {
 impl BountyRequest {
     /// Evaluates what was submitted. Takes as long as it takes.
     pub(in super::super) fn judge(&self, evaluator: &dyn Evaluate) -> Result<Judged, String> {
-        judge(&self.book, (&self.bounty, &self.exam), &self.submissions, evaluator).map_err(|error| error.to_string())
+        // Checked at the posting, but this machine may have been changed since.
+        let (tier, least) = (evaluator.tier(), self.bounty.manifest.tier);
+        if tier < least {
+            return Err(format!("its boxes must be held by {least} at least, and by now this machine has {tier}"));
+        }
+        let judged = judge(&self.book, (&self.bounty, &self.exam), &self.submissions, (evaluator, tier.name()));
+        judged.map_err(|error| error.to_string())
     }
 
     /// The same round, when the sponsor's money for its rewards is gone: nothing of it is evaluated or paid.

@@ -13,9 +13,10 @@ use super::super::run::{DataFolder, META_MANIFEST, META_SECRET, Run, RunTask, se
 use super::super::secrets::RunSecret;
 use super::state::{Escrow, META_ESCROW};
 use crate::bounty::data::{Exam, Part};
+use crate::bounty::judge::Evaluate;
 use crate::bounty::lint::rules;
 use crate::bounty::load::{Bounty, Extent};
-use crate::bounty::manifest::{BoxLimits, DemoOnly};
+use crate::bounty::manifest::{BoxLimits, DemoOnly, Manifest};
 use crate::bounty::package;
 use crate::ln::MAX_HOLD_CLTV_BLOCKS;
 use crate::ln::bolt11::Network;
@@ -118,7 +119,7 @@ pub(super) fn start(
     folder: &Path,
     request: &PostRequest,
     key: &IdentityKey,
-    network: Network,
+    (network, evaluator): (Network, &dyn Evaluate),
     (now, secret_key): (UnixMs, [u8; 32]),
 ) -> Result<Run, CoordinatorError> {
     let posting = &request.posting.body;
@@ -134,7 +135,8 @@ pub(super) fn start(
     unpack(&bytes, &folder.join(PACKAGE))?;
     unpack(&held_out, &folder.join(HELD_OUT))?;
     let (bounty, exam) = load(folder, request.held_out_salt, posting)?;
-    check_rules(&bounty, &exam, posting, network)?;
+    check_rules(&bounty, &exam, posting)?;
+    check_place(&bounty.manifest, network, evaluator)?;
 
     let secret = RunSecret::from_bytes(secret_key);
     let amounts = escrow_amounts(posting.rules.budget_msat);
@@ -286,7 +288,7 @@ fn load(folder: &Path, salt: [u8; 32], posting: &Posting) -> Result<(Bounty, Exa
     Ok((bounty, exam))
 }
 
-fn check_rules(bounty: &Bounty, exam: &Exam, posting: &Posting, network: Network) -> Result<(), CoordinatorError> {
+fn check_rules(bounty: &Bounty, exam: &Exam, posting: &Posting) -> Result<(), CoordinatorError> {
     if !rules(&bounty.manifest, posting.rules.baseline, exam.scored().len()).allow(&posting.rules)
         || bounty.manifest.title != posting.title
     {
@@ -303,7 +305,17 @@ fn check_rules(bounty: &Bounty, exam: &Exam, posting: &Posting, network: Network
             "its boxes may use more of this machine than 600 s, 2,048 MB of memory, 64 MB of output or 256 processes";
         return Err(bad("limits", message, "Lower [limits] in bounty.toml"));
     }
-    match bounty.manifest.demo_only {
+    Ok(())
+}
+
+/// Is this the network, and the machine, that it asks for?
+fn check_place(manifest: &Manifest, network: Network, evaluator: &dyn Evaluate) -> Result<(), CoordinatorError> {
+    let (here, least) = (evaluator.tier(), manifest.tier);
+    if here < least {
+        let message = format!("its boxes must be held by {least} at least, and this machine has {here}");
+        return Err(bad("tier", message, "Lower [sandbox] tier in bounty.toml, or post it to another coordinator"));
+    }
+    match manifest.demo_only {
         DemoOnly::Yes if network == Network::Bitcoin => {
             let message = "this bounty is marked demo_only: its held-out part is no secret";
             Err(bad("demo_only", message, "Post it on regtest or signet"))
