@@ -12,6 +12,7 @@ use l402t::bounty::evaluate::{EvaluateError, Evaluation};
 use l402t::bounty::judge::{Evaluate, Submission, Submitted, judge};
 use l402t::bounty::lint::{Lint, rules};
 use l402t::bounty::load::{Bounty, Extent};
+use l402t::bounty::sandbox::Tier;
 use l402t::bounty::tree::{File, Tree};
 use l402t::protocol::bounty::book::Book;
 use l402t::protocol::bounty::payload;
@@ -169,7 +170,7 @@ impl Attacker {
             submitted: Submitted::Payload(payload),
             seal: Blake3Hash::of(b"seal"),
         };
-        let judged = judge(&self.book, (&self.bounty, &self.exam), &[submission], &Reader).expect("judged");
+        let judged = judge(&self.book, (&self.bounty, &self.exam), &[submission], (&Reader, "none")).expect("judged");
         self.book = judged.book;
         let reached = match judged.verdicts[0].outcome {
             Outcome::Reached { .. } => true,
@@ -229,8 +230,8 @@ impl Evaluate for Reader {
         unreachable!("nothing is posted here")
     }
 
-    fn tier(&self) -> String {
-        "none".to_owned()
+    fn tier(&self) -> Tier {
+        Tier::Rlimits
     }
 }
 

@@ -70,7 +70,6 @@ impl Market {
             clock: Arc::new(SystemClock),
             observer: Arc::new(Unwatched),
             entropy: Arc::new(SystemEntropy),
-            channel_gate: Arc::default(),
         };
         let request = posting(&bounty, &evaluator);
         let data = folder.path().join("data");

@@ -9,7 +9,7 @@ use l402t::bounty::evaluate::{Boxes, EvaluateError, Evaluation, Evaluator};
 use l402t::bounty::judge::Evaluate;
 use l402t::bounty::lint::{self, Lint};
 use l402t::bounty::load::Bounty;
-use l402t::bounty::sandbox::{BoxError, BoxOutcome, BoxSpec, Limits, Sandbox};
+use l402t::bounty::sandbox::{BoxError, BoxOutcome, BoxSpec, Limits, Sandbox, Tier};
 use l402t::bounty::tree::Tree;
 use l402t::bounty::wasm::{Measured, Task, measure};
 use l402t::clock::Stopwatch;
@@ -54,8 +54,8 @@ impl Evaluate for TimedEvaluator {
         lint::lint(bounty, exam, &self.evaluator(bounty), now)
     }
 
-    fn tier(&self) -> String {
-        self.boxes.sandbox.tier().to_string()
+    fn tier(&self) -> Tier {
+        self.boxes.sandbox.tier()
     }
 }
 
