@@ -311,7 +311,7 @@ fn check_record(
         return differ(format!("{field}.commitment"), "it is not its author's, for this round");
     }
     // It was in time when its ticket was sold: nobody can say when that was.
-    let offer = match book.take(commitment, UnixMs(0)) {
+    let offer = match book.take(commitment) {
         Ok(offer) => offer,
         Err(refused) => return differ(format!("{field}.commitment"), refused.to_string()),
     };

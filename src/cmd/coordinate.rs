@@ -326,7 +326,8 @@ impl From<CoordinatorError> for Failure {
             CoordinatorError::Illegal(_)
             | CoordinatorError::Judge { .. }
             | CoordinatorError::Refused(_)
-            | CoordinatorError::Panicked => Failure::bug(&error),
+            | CoordinatorError::Panicked
+            | CoordinatorError::NoBounty => Failure::bug(&error),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::settings::{ChannelSettings, Gate, RunSettings};
 use super::status;
 use crate::clock::{Clock, Timer};
 use crate::ln::bolt11::Network;
-use crate::ln::{Lightning, LnError, LnEvent};
+use crate::ln::{Lightning, LnError, LnEvent, NodeInfo};
 use crate::offload::{self, Task};
 use crate::protocol::api::Phase;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, UnixMs};
@@ -176,7 +176,7 @@ pub struct Coordinator {
     /// Since the disk has been full, and how much was written before.
     disk_full: Option<(Timer, u64)>,
     ln_events: broadcast::Receiver<LnEvent>,
-    pub(super) events: broadcast::Sender<RunEvent>,
+    events: broadcast::Sender<RunEvent>,
     finished: bool,
 }
 
@@ -234,10 +234,7 @@ impl Coordinator {
     ) -> Result<Self, CoordinatorError> {
         let run = Arc::clone(&core.run);
         let (ln_events, events) = (ln.events(), core.events.clone());
-        let network = ln.info().await?.network;
-        let network = network
-            .parse()
-            .map_err(|_| LnError::Refused(format!("it is on the network {network}, which BOLT 11 doesn't know")))?;
+        let network = network_of(&ln.info().await?)?;
         let shared = Arc::new(Shared {
             core: Arc::new(Mutex::new(core)),
             run,
@@ -505,6 +502,12 @@ impl Coordinator {
     }
 }
 
+/// The network that a node is on.
+pub(super) fn network_of(info: &NodeInfo) -> Result<Network, CoordinatorError> {
+    let unknown = |_| LnError::Refused(format!("it is on the network {}, which BOLT 11 doesn't know", info.network));
+    Ok(info.network.parse().map_err(unknown)?)
+}
+
 fn is_full(error: &CoordinatorError) -> bool {
     matches!(error, CoordinatorError::Store(StoreError::Full(_)))
 }
@@ -514,7 +517,7 @@ fn is_passing(error: &CoordinatorError) -> bool {
     match error {
         CoordinatorError::Lightning(_) | CoordinatorError::Refused(_) | CoordinatorError::Illegal(_) => true,
         // Rewards of other rounds are still being settled: that must go on, whatever ails this one.
-        CoordinatorError::Judge { .. } | CoordinatorError::Panicked => true,
+        CoordinatorError::Judge { .. } | CoordinatorError::Panicked | CoordinatorError::NoBounty => true,
         CoordinatorError::Store(StoreError::Full(_) | StoreError::Io { .. } | StoreError::Sqlite(_)) => true,
         CoordinatorError::Store(
             StoreError::InUse(_)

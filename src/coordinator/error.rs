@@ -83,6 +83,9 @@ pub enum CoordinatorError {
     /// A bug: a task ended by a panic. Nothing was stored by it.
     #[error("a task of the coordinator failed unexpectedly. Please report this")]
     Panicked,
+    /// A bug: what only a bounty has was asked of a run of training.
+    #[error("a run of training was taken for a bounty. Please report this")]
+    NoBounty,
 }
 
 impl CoordinatorError {
@@ -129,7 +132,8 @@ impl From<CoordinatorError> for Refusal {
             | CoordinatorError::Model(_)
             | CoordinatorError::Tokens(_)
             | CoordinatorError::Corpus(_)
-            | CoordinatorError::Panicked => {
+            | CoordinatorError::Panicked
+            | CoordinatorError::NoBounty => {
                 // The operator's log has the details; a stranger needs none of them.
                 tracing::error!("{error}");
                 refusal(503, "unavailable", "the coordinator can't serve this now", "Try again in a few seconds")

@@ -109,6 +109,11 @@ impl Run {
         }
     }
 
+    /// A bounty's own, where it is known to be one.
+    pub(super) fn bounty_task(&self) -> Result<&BountyTask, CoordinatorError> {
+        self.bounty().ok_or(CoordinatorError::NoBounty)
+    }
+
     /// A bounty's own.
     pub fn bounty(&self) -> Option<&BountyTask> {
         match &self.task {

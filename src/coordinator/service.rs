@@ -13,9 +13,7 @@ use super::settings::OpenChannels;
 use crate::ln::bolt11::Network;
 use crate::ln::{ChannelRequest, ChannelState, NodeInfo};
 use crate::offload;
-use crate::protocol::api::{
-    ChannelOffer, ContributionView, LightningView, Phase, RegistrationView, RoundView, RunView,
-};
+use crate::protocol::api::{ChannelOffer, ContributionView, LightningView, RegistrationView, RoundView, RunView};
 use crate::protocol::ids::{Blake3Hash, ContributionId, PeerId, RoundNumber};
 use crate::protocol::round::{Event, Illegal};
 use crate::protocol::sign::Signed;
@@ -41,9 +39,7 @@ impl CoordinatorHandle for Shared {
         let most = self.last_rounds();
         let look = move |core: &Core| {
             let last = tables::last_round(core.db.read())?;
-            let closed = |row: &tables::RoundRow| row.state.phase == Phase::Closed;
-            let closed_rounds =
-                last.as_ref().map_or(0, |row| if closed(row) { row.state.number.0 + 1 } else { row.state.number.0 });
+            let closed_rounds = tables::count_closed(core.db.read())?;
             // Between two rounds the closed one is still the current one.
             let current_round = last.filter(|_| closed_rounds < most).map(|row| row.state.number);
             Ok((current_round, closed_rounds))

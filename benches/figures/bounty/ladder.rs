@@ -164,7 +164,7 @@ impl Attacker {
             payload_bytes: payload.len() as u64,
             claim: Some(claim),
         };
-        self.book.take(&commitment, UnixMs(0)).expect("the least claim is taken");
+        self.book.take(&commitment).expect("the least claim is taken");
         let submission = Submission {
             contribution: commitment.contribution_id(),
             submitted: Submitted::Payload(payload),

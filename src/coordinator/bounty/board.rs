@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
 use super::super::core::Core;
-use super::super::engine::{Coordinator, Options, Shared};
+use super::super::engine::{Coordinator, Options, Shared, network_of};
 use super::super::error::{CoordinatorError, refusal};
 use super::super::handle::{BountyBoard, BountyHandle, Refusal};
 use super::super::judging::Bench;
@@ -20,8 +20,8 @@ use super::super::secrets::Entropy;
 use super::posting;
 use crate::bounty::judge::Evaluate;
 use crate::clock::Clock;
+use crate::ln::Lightning;
 use crate::ln::bolt11::Network;
-use crate::ln::{Lightning, LnError};
 use crate::offload;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyList, BountyPhase, PostAnswer, PostRequest};
@@ -72,9 +72,7 @@ pub struct BoardSurroundings {
 
 impl BoardSurroundings {
     async fn network(&self) -> Result<Network, CoordinatorError> {
-        let name = self.ln.info().await?.network;
-        let network = name.parse();
-        network.map_err(|_| LnError::Refused(format!("it is on the network {name}, which BOLT 11 doesn't know")).into())
+        network_of(&self.ln.info().await?)
     }
 
     async fn assemble(&self, core: Core, options: &Options) -> Result<Coordinator, CoordinatorError> {
@@ -133,11 +131,10 @@ struct Running {
 
 impl Running {
     /// Stops its engine, and waits until it has.
-    async fn ended(self) {
+    async fn ended(mut self) {
         self.engine.abort();
-        while !self.engine.is_finished() {
-            tokio::task::yield_now().await;
-        }
+        // However it ended.
+        let _ = (&mut self.engine).await;
     }
 }
 
@@ -307,14 +304,13 @@ impl Board {
 #[async_trait]
 impl BountyBoard for Board {
     async fn list(&self) -> Result<BountyList, Refusal> {
+        let info = self.around.ln.info().await.map_err(CoordinatorError::from)?;
+        let lightning = self.settings.options.lightning(info.clone(), network_of(&info)?);
         let mut bounties = Vec::new();
         for shared in self.handles() {
-            bounties.push(shared.bounty_view().await?);
+            bounties.push(shared.bounty_view_with(lightning.clone()).await?);
         }
         bounties.sort_by_key(|view| std::cmp::Reverse((view.manifest.body.created_ms, view.bounty)));
-        let info = self.around.ln.info().await.map_err(CoordinatorError::from)?;
-        let network = self.around.network().await?;
-        let lightning = self.settings.options.lightning(info, network);
         Ok(BountyList { coordinator: self.around.key.id(), lightning, bounties })
     }
 

@@ -22,7 +22,7 @@ impl Core {
     /// anyone see them.
     pub(super) fn open_seals(&mut self) -> Result<(), CoordinatorError> {
         let run = std::sync::Arc::clone(&self.run);
-        let task = run.bounty().ok_or(CoordinatorError::Panicked)?;
+        let task = run.bounty_task()?;
         let (mut evaluations, mut payloads, mut transcripts) = (Vec::new(), Vec::new(), Vec::new());
         let mut claimed = Vec::new();
         for round in tables::rounds(self.db.read())? {

@@ -38,16 +38,18 @@ pub(in super::super) struct Funding {
 
 /// A tranche of the escrow.
 #[derive(Clone, Copy, Debug)]
-struct Part {
+struct EscrowTranche {
     bit: u32,
     payment_hash: PaymentHash,
     amount: Msat,
 }
 
 impl BountyTask {
-    fn parts(&self) -> Vec<Part> {
+    fn parts(&self) -> Vec<EscrowTranche> {
         let escrow = self.manifest.body.escrow.iter().zip(0..);
-        escrow.map(|(part, bit)| Part { bit, payment_hash: part.payment_hash, amount: part.amount_msat }).collect()
+        escrow
+            .map(|(part, bit)| EscrowTranche { bit, payment_hash: part.payment_hash, amount: part.amount_msat })
+            .collect()
     }
 
     pub(super) fn sum(&self, mask: u32) -> Msat {
@@ -59,7 +61,7 @@ impl BountyTask {
 
 impl Shared {
     fn task(&self) -> Result<&BountyTask, CoordinatorError> {
-        self.run.bounty().ok_or(CoordinatorError::Panicked)
+        self.run.bounty_task()
     }
 
     /// The invoices of the escrow, while it is awaited. The same again gets the same ones.
@@ -125,7 +127,7 @@ impl Shared {
     }
 
     /// Claims a part, and books it once it is here.
-    async fn take(&self, part: Part, preimage: Preimage) -> Result<Taken, CoordinatorError> {
+    async fn take(&self, part: EscrowTranche, preimage: Preimage) -> Result<Taken, CoordinatorError> {
         for look in 0..LOOKS {
             match self.ln.invoice(part.payment_hash).await? {
                 InvoiceStatus::Settled { .. } => {
@@ -268,11 +270,13 @@ impl Coordinator {
                 match problem(&lint, &rules) {
                     Some(problem) => self.refuse(&problem).await,
                     None => {
-                        self.shared.with(|core| core.set_phase(BountyPhase::Open, None)).await?;
-                        let _ = self
-                            .events
-                            .send(RunEvent::BountyOpened { bounty: self.shared.task()?.posting().bounty_id() });
-                        Ok(())
+                        let bounty = self.shared.task()?.posting().bounty_id();
+                        let open = move |core: &mut Core| {
+                            core.set_phase(BountyPhase::Open, None)?;
+                            core.tell(RunEvent::BountyOpened { bounty });
+                            Ok(())
+                        };
+                        self.shared.with(open).await
                     }
                 }
             }
@@ -288,9 +292,9 @@ impl Coordinator {
             }
         }
         let end = |core: &mut Core| {
-            let ends = core.bounty_state()?.ends(core.clock.now());
-            match ends.filter(|_| core.open_round().is_none()) {
-                Some(why) => core.stop_taking(why),
+            let over = core.bounty_state()?.book.over(core.clock.now());
+            match over.filter(|_| core.open_round().is_none()) {
+                Some(over) => core.stop_taking(&over.to_string()),
                 None => Ok(()),
             }
         };
@@ -366,9 +370,9 @@ impl Core {
     }
 
     /// Which parts must be taken for these rewards, marked as such; `None` if there are not enough.
-    fn plan_taking(&mut self, rewards: Msat) -> Result<Option<Vec<(Part, Preimage)>>, CoordinatorError> {
+    fn plan_taking(&mut self, rewards: Msat) -> Result<Option<Vec<(EscrowTranche, Preimage)>>, CoordinatorError> {
         let run = std::sync::Arc::clone(&self.run);
-        let task = run.bounty().ok_or(CoordinatorError::Panicked)?;
+        let task = run.bounty_task()?;
         let escrow = &self.bounty_state()?.escrow;
         let (mut taking, lost) = (escrow.taking, escrow.lost);
         for part in task.parts() {
@@ -389,7 +393,7 @@ impl Core {
         Ok(Some(parts.map(|part| (part, run.secret.escrow_preimage(part.bit))).collect()))
     }
 
-    fn note_taken(&mut self, part: Part) -> Result<(), CoordinatorError> {
+    fn note_taken(&mut self, part: EscrowTranche) -> Result<(), CoordinatorError> {
         let round = self.rounds.keys().next_back().copied().unwrap_or(RoundNumber(0));
         self.change_escrow(
             "taken",
@@ -398,7 +402,7 @@ impl Core {
         )
     }
 
-    fn note_lost(&mut self, part: Part) -> Result<(), CoordinatorError> {
+    fn note_lost(&mut self, part: EscrowTranche) -> Result<(), CoordinatorError> {
         self.change_escrow("escrow_lost", |escrow| escrow.lost |= 1 << part.bit, |_, _| Ok(()))
     }
 }

@@ -55,7 +55,7 @@ impl Shared {
 impl Core {
     /// Taken of the escrow, and paid to nobody.
     pub(super) fn surplus(&self) -> Result<Msat, CoordinatorError> {
-        let task = self.run.bounty().ok_or(CoordinatorError::Panicked)?;
+        let task = self.run.bounty_task()?;
         let BountyState { escrow, book, .. } = self.bounty_state()?;
         let rewards = escrow.claimed_msat.unwrap_or(book.paid());
         let paid = rewards.checked_add(escrow.paid_back_msat).unwrap_or(Msat::MAX_MONEY);
@@ -111,7 +111,7 @@ impl Core {
 
     /// Is it a hash of the escrow, or of a reward?
     fn is_of_this_bounty(&self, hash: &PaymentHash) -> Result<bool, CoordinatorError> {
-        let task = self.run.bounty().ok_or(CoordinatorError::Panicked)?;
+        let task = self.run.bounty_task()?;
         let escrow = task.manifest.body.escrow.iter().any(|tranche| tranche.payment_hash == *hash);
         Ok(escrow || tables::has_payment(self.db.read(), hash)?)
     }

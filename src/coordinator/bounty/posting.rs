@@ -11,7 +11,7 @@ use super::super::core::Record;
 use super::super::error::{CoordinatorError, refusal};
 use super::super::run::{DataFolder, META_MANIFEST, META_SECRET, Run, RunTask, secret_bytes, write_manifest};
 use super::super::secrets::RunSecret;
-use super::state::{Escrow, META_ESCROW};
+use super::state::Escrow;
 use crate::bounty::data::{Exam, Part};
 use crate::bounty::judge::Evaluate;
 use crate::bounty::lint::rules;
@@ -24,7 +24,7 @@ use crate::protocol::amount::Msat;
 use crate::protocol::api::PostRequest;
 use crate::protocol::bounty::offer::LEAST_TRANCHE;
 use crate::protocol::bounty::payload;
-use crate::protocol::bounty::statements::{BountyManifest, Posting};
+use crate::protocol::bounty::statements::{BountyManifest, LONGEST_MS, Posting};
 use crate::protocol::ids::{Blake3Hash, UnixMs};
 use crate::protocol::manifest::TimingParams;
 use crate::protocol::round::RoundRules;
@@ -49,6 +49,12 @@ const ESCROW_MARGIN_BLOCKS: u32 = 180;
 /// A bounty closes once fewer blocks are left until the sponsor's money may go back: twice what evaluating a round may take,
 /// since blocks may come faster, and the money is claimed after it.
 pub(super) const LAST_BLOCKS: u32 = (2 * EVALUATION_MS / BLOCK_MS) as u32;
+/// A sponsor's clock may be fast by so much.
+const CLOCK_SLACK_MS: u64 = 3_600_000;
+const _: () = assert!(
+    (LONGEST_MS + CLOCK_SLACK_MS) / BLOCK_MS + (ESCROW_MARGIN_BLOCKS as u64) < MAX_HOLD_CLTV_BLOCKS as u64,
+    "a node locks the budget of the longest bounty"
+);
 const _: () = assert!(LAST_BLOCKS < ESCROW_MARGIN_BLOCKS, "a round just before the deadline is covered");
 /// For how long an agent's reward may be locked, in blocks.
 const HOLD_BLOCKS: u32 = 144;
@@ -155,28 +161,19 @@ pub(super) fn start(
     });
     let package_blob = data.blobs.put(&bytes)?;
     let held_out = data.private.put(&held_out)?;
+    let (signed, manifest) = (manifest.to_bytes(), manifest);
     let run = of_task(manifest, (bounty, exam), request.held_out_salt, held_out, key.clone(), secret);
-    let escrow = serde_json::to_vec(&Escrow::new(now)).map_err(|_| StoreError::Corrupt { what: "escrow" })?;
     data.db.write(|t| {
         Record::RunStarted { run: &run.id.to_string() }.append(t, now)?;
         set_meta(t, META_SECRET, &secret_key)?;
         set_meta(t, META_HELD_OUT, held_out.as_bytes())?;
         set_meta(t, META_SALT, &request.held_out_salt)?;
-        set_meta(t, META_ESCROW, &escrow)?;
-        if let RunTask::Bounty(task) = &run.task {
-            set_meta(t, META_MANIFEST, &task.manifest.to_bytes())?;
-        }
+        Escrow::new(now).save(t)?;
+        set_meta(t, META_MANIFEST, &signed)?;
         tables::publish(t, &package_blob)
     })?;
-    leave_manifest(&run, folder)?;
+    write_manifest(folder, &signed)?;
     Ok(run)
-}
-
-fn leave_manifest(run: &Run, folder: &Path) -> Result<(), StoreError> {
-    match &run.task {
-        RunTask::Bounty(task) => write_manifest(folder, &task.manifest.to_bytes()),
-        RunTask::Training(_) => Ok(()),
-    }
 }
 
 const POST_AGAIN: &str = "Post it with `l402t bounty post`";
@@ -185,8 +182,8 @@ const POST_AGAIN: &str = "Post it with `l402t bounty post`";
 pub(super) fn read(data: &DataFolder, folder: &Path, key: &IdentityKey) -> Result<Option<Run>, CoordinatorError> {
     let db = data.db.read();
     let corrupt = |what| move || StoreError::Corrupt { what };
-    let Some(manifest) = meta(db, META_MANIFEST)? else { return Ok(None) };
-    let manifest = Signed::<BountyManifest>::from_bytes(&manifest).map_err(|_| corrupt("manifest")())?;
+    let Some(bytes) = meta(db, META_MANIFEST)? else { return Ok(None) };
+    let manifest = Signed::<BountyManifest>::from_bytes(&bytes).map_err(|_| corrupt("manifest")())?;
     let salt = secret_bytes(db, META_SALT)?;
     let held_out = Blake3Hash::from_bytes(secret_bytes(db, META_HELD_OUT)?);
     if manifest.verify(&key.id()).is_err() {
@@ -199,7 +196,7 @@ pub(super) fn read(data: &DataFolder, folder: &Path, key: &IdentityKey) -> Resul
     unpack(&data.private.get(&held_out, package::MOST_BYTES)?, &folder.join(HELD_OUT))?;
     let loaded = load(folder, salt, &manifest.body.posting.body)?;
     let run = of_task(manifest, loaded, salt, held_out, key.clone(), secret);
-    leave_manifest(&run, folder)?;
+    write_manifest(folder, &bytes)?;
     Ok(Some(run))
 }
 
@@ -263,8 +260,8 @@ fn check_statement(signed: &Signed<Posting>, key: &IdentityKey, now: UnixMs) -> 
     if posting.rules.deadline_ms <= now {
         return Err(bad("deadline", "the deadline is over", "Set a later submissions.deadline"));
     }
-    if escrow_blocks(now, posting.rules.deadline_ms).is_none() {
-        let most = u64::from(MAX_HOLD_CLTV_BLOCKS - ESCROW_MARGIN_BLOCKS) * BLOCK_MS / 3_600_000;
+    if posting.rules.deadline_ms > now.plus_ms(LONGEST_MS + CLOCK_SLACK_MS) {
+        let most = LONGEST_MS / 3_600_000;
         let message = format!("the deadline is more than {most} hours away, and no node locks a budget for so long");
         return Err(bad("deadline", message, "Set an earlier submissions.deadline, and post it again after that"));
     }

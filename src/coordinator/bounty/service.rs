@@ -7,7 +7,7 @@ use super::super::engine::Shared;
 use super::super::error::{CoordinatorError, refusal};
 use super::super::handle::{BountyHandle, Refusal};
 use super::closing::CLOSING_FILE;
-use crate::protocol::api::{BountyPhase, BountyView, LightningView, Phase};
+use crate::protocol::api::{BountyPhase, BountyView, LightningView};
 use crate::protocol::bounty::statements::{SponsorAsk, SponsorRequest};
 use crate::protocol::sign::Signed;
 use crate::store::StoreError;
@@ -42,7 +42,10 @@ impl BountyHandle for Shared {
 
 impl Shared {
     pub(super) async fn bounty_view(&self) -> Result<BountyView, CoordinatorError> {
-        let lightning = self.lightning().await?;
+        self.bounty_view_with(self.lightning().await?).await
+    }
+
+    pub(super) async fn bounty_view_with(&self, lightning: LightningView) -> Result<BountyView, CoordinatorError> {
         self.read(move |core| core.view(lightning)).await
     }
 }
@@ -54,7 +57,7 @@ impl Core {
         network: crate::ln::bolt11::Network,
     ) -> Result<(), CoordinatorError> {
         let run = std::sync::Arc::clone(&self.run);
-        let posting = run.bounty().ok_or(CoordinatorError::Panicked)?.posting();
+        let posting = run.bounty_task()?.posting();
         if request.verify(&posting.sponsor).is_err() {
             let message = format!("the signature on the request is not by sponsor {}", posting.sponsor);
             return Err(refusal(400, "bad_signature", message, "Sign it with the sponsor's own key").into());
@@ -70,7 +73,7 @@ impl Core {
     }
 
     fn view(&self, lightning: LightningView) -> Result<BountyView, CoordinatorError> {
-        let task = self.run.bounty().ok_or(CoordinatorError::Panicked)?;
+        let task = self.run.bounty_task()?;
         let state = self.bounty_state()?;
         let last = tables::last_round(self.db.read())?;
         Ok(BountyView {
@@ -84,10 +87,7 @@ impl Core {
             submissions: u32::try_from(state.book.entries().len()).unwrap_or(u32::MAX),
             paid_msat: state.book.paid(),
             surplus_msat: self.surplus()?,
-            closed_rounds: last.as_ref().map_or(0, |row| match row.state.phase {
-                Phase::Closed => row.state.number.0 + 1,
-                Phase::Committing | Phase::Uploading | Phase::Judging => row.state.number.0,
-            }),
+            closed_rounds: tables::count_closed(self.db.read())?,
             current_round: last.map(|row| row.state.number),
             lightning,
             now_ms: self.clock.now(),

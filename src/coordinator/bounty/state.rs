@@ -19,7 +19,7 @@ use crate::store::StoreError;
 use crate::store::coordinator::{self as tables, meta, set_meta};
 use crate::store::database::{Connection, Transaction};
 
-pub(super) const META_ESCROW: &str = "bounty_escrow";
+const META_ESCROW: &str = "bounty_escrow";
 
 /// The sponsor has so long to lock its budget.
 pub(super) const FUNDING_MS: u64 = 900_000;
@@ -98,8 +98,6 @@ pub(in super::super) enum Takes {
 pub(in super::super) struct BountyState {
     pub(in super::super) book: Book,
     pub(super) escrow: Escrow,
-    deadline_ms: UnixMs,
-    cap: u32,
 }
 
 impl BountyState {
@@ -111,8 +109,7 @@ impl BountyState {
         for round in tables::rounds(db)? {
             let documents = tables::contributions(db, round.state.number)?;
             for row in &documents {
-                // It was in time when it was taken.
-                book.take(&row.commitment.body, UnixMs(0)).map_err(|_| corrupt("bounty's book")())?;
+                book.take(&row.commitment.body).map_err(|_| corrupt("bounty's book")())?;
             }
             if round.state.phase == Phase::Closed {
                 for row in &documents {
@@ -123,18 +120,18 @@ impl BountyState {
         }
         let escrow = meta(db, META_ESCROW)?.ok_or_else(corrupt("escrow"))?;
         let escrow = serde_json::from_slice(&escrow).map_err(|_| corrupt("escrow")())?;
-        Ok(Self { book, escrow, deadline_ms: posting.rules.deadline_ms, cap: posting.rules.submission_cap })
+        Ok(Self { book, escrow })
     }
 
     /// No commitment after this.
     pub(in super::super) fn deadline_ms(&self) -> UnixMs {
-        self.deadline_ms
+        self.book.deadline_ms()
     }
 
     /// May a round be opened?
     pub(in super::super) fn takes_submissions(&self, now: UnixMs) -> Takes {
         match self.escrow.phase {
-            BountyPhase::Open if self.ends(now).is_none() => Takes::Now,
+            BountyPhase::Open if self.book.over(now).is_none() => Takes::Now,
             BountyPhase::Open | BountyPhase::AwaitingEscrow | BountyPhase::Checking | BountyPhase::Closing => {
                 Takes::NotNow
             }
@@ -145,19 +142,6 @@ impl BountyState {
     /// Are only those submissions still taken whose fee is on its way?
     pub(in super::super) fn is_closing(&self) -> bool {
         self.escrow.phase == BountyPhase::Closing
-    }
-
-    /// Why no more submissions are taken, where that is so by the rules.
-    pub(super) fn ends(&self, now: UnixMs) -> Option<&'static str> {
-        if now > self.deadline_ms {
-            Some("the deadline is over")
-        } else if self.book.least_claim().is_none() {
-            Some("the target is reached")
-        } else if self.book.entries().len() >= self.cap as usize {
-            Some("every submission has been taken")
-        } else {
-            None
-        }
     }
 }
 
@@ -181,7 +165,7 @@ fn decide_again(db: &Connection, book: &mut Book, verdict: &VerdictRecord) -> Re
 
 impl Core {
     pub(super) fn bounty_state(&self) -> Result<&BountyState, CoordinatorError> {
-        self.bounty.as_ref().ok_or(CoordinatorError::Panicked)
+        self.bounty.as_ref().ok_or(CoordinatorError::NoBounty)
     }
 
     /// Changes the escrow, on disk and then in memory.
@@ -241,9 +225,9 @@ impl Core {
     /// Writes a sold ticket into the book; nothing in a run of training.
     pub(in super::super) fn note_submission(&mut self, commitment: &Commitment) -> Result<(), CoordinatorError> {
         let RunTask::Bounty(_) = &self.run.task else { return Ok(()) };
-        let state = self.bounty.as_mut().ok_or(CoordinatorError::Panicked)?;
+        let state = self.bounty.as_mut().ok_or(CoordinatorError::NoBounty)?;
         // The ticket's transaction has just asked the same.
-        state.book.take(commitment, UnixMs(0)).map_err(|_| CoordinatorError::Panicked)?;
+        state.book.take(commitment).map_err(|_| CoordinatorError::Panicked)?;
         Ok(())
     }
 }

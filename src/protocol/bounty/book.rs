@@ -35,6 +35,20 @@ pub enum Refusal {
     NoClaim,
 }
 
+/// Why no more submissions are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Over {
+    /// In time.
+    #[error("the deadline is over")]
+    Deadline,
+    /// There is nothing left to pay for.
+    #[error("the target is reached")]
+    Target,
+    /// As many as there may be.
+    #[error("every submission has been taken")]
+    Cap,
+}
+
 /// A finding that fits no open submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfOrder {
@@ -131,18 +145,38 @@ impl Book {
         (left >= LEAST_TRANCHE).then_some(least)
     }
 
+    /// No commitment after this.
+    pub fn deadline_ms(&self) -> UnixMs {
+        self.rules.deadline_ms
+    }
+
+    /// Why no more submissions are taken, where that is so.
+    pub fn over(&self, now: UnixMs) -> Option<Over> {
+        if now > self.rules.deadline_ms {
+            Some(Over::Deadline)
+        } else if self.least_claim().is_none() {
+            Some(Over::Target)
+        } else {
+            (self.submissions_left() == 0).then_some(Over::Cap)
+        }
+    }
+
     /// Would a submission be taken, and for how much?
     pub fn offer(&self, commitment: &Commitment, now: UnixMs) -> Result<Offer, Refusal> {
-        if now > self.rules.deadline_ms {
-            return Err(Refusal::Closed(self.rules.deadline_ms));
+        match self.over(now) {
+            Some(Over::Deadline) => Err(Refusal::Closed(self.rules.deadline_ms)),
+            Some(Over::Target | Over::Cap) | None => self.offer_in_time(commitment),
         }
+    }
+
+    fn offer_in_time(&self, commitment: &Commitment) -> Result<Offer, Refusal> {
         let submission = commitment.contribution_id();
         let same = |entry: &&Entry| entry.submission == submission || entry.payload == commitment.payload;
         if let Some(entry) = self.entries.iter().find(same) {
             return Err(Refusal::Duplicate(entry.submission));
         }
         // Each submission answers one bit about the held-out part, whoever sends it and whatever becomes of it.
-        if self.entries.len() >= self.rules.submission_cap as usize {
+        if self.submissions_left() == 0 {
             return Err(Refusal::CapReached(self.rules.submission_cap));
         }
         let claim = commitment.claim.ok_or(Refusal::NoClaim)?;
@@ -154,9 +188,10 @@ impl Book {
         Offer::new(offer, self.rules.fee_msat).ok_or(Refusal::ClaimTooSmall(least))
     }
 
-    /// Takes a submission, and returns the most that it can be paid. Its place in the order is its place in [`Book::entries`].
-    pub fn take(&mut self, commitment: &Commitment, now: UnixMs) -> Result<Offer, Refusal> {
-        let offer = self.offer(commitment, now)?;
+    /// Takes a submission that was in time, and returns the most that it can be paid. Its place in the order is its place in
+    /// [`Book::entries`].
+    pub fn take(&mut self, commitment: &Commitment) -> Result<Offer, Refusal> {
+        let offer = self.offer_in_time(commitment)?;
         self.entries.push(Entry {
             submission: commitment.contribution_id(),
             payload: commitment.payload,

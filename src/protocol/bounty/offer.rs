@@ -49,7 +49,7 @@ impl Offer {
         self.fee.into_iter().chain(self.reward.iter().copied()).collect()
     }
 
-    /// The most that it pays.
+    /// The most that it pays as a reward.
     pub fn most(&self) -> Msat {
         // The parts of one amount.
         Msat::checked_sum(self.reward.iter().copied()).unwrap_or(Msat::ZERO)

@@ -300,7 +300,7 @@ pub enum SponsorAsk {
     Close,
     /// Pay back what was taken of the escrow and paid to nobody.
     PayBack {
-        /// A BOLT 11 invoice for exactly that.
+        /// A BOLT 11 invoice for that, or for less where the way to the sponsor costs.
         invoice: String,
     },
 }

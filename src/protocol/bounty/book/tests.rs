@@ -6,8 +6,6 @@ use crate::protocol::bounty::score::Decimals;
 use crate::protocol::bounty::verdict::FeeFate;
 use crate::protocol::ids::{PeerId, RoundNumber, RunId};
 
-const NOW: UnixMs = UnixMs(500);
-
 fn score(units: i64) -> Score {
     Score::from_units(units).expect("in range")
 }
@@ -57,7 +55,7 @@ fn offer(msat: u64) -> Offer {
 /// Takes a claim and decides it.
 fn submit(book: &mut Book, diff: u8, claimed: i64, scored: i64) -> Outcome {
     let commitment = claim(diff, claimed);
-    book.take(&commitment, NOW).expect("taken");
+    book.take(&commitment).expect("taken");
     let finding = Finding::Scored { score: score(scored), tree: tree(diff) };
     book.decide(commitment.contribution_id(), finding).expect("next").1
 }
@@ -75,7 +73,7 @@ fn improvements_are_paid_one_upon_the_other() {
     assert_eq!(submit(&mut book, 2, 1_500, 1_500), Outcome::Reached { reward_msat: Msat::new(20_000_000) });
     assert_eq!(submit(&mut book, 3, 2_500, 2_600), Outcome::Reached { reward_msat: Msat::new(50_000_000) });
     assert_eq!(book.paid(), rules().budget_msat);
-    assert_eq!(book.take(&claim(4, 3_000), NOW), Err(Refusal::NothingLeft));
+    assert_eq!(book.take(&claim(4, 3_000)), Err(Refusal::NothingLeft));
 }
 
 #[test]
@@ -88,15 +86,15 @@ fn overclaiming_pays_nothing_and_leaves_the_best_as_it_was() {
 #[test]
 fn a_claim_below_the_step_is_refused_before_it_costs_anything() {
     let mut book = book(rules());
-    assert_eq!(book.take(&claim(1, 1_099), NOW), Err(Refusal::ClaimTooSmall(score(1_100))));
-    assert_eq!(book.take(&claim(1, 1_100), NOW), Ok(offer(10_000_000)));
+    assert_eq!(book.take(&claim(1, 1_099)), Err(Refusal::ClaimTooSmall(score(1_100))));
+    assert_eq!(book.take(&claim(1, 1_100)), Ok(offer(10_000_000)));
     assert_eq!(book.entries().len(), 1);
 }
 
 #[test]
 fn the_noise_bound_counts_where_it_is_larger() {
     let mut book = book(Rules { noise_bound: 250, ..rules() });
-    assert_eq!(book.take(&claim(1, 1_249), NOW), Err(Refusal::ClaimTooSmall(score(1_250))));
+    assert_eq!(book.take(&claim(1, 1_249)), Err(Refusal::ClaimTooSmall(score(1_250))));
 }
 
 #[test]
@@ -112,7 +110,7 @@ fn the_same_files_again_are_no_improvement_whatever_they_claim() {
     let mut book = book(rules());
     submit(&mut book, 1, 1_300, 1_900);
     let copy = claim(2, 1_900);
-    book.take(&copy, NOW).expect("another diff");
+    book.take(&copy).expect("another diff");
     let finding = Finding::Scored { score: score(1_900), tree: tree(1) };
     assert_eq!(
         book.decide(copy.contribution_id(), finding).map(|(_, outcome, _)| outcome),
@@ -120,7 +118,7 @@ fn the_same_files_again_are_no_improvement_whatever_they_claim() {
     );
     // A diff that changes nothing, too.
     let nothing = claim(3, 1_900);
-    book.take(&nothing, NOW).expect("taken");
+    book.take(&nothing).expect("taken");
     let finding = Finding::Scored { score: score(1_900), tree: BASELINE_TREE };
     assert_eq!(
         book.decide(nothing.contribution_id(), finding).map(|(_, outcome, _)| outcome),
@@ -132,8 +130,8 @@ fn the_same_files_again_are_no_improvement_whatever_they_claim() {
 fn two_claims_at_once_are_decided_in_the_order_of_their_commitments() {
     let mut book = book(rules());
     let (first, second) = (claim(1, 1_300), claim(2, 1_400));
-    assert_eq!(book.take(&first, NOW), Ok(offer(30_000_000)));
-    assert_eq!(book.take(&second, NOW), Ok(offer(40_000_000)));
+    assert_eq!(book.take(&first), Ok(offer(30_000_000)));
+    assert_eq!(book.take(&second), Ok(offer(40_000_000)));
     let finding = |diff| Finding::Scored { score: score(1_400), tree: tree(diff) };
     let (first, second) = (first.contribution_id(), second.contribution_id());
     // The second one's evaluation is ready first: it waits.
@@ -154,8 +152,8 @@ fn two_claims_at_once_are_decided_in_the_order_of_their_commitments() {
 fn a_claim_that_another_one_overtakes_is_no_improvement() {
     let mut book = book(rules());
     let (first, second) = (claim(1, 1_300), claim(2, 1_350));
-    book.take(&first, NOW).expect("taken");
-    book.take(&second, NOW).expect("taken");
+    book.take(&first).expect("taken");
+    book.take(&second).expect("taken");
     let finding = |diff| Finding::Scored { score: score(1_900), tree: tree(diff) };
     book.decide(first.contribution_id(), finding(1)).expect("next");
     assert_eq!(
@@ -169,23 +167,26 @@ fn the_cap_counts_submissions_of_everybody_and_of_every_outcome() {
     let mut book = book(rules());
     for diff in 1..=5 {
         let commitment = claim(diff, 1_500);
-        book.take(&commitment, NOW).expect("below the cap");
+        book.take(&commitment).expect("below the cap");
         let finding = Finding::Failed(if diff == 1 { Rejection::ScorerFailed } else { Rejection::BuildFailed });
         let outcome = book.decide(commitment.contribution_id(), finding).expect("next").1;
         assert_eq!(outcome.fee(), if diff == 1 { FeeFate::Refunded } else { FeeFate::Kept });
     }
-    assert_eq!(book.take(&claim(6, 1_500), NOW), Err(Refusal::CapReached(5)));
+    assert_eq!(book.take(&claim(6, 1_500)), Err(Refusal::CapReached(5)));
+    assert_eq!(book.over(UnixMs(500)), Some(Over::Cap));
 }
 
 #[test]
 fn late_and_repeated_commitments_are_refused() {
     let mut book = book(rules());
-    book.take(&claim(1, 1_500), UnixMs(1_000)).expect("at the last moment");
-    assert_eq!(book.take(&claim(2, 1_500), UnixMs(1_001)), Err(Refusal::Closed(UnixMs(1_000))));
+    assert_eq!(book.offer(&claim(1, 1_500), UnixMs(1_000)), Ok(offer(50_000_000)));
+    assert_eq!(book.offer(&claim(1, 1_500), UnixMs(1_001)), Err(Refusal::Closed(UnixMs(1_000))));
+    assert_eq!((book.over(UnixMs(1_000)), book.over(UnixMs(1_001))), (None, Some(Over::Deadline)));
+    book.take(&claim(1, 1_500)).expect("in time");
     let first = claim(1, 1_500).contribution_id();
-    assert_eq!(book.take(&claim(1, 1_500), NOW), Err(Refusal::Duplicate(first)));
+    assert_eq!(book.take(&claim(1, 1_500)), Err(Refusal::Duplicate(first)));
     // The same diff for another claim would be a second bit for one idea.
-    assert_eq!(book.take(&claim(1, 1_600), NOW), Err(Refusal::Duplicate(first)));
+    assert_eq!(book.take(&claim(1, 1_600)), Err(Refusal::Duplicate(first)));
     let unknown = claim(9, 1_500).contribution_id();
     let finding = Finding::Failed(Rejection::NotRevealed);
     assert_eq!(book.decide(unknown, finding), Err(OutOfOrder::Unknown(unknown)));
@@ -204,7 +205,7 @@ proptest! {
             let mut open = Vec::new();
             for (at, (claimed, scored, kind)) in chunk.iter().enumerate() {
                 let commitment = claim((place * together + at) as u8, *claimed);
-                if first.take(&commitment, NOW).is_ok() {
+                if first.take(&commitment).is_ok() {
                     let finding = match kind {
                         0 => Finding::Failed(Rejection::TimeLimit),
                         _ => Finding::Scored { score: score(*scored), tree: tree((*scored % 251) as u8 + 1) },
@@ -219,7 +220,7 @@ proptest! {
         }
         for open in &history {
             for (commitment, _) in open {
-                second.take(commitment, NOW).expect("as before");
+                second.take(commitment).expect("as before");
             }
             for (commitment, finding) in open {
                 second.decide(commitment.contribution_id(), *finding).expect("in order");
