@@ -43,7 +43,8 @@ pub(super) struct Escrow {
     pub(super) claimed_msat: Option<Msat>,
     /// What is paid back to the sponsor.
     pub(super) pay_back: Option<PayBack>,
-    /// Payments back that were made: asked for again, they are known.
+    /// Payments back that were made: asked for again, they are known. An escrow of before that has none.
+    #[serde(default)]
     pub(super) paid_back: Vec<PaymentHash>,
     /// Paid back in full.
     pub(super) paid_back_msat: Msat,
@@ -56,7 +57,9 @@ pub(super) struct PayBack {
     pub(super) invoice: String,
     pub(super) payment_hash: PaymentHash,
     pub(super) amount_msat: Msat,
-    /// Most that the way to the sponsor may cost: what its invoice leaves of the surplus.
+    /// Most that the way to the sponsor may cost: what its invoice leaves of the surplus. One of before that was noted
+    /// pays nothing for it, and where that fails another invoice is asked for.
+    #[serde(default)]
     pub(super) max_fee_msat: Msat,
 }
 
@@ -229,5 +232,25 @@ impl Core {
         // The ticket's transaction has just asked the same.
         state.book.take(commitment).map_err(|_| CoordinatorError::Panicked)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_escrow_that_an_earlier_build_stored_still_loads() {
+        let pay_back = PayBack {
+            invoice: "lnbcrt1".into(),
+            payment_hash: PaymentHash::from_bytes([1; 32]),
+            amount_msat: Msat::new(5_000),
+            max_fee_msat: Msat::ZERO,
+        };
+        let escrow = Escrow { pay_back: Some(pay_back), ..Escrow::new(UnixMs(7)) };
+        let mut earlier = serde_json::to_value(&escrow).expect("JSON");
+        earlier.as_object_mut().expect("an object").remove("paid_back").expect("noted");
+        earlier["pay_back"].as_object_mut().expect("an object").remove("max_fee_msat").expect("noted");
+        assert_eq!(serde_json::from_value::<Escrow>(earlier).expect("an escrow"), escrow);
     }
 }
