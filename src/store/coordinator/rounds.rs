@@ -127,9 +127,10 @@ pub fn set_transcript(
     Ok(())
 }
 
-/// How many rounds have a transcript.
+/// How many rounds have a transcript. Every round but the newest one has: none opens before the one before it is closed.
 pub fn count_closed(db: &Connection) -> Result<u32, StoreError> {
-    only(db, "SELECT count(*) FROM rounds WHERE transcript IS NOT NULL", [], |row| row.get(0))
+    let query = "SELECT round + (transcript IS NOT NULL) FROM rounds ORDER BY round DESC LIMIT 1";
+    Ok(first(db, query, [], |row| row.get(0))?.unwrap_or(0))
 }
 
 /// Keeps what an evaluation measured.
