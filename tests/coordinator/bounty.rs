@@ -1,5 +1,6 @@
 //! Bounties: a sponsor's money from its lock to its last satoshi, whoever submits what, and whenever the coordinator dies.
 
+mod board;
 mod crash;
 mod pay_back;
 

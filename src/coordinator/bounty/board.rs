@@ -18,6 +18,7 @@ use super::super::news::RunEvent;
 use super::super::run::DataFolder;
 use super::super::secrets::Entropy;
 use super::posting;
+use super::waiting::gives_way;
 use crate::bounty::judge::Evaluate;
 use crate::clock::Clock;
 use crate::ln::Lightning;
@@ -35,6 +36,8 @@ use crate::store::database::CommitObserver;
 const MOST_WAITING: usize = 8;
 /// How long a posting that was never paid for can be asked about.
 const FORGET_MS: u64 = 900_000;
+/// Postings that were refused and can still be asked about, at most: they cost as much disk as others.
+const MOST_REFUSED: usize = 8;
 /// How long an engine that has ended rests before it is started again.
 const RESTART_MS: u64 = 60_000;
 /// Events kept for a listener that is slow.
@@ -145,6 +148,14 @@ impl Drop for Running {
     }
 }
 
+/// What is on the board already.
+struct Places {
+    /// Postings whose budget is awaited.
+    waiting: Vec<Arc<Shared>>,
+    /// Bounties that are not over: those, and the others.
+    alive: usize,
+}
+
 /// All bounties of a coordinator.
 #[derive(Debug)]
 pub struct Board {
@@ -229,28 +240,54 @@ impl Board {
         self.lock().values().map(|running| Arc::clone(&running.shared)).collect()
     }
 
-    /// Forgets postings that were refused some time ago, and says how many others wait for their escrow, and aren't over.
-    async fn sweep(&self, now: UnixMs) -> Result<(usize, usize), CoordinatorError> {
-        let (mut waiting, mut alive) = (0, 0);
+    /// Forgets postings that were refused some time ago, or before many others, and looks at the rest.
+    async fn sweep(&self, now: UnixMs) -> Result<Places, CoordinatorError> {
+        let (mut places, mut refused) = (Places { waiting: Vec::new(), alive: 0 }, Vec::new());
         for shared in self.handles() {
             let escrow = shared.with(|core| Ok(core.bounty_state()?.escrow.clone())).await?;
             match escrow.phase {
-                BountyPhase::AwaitingEscrow => (waiting, alive) = (waiting + 1, alive + 1),
-                BountyPhase::Checking | BountyPhase::Open | BountyPhase::Closing => alive += 1,
-                BountyPhase::Closed => {}
-                BountyPhase::Refused if now > escrow.fund_until_ms.plus_ms(FORGET_MS) => {
-                    let Some(task) = shared.run.bounty() else { continue };
-                    let id = task.posting().bounty_id();
-                    let running = self.lock().remove(&id);
-                    if let Some(running) = running {
-                        running.ended().await;
-                    }
-                    remove(&self.folder_of(&id)).await;
+                BountyPhase::AwaitingEscrow => {
+                    places.alive += 1;
+                    places.waiting.push(shared);
                 }
-                BountyPhase::Refused => {}
+                BountyPhase::Checking | BountyPhase::Open | BountyPhase::Closing => places.alive += 1,
+                BountyPhase::Closed => {}
+                BountyPhase::Refused => {
+                    refused.push((escrow.fund_until_ms, shared.run.bounty_task()?.posting().bounty_id()));
+                }
             }
         }
-        Ok((waiting, alive))
+        refused.sort();
+        let too_many = refused.len().saturating_sub(MOST_REFUSED);
+        for (place, (fund_until_ms, id)) in refused.into_iter().enumerate() {
+            if place < too_many || now > fund_until_ms.plus_ms(FORGET_MS) {
+                let running = self.lock().remove(&id);
+                if let Some(running) = running {
+                    running.ended().await;
+                }
+                remove(&self.folder_of(&id)).await;
+            }
+        }
+        Ok(places)
+    }
+
+    /// Checks a posting and keeps it, in the place of another where all are taken.
+    async fn start(&self, request: PostRequest, places: Places) -> Result<Coordinator, CoordinatorError> {
+        let Places { waiting, alive } = places;
+        let message = format!("{} postings wait for their money, {alive} bounties are not over", waiting.len());
+        let full = || refusal(503, "board_full", message.clone(), "Try again in a minute").into();
+        let is_full = waiting.len() >= MOST_WAITING || alive >= self.settings.most_bounties;
+        let place = match is_full {
+            true => Some(gives_way(waiting, self.around.clock.now()).await?.ok_or_else(full)?),
+            false => None,
+        };
+        let folder = self.folder_of(&request.posting.body.bounty_id());
+        let coordinator = start(&folder, request, &self.settings.options, &self.around).await?;
+        match place {
+            // Nothing gives way to a posting that is refused itself.
+            Some(place) if !place.give_way().await? => Err(full()),
+            Some(_) | None => Ok(coordinator),
+        }
     }
 
     fn folder_of(&self, bounty: &BountyId) -> PathBuf {
@@ -265,7 +302,7 @@ impl Board {
         let shared = match known {
             Some(shared) => shared,
             None => {
-                let (waiting, alive) = self.sweep(self.around.clock.now()).await?;
+                let places = self.sweep(self.around.clock.now()).await?;
                 if posting.rules.budget_msat < self.settings.least_budget {
                     let message = format!(
                         "a budget of {} is less than {}",
@@ -277,19 +314,14 @@ impl Board {
                     let message = "evaluating a submission costs this coordinator time, and its fee is less than 1 sat";
                     return Err(refusal(422, "fee_too_small", message, "Set reward.fee_sat to 1 or more").into());
                 }
-                if waiting >= MOST_WAITING || alive >= self.settings.most_bounties {
-                    let message = format!("{waiting} postings wait for their money, {alive} bounties are not over");
-                    return Err(refusal(503, "board_full", message, "Try again in a quarter of an hour").into());
-                }
-                let folder = self.folder_of(&id);
-                match start(&folder, request, &self.settings.options, &self.around).await {
+                match self.start(request, places).await {
                     Ok(coordinator) => {
                         let shared = Arc::clone(&coordinator.shared);
                         self.run(coordinator);
                         shared
                     }
                     Err(error) => {
-                        remove(&folder).await;
+                        remove(&self.folder_of(&id)).await;
                         return Err(error);
                     }
                 }

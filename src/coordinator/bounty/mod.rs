@@ -12,6 +12,7 @@ mod pay_back;
 mod posting;
 mod service;
 mod state;
+mod waiting;
 
 pub use board::{Board, BoardSettings, BoardSurroundings, open, start};
 pub use closing::CLOSING_FILE;

@@ -29,7 +29,7 @@ pub(super) async fn post(State(app): State<App>, Extension(client): Extension<Cl
     app.postings.take(client, Instant::now()).map_err(Failure::too_many_requests)?;
     let length = declared_length(request.headers()).unwrap_or(MAX_POSTING_BYTES);
     let memory = app.reserve_posting(length)?;
-    let body = read_body(request.into_body(), length, app.limits.posting_time(length)).await?;
+    let body = read_body(request.into_body(), length, |read| app.limits.posting_time(read)).await?;
     let read = spawn_blocking(move || serde_json::from_slice::<PostRequest>(&body)).await;
     let posting = read.map_err(|_| Failure::internal("reading a posting panicked"))?.map_err(|error| {
         // It may quote the body.

@@ -11,7 +11,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use futures_util::StreamExt as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::failure::Failure;
 use super::limits::MAX_JSON_BYTES;
@@ -87,7 +87,7 @@ impl<T: Statement> FromRequest<App> for SignedBody<T> {
     async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         require_content_type(request.headers(), "application/json")?;
         require_length(request.headers(), MAX_JSON_BYTES)?;
-        let bytes = read_body(request.into_body(), MAX_JSON_BYTES, app.limits.json_body).await?;
+        let bytes = read_body(request.into_body(), MAX_JSON_BYTES, |_| app.limits.json_body).await?;
         let signed = Signed::from_bytes(&bytes).map_err(|error| {
             let (code, fix) = match error {
                 SignatureError::NotCanonical => ("not_canonical", "send exactly the bytes that were signed"),
@@ -126,22 +126,26 @@ pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Reads a body of at most `limit_bytes` within `time`.
-pub(super) async fn read_body(body: Body, limit_bytes: u64, time: Duration) -> Result<Vec<u8>, Failure> {
-    let read = async {
-        let mut bytes = Vec::new();
-        let mut stream = body.into_data_stream();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|_| {
-                let message = format!("the request's body broke off after {} bytes", bytes.len());
-                Failure::new(StatusCode::BAD_REQUEST, "body_truncated", message, "send the whole body")
-            })?;
-            if (bytes.len() as u64).saturating_add(chunk.len() as u64) > limit_bytes {
-                return Err(Failure::too_large(limit_bytes));
-            }
-            bytes.extend_from_slice(&chunk);
+/// Reads a body of at most `limit_bytes`. Once n bytes are here, the next one or the end must come within `time(n)` from the
+/// start.
+pub(super) async fn read_body(
+    body: Body,
+    limit_bytes: u64,
+    time: impl Fn(u64) -> Duration,
+) -> Result<Vec<u8>, Failure> {
+    let (start, mut bytes) = (Instant::now(), Vec::new());
+    let mut stream = body.into_data_stream();
+    loop {
+        let left = time(bytes.len() as u64).saturating_sub(start.elapsed());
+        let Ok(chunk) = timeout(left, stream.next()).await else { return Err(Failure::slow_body()) };
+        let Some(chunk) = chunk else { return Ok(bytes) };
+        let chunk = chunk.map_err(|_| {
+            let message = format!("the request's body broke off after {} bytes", bytes.len());
+            Failure::new(StatusCode::BAD_REQUEST, "body_truncated", message, "send the whole body")
+        })?;
+        if (bytes.len() as u64).saturating_add(chunk.len() as u64) > limit_bytes {
+            return Err(Failure::too_large(limit_bytes));
         }
-        Ok(bytes)
-    };
-    timeout(time, read).await.unwrap_or_else(|_| Err(Failure::slow_body()))
+        bytes.extend_from_slice(&chunk);
+    }
 }

@@ -133,7 +133,7 @@ pub(super) async fn payload(
         return Err(wrong_length(allowance));
     }
     let _memory = app.reserve_upload(allowance)?;
-    let payload = read_body(request.into_body(), allowance, app.limits.upload_time(allowance)).await?;
+    let payload = read_body(request.into_body(), allowance, |_| app.limits.upload_time(allowance)).await?;
     if payload.len() as u64 != allowance {
         return Err(wrong_length(allowance));
     }

@@ -35,7 +35,10 @@ pub struct Limits {
     /// Memory for postings under way, in bytes, apart from `upload_memory_bytes`: who has paid for a ticket never waits for
     /// strangers.
     pub posting_memory_bytes: u64,
-    /// The least speed of a posting, in bytes a second, on top of `json_body`.
+    /// Memory for postings under way that are short, in bytes, apart from `posting_memory_bytes`: most are, and a long one that
+    /// is sent slowly must not keep them out.
+    pub short_posting_memory_bytes: u64,
+    /// The least speed of a posting from its beginning on, in bytes a second, on top of `json_body`.
     pub posting_bytes_per_s: u64,
     /// How long an answer of the coordinator may take; its work goes on after that.
     pub call: Duration,
@@ -63,6 +66,7 @@ impl Default for Limits {
             upload_bytes_per_s: 16 * 1_024,
             upload_memory_bytes: 512 * 1_024 * 1_024,
             posting_memory_bytes: POSTING_COPIES * MAX_POSTING_BYTES,
+            short_posting_memory_bytes: 64 * 1_024 * 1_024,
             posting_bytes_per_s: 128 * 1_024,
             call: Duration::from_secs(60),
             calls: 256,
@@ -80,7 +84,7 @@ impl Limits {
         self.json_body.saturating_add(Duration::from_secs(bytes / self.upload_bytes_per_s.max(1)))
     }
 
-    /// How long a posting of so many bytes may take.
+    /// How long so many bytes of a posting may take, and a posting that ends after them.
     pub(super) fn posting_time(&self, bytes: u64) -> Duration {
         self.json_body.saturating_add(Duration::from_secs(bytes / self.posting_bytes_per_s.max(1)))
     }
@@ -90,6 +94,8 @@ impl Limits {
 pub(super) const MAX_JSON_BYTES: u64 = 64 * 1_024;
 /// The most bytes of a posting: what agents get and the held-out part may together be as long as one package, in base64.
 pub(super) const MAX_POSTING_BYTES: u64 = MAX_PACKAGE_BYTES.div_ceil(3) * 4 + MAX_JSON_BYTES;
+/// The most bytes of a posting that counts as short.
+pub(super) const SHORT_POSTING_BYTES: u64 = 1_024 * 1_024;
 /// How often a posting is in memory at most: as it comes in a buffer that grows, and as what is read out of it.
 pub(super) const POSTING_COPIES: u64 = 3;
 /// The most bytes of a request's head.

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::failure::Failure;
-use super::limits::{Limits, POSTING_COPIES};
+use super::limits::{Limits, POSTING_COPIES, SHORT_POSTING_BYTES};
 use super::rate::{Client, RateLimiter};
 use super::services::Services;
 use super::{bounties, discovery, handlers, page};
@@ -34,6 +34,7 @@ pub(super) struct App {
     calls: Arc<Semaphore>,
     upload_memory: Arc<Memory>,
     posting_memory: Arc<Memory>,
+    short_posting_memory: Arc<Memory>,
 }
 
 impl App {
@@ -48,6 +49,7 @@ impl App {
             calls: Arc::new(Semaphore::new(limits.calls as usize)),
             upload_memory: Arc::new(Memory::new(limits.upload_memory_bytes)),
             posting_memory: Arc::new(Memory::new(limits.posting_memory_bytes)),
+            short_posting_memory: Arc::new(Memory::new(limits.short_posting_memory_bytes)),
         }
     }
 
@@ -84,7 +86,8 @@ impl App {
 
     /// Sets memory aside for a posting of so many bytes: they, and what is read out of them.
     pub(super) fn reserve_posting(&self, bytes: u64) -> Result<Reserved, Failure> {
-        self.posting_memory.reserve(bytes.saturating_mul(POSTING_COPIES))
+        let memory = if bytes <= SHORT_POSTING_BYTES { &self.short_posting_memory } else { &self.posting_memory };
+        memory.reserve(bytes.saturating_mul(POSTING_COPIES))
     }
 }
 

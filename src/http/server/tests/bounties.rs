@@ -254,7 +254,8 @@ async fn a_posting_that_breaks_off_or_trickles_reaches_nobody() {
 async fn postings_under_way_share_a_bounded_memory_that_payloads_do_not_wait_for() {
     let posting = || bytes_of(&bounties::post_request("QUFB".repeat(10_000), String::new()));
     let length = posting().len() as u64;
-    let served = serve(Limits { posting_memory_bytes: POSTING_COPIES * length + 8_192, ..Limits::default() }).await;
+    let memory = POSTING_COPIES * length + 8_192;
+    let served = serve(Limits { short_posting_memory_bytes: memory, ..Limits::default() }).await;
     let mut slow = served.connect().await;
     slow.write_all(post_head(&format!("Content-Length: {length}\r\n")).as_bytes()).await.expect("sent");
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -266,8 +267,29 @@ async fn postings_under_way_share_a_bounded_memory_that_payloads_do_not_wait_for
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(served.post("/v1/bounties", &posting()).await.status, 200, "a broken connection frees its part");
 
-    let small = serve(Limits { posting_memory_bytes: length, ..Limits::default() }).await;
+    let small = serve(Limits { short_posting_memory_bytes: length, ..Limits::default() }).await;
     assert_eq!(small.post("/v1/bounties", &posting()).await.code(), "body_too_large");
+}
+
+#[tokio::test]
+async fn a_long_posting_that_trickles_is_given_up_long_before_its_whole_length_would_have_to_be_here() {
+    let limits = Limits { json_body: Duration::from_millis(100), stall: Duration::from_secs(2), ..Limits::default() };
+    let served = serve(limits).await;
+    let head = post_head(&format!("Content-Length: {MAX_POSTING_BYTES}\r\n"));
+    let slow = [head.as_bytes(), &posting()[..100]].concat();
+    let answer = Answer::parse(&served.raw(&slow).await).expect("an answer");
+    assert_eq!((answer.status, answer.code().as_str()), (408, "body_timeout"));
+}
+
+#[tokio::test]
+async fn a_long_posting_under_way_keeps_no_short_one_out() {
+    let served = serve(Limits::default()).await;
+    let mut slow = served.connect().await;
+    slow.write_all(post_head(&format!("Content-Length: {MAX_POSTING_BYTES}\r\n")).as_bytes()).await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let long = bytes_of(&bounties::post_request("QUFB".repeat(1 << 18), "QUFB".into()));
+    assert_eq!(served.post("/v1/bounties", &long).await.code(), "busy");
+    assert_eq!(served.post("/v1/bounties", &posting()).await.status, 200);
 }
 
 #[tokio::test]
