@@ -3,10 +3,14 @@
 //! `"l402t package 1\n"`, then for each file, sorted by path: u32 length of the path ‖ path ‖ mode (0 plain, 1 executable) ‖
 //! u64 length of the content ‖ content; lengths little-endian. One tree has one encoding, and nothing else is read.
 
-use super::data::{INPUTS, LABELS, Part, to_lines};
-use super::load::Bounty;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use super::data::{DataError, Exam, INPUTS, LABELS, Part, to_lines};
+use super::load::{Bounty, Extent, LoadError};
 use super::manifest::{FILE, Parts};
 use super::tree::{File, MOST_DEPTH, Mode, Tree, TreeLimits};
+use crate::protocol::bounty::statements::Posting;
 
 const MAGIC: &[u8] = b"l402t package 1\n";
 /// Longest path.
@@ -30,6 +34,71 @@ pub enum PackageError {
     /// Too many files, or too much in them.
     #[error("it holds more than {} files or {} bytes", .0.files, .0.bytes)]
     TooLarge(TreeLimits),
+}
+
+/// Packages that are not the bounty that was posted.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// This machine: it says nothing about the packages.
+    #[error("{} can't be made anew: {source}", path.display())]
+    Write {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What agents get is no package.
+    #[error(transparent)]
+    Package(PackageError),
+    /// What agents get is no bounty.
+    #[error(transparent)]
+    Bounty(#[from] LoadError),
+    /// What they start from is something else.
+    #[error("the workspace is not the one that the posting names")]
+    OtherWorkspace,
+    /// The held-out part is no package.
+    #[error(transparent)]
+    HeldOutPackage(PackageError),
+    /// The held-out part is no data.
+    #[error(transparent)]
+    HeldOut(#[from] DataError),
+    /// The held-out part is another one, or the salt.
+    #[error("the held-out part is not the one that the posting commits to")]
+    OtherHeldOut,
+}
+
+/// What agents get and the held-out part, unpacked in two folders of `folder` that are made anew, seen to be what was posted.
+/// That their bytes have the hashes that somebody has signed is the caller's to know.
+pub fn open(
+    posting: &Posting,
+    (package, held_out): (&[u8], &[u8]),
+    salt: [u8; 32],
+    folder: &Path,
+) -> Result<(Bounty, Exam), OpenError> {
+    let (public, private) = (folder.join("package"), folder.join("held-out"));
+    write_anew(&decode(package).map_err(OpenError::Package)?, &public)?;
+    write_anew(&decode(held_out).map_err(OpenError::HeldOutPackage)?, &private)?;
+    let mut bounty = Bounty::load(&public, salt, Extent::Package)?;
+    let part = Part::read(&private)?;
+    if part.commitment(&salt).ok() != Some(posting.held_out) {
+        return Err(OpenError::OtherHeldOut);
+    }
+    if bounty.workspace.digest() != posting.baseline_tree {
+        return Err(OpenError::OtherWorkspace);
+    }
+    let exam = Exam::held_out(part.clone(), salt, &bounty.manifest.data.classes);
+    bounty.held_out = Some(part);
+    Ok((bounty, exam))
+}
+
+/// What an interrupted start left of the folder goes.
+fn write_anew(tree: &Tree, folder: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Write { path: folder.to_owned(), source };
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    tree.write_to(folder).map_err(failed)
 }
 
 /// A tree as bytes.

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::data::{Exam, Part};
+use super::data::Exam;
 use super::evaluate::EvaluateError;
 use super::judge::{Evaluate, JudgeError, Submission, Submitted, judge};
 use super::lint::{Level, Lint};
-use super::load::{Bounty, Extent};
-use super::package;
+use super::load::Bounty;
+use super::package::{self, OpenError};
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::book::Book;
 use crate::protocol::bounty::statements::{
@@ -169,35 +169,17 @@ impl Audit<'_> {
 
     /// The bounty as it was posted, with the part that was held out.
     fn unpack(&self, posting: &Posting, closing: &Closing) -> Result<(Bounty, Exam), Stop> {
-        let unpack = |what: &str, hash: &Blake3Hash| {
-            let bytes = self.blob(what, hash)?;
-            let folder = self.folder.join(what);
-            match package::decode(&bytes) {
-                Ok(tree) => tree.write_to(&folder).map_err(EvaluateError::from).map_err(ReplayError::from)?,
-                Err(error) => return differ(what, error.to_string()),
+        let (public, private) = (self.blob("package", &posting.package)?, self.blob("held_out", &closing.held_out)?);
+        let opened = package::open(posting, (&public, &private), closing.held_out_salt, self.folder);
+        opened.or_else(|error| match error {
+            OpenError::Write { source, .. } => Err(ReplayError::from(EvaluateError::from(source)).into()),
+            OpenError::Package(_) | OpenError::Bounty(_) | OpenError::OtherWorkspace => {
+                differ("package", error.to_string())
             }
-            Ok(folder)
-        };
-        let (package, held_out) = (unpack("package", &posting.package)?, unpack("held_out", &closing.held_out)?);
-        let mut bounty = match Bounty::load(&package, closing.held_out_salt, Extent::Package) {
-            Ok(bounty) => bounty,
-            Err(error) => return differ("package", error.to_string()),
-        };
-        let part = match Part::read(&held_out) {
-            Ok(part) => part,
-            Err(error) => return differ("held_out", error.to_string()),
-        };
-        if part.commitment(&closing.held_out_salt).ok() != Some(posting.held_out) {
-            return differ("held_out", "it is not the part that the posting commits to");
-        }
-        if bounty.workspace.digest() != posting.baseline_tree {
-            return differ("package", "its workspace is not the one that the posting names");
-        }
-        bounty.held_out = Some(part);
-        match bounty.held_out_exam() {
-            Some(exam) => Ok((bounty, exam)),
-            None => differ("held_out", "there is none"),
-        }
+            OpenError::HeldOutPackage(_) | OpenError::HeldOut(_) | OpenError::OtherHeldOut => {
+                differ("held_out", error.to_string())
+            }
+        })
     }
 
     fn baseline(&self, posting: &Posting, bounty: &Bounty, exam: &Exam) -> Result<(), Stop> {

@@ -1,6 +1,5 @@
 //! A posting taken on: checked against everything that can be known without running it, and kept.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,12 +11,12 @@ use super::super::error::{CoordinatorError, refusal};
 use super::super::run::{DataFolder, META_MANIFEST, META_SECRET, Run, RunTask, secret_bytes, write_manifest};
 use super::super::secrets::RunSecret;
 use super::state::Escrow;
-use crate::bounty::data::{Exam, Part};
+use crate::bounty::data::Exam;
 use crate::bounty::judge::Evaluate;
 use crate::bounty::lint::rules;
-use crate::bounty::load::{Bounty, Extent};
+use crate::bounty::load::Bounty;
 use crate::bounty::manifest::{BoxLimits, DemoOnly, Manifest};
-use crate::bounty::package;
+use crate::bounty::package::{self, OpenError};
 use crate::ln::MAX_HOLD_CLTV_BLOCKS;
 use crate::ln::bolt11::Network;
 use crate::protocol::amount::Msat;
@@ -32,10 +31,6 @@ use crate::protocol::sign::{IdentityKey, Signed};
 use crate::protocol::statements::Tranche;
 use crate::store::StoreError;
 use crate::store::coordinator::{self as tables, meta, set_meta};
-
-/// Where the package and the held-out part are, as folders.
-const PACKAGE: &str = "package";
-const HELD_OUT: &str = "held-out";
 
 const META_HELD_OUT: &str = "bounty_held_out";
 const META_SALT: &str = "bounty_salt";
@@ -138,9 +133,7 @@ pub(super) fn start(
         return Err(bad("bad_package", "the package is not the one that the posting names", "Send that one"));
     }
     let held_out = decode("held_out", &request.held_out)?;
-    unpack(&bytes, &folder.join(PACKAGE))?;
-    unpack(&held_out, &folder.join(HELD_OUT))?;
-    let (bounty, exam) = load(folder, request.held_out_salt, posting)?;
+    let (bounty, exam) = unpack(posting, (&bytes, &held_out), request.held_out_salt, folder)?;
     check_rules(&bounty, &exam, posting)?;
     check_place(&bounty.manifest, network, evaluator)?;
 
@@ -192,9 +185,9 @@ pub(super) fn read(data: &DataFolder, folder: &Path, key: &IdentityKey) -> Resul
     let secret = RunSecret::from_bytes(secret_bytes(db, META_SECRET)?);
     // The blobs are on disk to the last byte; what was unpacked of them may not have been when the power went.
     let posting = &manifest.body.posting.body;
-    unpack(&data.blobs.get(&posting.package, package::MOST_BYTES)?, &folder.join(PACKAGE))?;
-    unpack(&data.private.get(&held_out, package::MOST_BYTES)?, &folder.join(HELD_OUT))?;
-    let loaded = load(folder, salt, &manifest.body.posting.body)?;
+    let public = data.blobs.get(&posting.package, package::MOST_BYTES)?;
+    let private = data.private.get(&held_out, package::MOST_BYTES)?;
+    let loaded = unpack(posting, (&public, &private), salt, folder)?;
     let run = of_task(manifest, loaded, salt, held_out, key.clone(), secret);
     write_manifest(folder, &bytes)?;
     Ok(Some(run))
@@ -228,20 +221,21 @@ fn of_task(
     }
 }
 
-fn unpack(bytes: &[u8], folder: &Path) -> Result<(), CoordinatorError> {
-    let tree = package::decode(bytes).map_err(|error| bad("bad_package", error, POST_AGAIN))?;
-    replace(folder, |to| tree.write_to(to))
-}
-
-/// Makes a folder anew: what an interrupted start left of it goes.
-fn replace(folder: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), CoordinatorError> {
-    let failed = |action, source| StoreError::Io { action, path: folder.to_owned(), source };
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove", error).into()),
-        Ok(()) | Err(_) => {}
-    }
-    make(folder).map_err(|error| failed("make the folder", error))?;
-    Ok(())
+fn unpack(
+    posting: &Posting,
+    packages: (&[u8], &[u8]),
+    salt: [u8; 32],
+    folder: &Path,
+) -> Result<(Bounty, Exam), CoordinatorError> {
+    package::open(posting, packages, salt, folder).map_err(|error| match error {
+        OpenError::Write { path, source } => StoreError::Io { action: "make the folder", path, source }.into(),
+        OpenError::OtherHeldOut => bad("heldout_mismatch", error, POST_AGAIN),
+        OpenError::Package(_)
+        | OpenError::Bounty(_)
+        | OpenError::OtherWorkspace
+        | OpenError::HeldOutPackage(_)
+        | OpenError::HeldOut(_) => bad("bad_package", error, POST_AGAIN),
+    })
 }
 
 fn check_statement(signed: &Signed<Posting>, key: &IdentityKey, now: UnixMs) -> Result<(), CoordinatorError> {
@@ -266,23 +260,6 @@ fn check_statement(signed: &Signed<Posting>, key: &IdentityKey, now: UnixMs) -> 
         return Err(bad("deadline", message, "Set an earlier submissions.deadline, and post it again after that"));
     }
     Ok(())
-}
-
-/// The bounty in the folder, seen to be the one that was posted.
-fn load(folder: &Path, salt: [u8; 32], posting: &Posting) -> Result<(Bounty, Exam), CoordinatorError> {
-    let mut bounty = Bounty::load(&folder.join(PACKAGE), salt, Extent::Package)
-        .map_err(|error| bad("bad_package", error, POST_AGAIN))?;
-    let part = Part::read(&folder.join(HELD_OUT)).map_err(|error| bad("bad_package", error, POST_AGAIN))?;
-    if part.commitment(&salt).ok() != Some(posting.held_out) {
-        let message = "the held-out part is not the one that the posting commits to";
-        return Err(bad("heldout_mismatch", message, POST_AGAIN));
-    }
-    if bounty.workspace.digest() != posting.baseline_tree {
-        return Err(bad("bad_package", "the workspace is not the one that the posting names", POST_AGAIN));
-    }
-    bounty.held_out = Some(part);
-    let exam = bounty.held_out_exam().ok_or(CoordinatorError::Panicked)?;
-    Ok((bounty, exam))
 }
 
 fn check_rules(bounty: &Bounty, exam: &Exam, posting: &Posting) -> Result<(), CoordinatorError> {
