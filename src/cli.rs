@@ -85,6 +85,16 @@ pub enum Command {
     /// Bounties: find one, improve its score and be paid; or post one
     #[command(after_help = "Example: l402t bounty list --coordinator http://127.0.0.1:8402")]
     Bounty(BountyArgs),
+    /// Bounties for AI agents: a server of the Model Context Protocol on stdin and stdout
+    ///
+    /// Its tools are bounty_list, bounty_show, bounty_claim, bounty_try, bounty_submit, bounty_status and wallet_balance. The
+    /// limits of [bounty] in the configuration bind them, and a submission waits for a person's yes: see [mcp].
+    #[cfg(feature = "mcp")]
+    #[command(
+        after_help = "Example, in a client's configuration: {\"mcpServers\": {\"l402t\": {\"command\": \"l402t\", \
+                      \"args\": [\"mcp\", \"--config\", \"/home/me/l402t.toml\"]}}}"
+    )]
+    Mcp,
     /// The whole system on this machine: a coordinator, three honest peers, one that cheats and one that copies
     #[command(after_help = "Example: l402t demo --json")]
     Demo(DemoArgs),

@@ -69,6 +69,18 @@ impl Answer {
         }
     }
 
+    /// Did it come to what was asked for?
+    #[cfg(feature = "mcp")]
+    pub(super) fn is_yes(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// As programs read it.
+    #[cfg(feature = "mcp")]
+    pub(super) fn to_value(&self) -> serde_json::Value {
+        to_value(self.body())
+    }
+
     fn body(&self) -> Body<'_> {
         let error = self.error.as_ref().map(report);
         Body { ok: error.is_none(), result: &self.result, error, next_actions: &self.next_actions }
@@ -94,7 +106,7 @@ pub(super) fn end(ui: &Ui, ended: Result<Answer, Failure>) -> ExitCode {
     let answer = ended.unwrap_or_else(|failure| {
         match ui.format() {
             Format::Text => ui.error(report(&failure)),
-            Format::Json => {}
+            Format::Json | Format::Nothing => {}
         }
         Answer::no(serde_json::Value::Null, failure)
     });

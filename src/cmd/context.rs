@@ -8,6 +8,8 @@ use super::stop::Stop;
 use super::{Failure, bug, interrupted, logging};
 use crate::cli::GlobalArgs;
 use crate::config::{Config, Environment};
+#[cfg(feature = "mcp")]
+use crate::ui::Format;
 use crate::ui::Ui;
 
 /// What every command gets.
@@ -26,6 +28,12 @@ pub struct Context {
 impl Context {
     pub(super) fn new(ui: Ui, config: Config, environment: Environment, global: GlobalArgs, stop: Stop) -> Self {
         Self { ui, config, stop, global, environment }
+    }
+
+    /// The same for a part of a command: with nothing on stdout, and stopped by itself.
+    #[cfg(feature = "mcp")]
+    pub(super) fn silent(self, stop: Stop) -> Self {
+        Self { ui: Ui::new(Format::Nothing), stop, ..self }
     }
 
     /// The configuration file that was read, if any.

@@ -23,6 +23,8 @@ pub mod fetch;
 pub mod judge;
 pub mod ledger;
 mod liquidity;
+#[cfg(feature = "mcp")]
+pub mod mcp;
 pub mod openapi;
 pub mod peer;
 #[cfg(feature = "lnd")]
@@ -127,6 +129,8 @@ async fn run(command: Command, context: Context) -> Result<Answer, Failure> {
         Command::Wallet(_) => Err(node::missing()),
         Command::Fetch(args) => fetch::run(args, context).await,
         Command::Bounty(args) => bounty::run(args, context).await,
+        #[cfg(feature = "mcp")]
+        Command::Mcp => mcp::run(context).await,
         Command::Demo(args) => demo::run(args, context).await,
         #[cfg(feature = "lnd")]
         Command::Regtest(args) => regtest::run(args, context).await,

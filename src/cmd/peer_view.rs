@@ -23,7 +23,7 @@ impl PeerView {
     pub(super) fn show(&self, event: &PeerEvent) {
         match self.ui.format() {
             Format::Json => self.ui.json(event),
-            Format::Text => self.show_to_people(event),
+            Format::Text | Format::Nothing => self.show_to_people(event),
         }
     }
 

@@ -5,6 +5,7 @@
 mod board;
 mod environment;
 mod lightning;
+mod mcp;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use board::BoardConfig;
 pub use environment::Environment;
 pub use lightning::{ChainConfig, LightningConfig, LndConfig, NetworkName, NodeKind};
+pub use mcp::McpConfig;
 
 use crate::coordinator::settings::{ChannelSettings, Gate, RunSettings};
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub fetch: FetchConfig,
     /// `l402t bounty`.
     pub bounty: BountyConfig,
+    /// `l402t mcp`.
+    pub mcp: McpConfig,
 }
 
 /// What is logged, and where.
@@ -205,6 +209,8 @@ impl Default for FetchConfig {
 pub struct BountyConfig {
     /// The most that one submission may cost, in sat; what its route takes comes on top.
     pub max_fee_sat: u64,
+    /// The most that submissions may cost within 24 hours, fees and their routing, in sat.
+    pub max_daily_fees_sat: u64,
     /// The least that a claim must be worth, in sat; others are not submitted.
     pub min_reward_sat: u64,
     /// The most blocks that a reward may stay locked.
@@ -221,6 +227,7 @@ impl Default for BountyConfig {
     fn default() -> Self {
         Self {
             max_fee_sat: 100,
+            max_daily_fees_sat: 1_000,
             min_reward_sat: 1,
             max_hold_blocks: 1_000,
             max_budget_sat: 100_000,

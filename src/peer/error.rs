@@ -77,6 +77,16 @@ pub enum PeerError {
     /// A submission to a bounty that can't pay off.
     #[error("{0}")]
     NotWorthIt(#[from] NotWorthIt),
+    /// One more submission could cost more than the owner allows a day.
+    #[error("a submission may cost {cost}, {spent} were spent in the last 24 hours, and at most {most} may be")]
+    SpendingCap {
+        /// Its fee, and what its route may take.
+        cost: Msat,
+        /// On submissions to bounties, routing included, also what is under way.
+        spent: Msat,
+        /// What the owner allows.
+        most: Msat,
+    },
     /// No round of a bounty took the submission.
     #[error("no round of the bounty took the submission: {0}")]
     NoRound(String),
@@ -145,6 +155,7 @@ impl PeerError {
             | PeerError::Journal(_)
             | PeerError::Terms(_)
             | PeerError::NotWorthIt(_)
+            | PeerError::SpendingCap { .. }
             | PeerError::Training(_) => Blame::Local,
             PeerError::Unreachable { .. }
             | PeerError::Refused { .. }
@@ -171,6 +182,7 @@ impl PeerError {
             PeerError::Untrusted(_) => "coordinator_untrusted",
             PeerError::Terms(_) => "terms",
             PeerError::NotWorthIt(why) => why.code(),
+            PeerError::SpendingCap { .. } => "spending_cap",
             PeerError::NoRound(_) => "no_round",
             PeerError::Lightning(_) => "lightning",
             PeerError::NoChannel { .. } => "no_channel",
@@ -203,6 +215,7 @@ impl PeerError {
             PeerError::Refused { fix, .. } => fix,
             PeerError::Untrusted(_) => "Nothing was paid for it. Tell the operator, or choose another coordinator",
             PeerError::NotWorthIt(why) => why.fix(),
+            PeerError::SpendingCap { .. } => "Wait, or have the owner raise [bounty] max_daily_fees_sat",
             PeerError::NoRound(_) => "Nothing was paid. Try again later",
             PeerError::Terms(_) => "Change [peer] in the configuration if these terms are fine with you",
             PeerError::Lightning(_) => "See the log (--log info), then start again: the journal says where to go on",

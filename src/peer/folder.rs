@@ -45,7 +45,7 @@ impl DataFolder {
 
     /// The Lightning node's folder.
     pub fn lightning(&self) -> PathBuf {
-        self.root.join("lightning")
+        lightning_in(&self.root)
     }
 
     /// A downloaded blob.
@@ -156,6 +156,11 @@ fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, PeerError> {
         }
     }
     Ok(files)
+}
+
+/// The Lightning node's folder in a data folder.
+pub fn lightning_in(root: &Path) -> PathBuf {
+    root.join("lightning")
 }
 
 /// The journal's database in a peer's data folder.

@@ -312,6 +312,16 @@ impl Journal {
         self.sum("WHERE contribution = ?1", params![contribution.to_string()])
     }
 
+    /// What submissions to bounties cost since then, routing included. A submission is what claims a score.
+    pub fn spent_on_bounties(&self, since: UnixMs) -> Result<Msat, JournalError> {
+        let sum = self.sum(
+            "JOIN contribution USING (contribution)
+             WHERE at_ms >= ?1 AND json_extract(entry, '$.commitment.body.claim') IS NOT NULL",
+            params![signed(since.0)?],
+        )?;
+        Ok(sum.spent_msat())
+    }
+
     /// What everything cost and brought.
     pub fn totals(&self) -> Result<Totals, JournalError> {
         self.sum("", params![])

@@ -38,13 +38,22 @@ pub(super) fn check_proof(fee: &Fee, preimage: &Preimage) -> Result<(), LnError>
     if preimage.payment_hash() == fee.payment_hash { Ok(()) } else { Err(LnError::WrongPreimage(fee.payment_hash)) }
 }
 
+/// What a fee's route may take.
+fn routing_cap(fee: Msat) -> Msat {
+    MIN_ROUTING_CAP.max(Msat::new(fee.msat() / ROUTING_CAP_DIVISOR))
+}
+
+/// The most that paying a fee can cost.
+pub(super) fn most_cost(fee: Msat) -> Msat {
+    fee.checked_add(routing_cap(fee)).unwrap_or(Msat::MAX_MONEY)
+}
+
 impl Session {
     /// Pays a challenge's invoice, or finds that it is paid. Ends only when that is certain.
     pub(super) async fn pay_once(&self, fee: &Fee, opening: &RoundOpening) -> Result<FeePayment, PeerError> {
         let mut hints = self.parts.ln.events();
         let mut attempts = 0;
-        let cap = MIN_ROUTING_CAP.max(Msat::new(fee.amount_msat.msat() / ROUTING_CAP_DIVISOR));
-        let limits = PayLimits { max_fee: cap, max_cltv_blocks: FEE_CLTV_BLOCKS };
+        let limits = PayLimits { max_fee: routing_cap(fee.amount_msat), max_cltv_blocks: FEE_CLTV_BLOCKS };
         loop {
             let failed = match self.parts.ln.payment(fee.payment_hash).await {
                 Ok(PaymentStatus::Succeeded { preimage, fee: routing_msat }) => {

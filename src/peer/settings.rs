@@ -9,6 +9,8 @@ use crate::protocol::amount::Msat;
 pub struct PeerSettings {
     /// What the owner allows.
     pub limits: Limits,
+    /// The most that submissions to bounties may cost within 24 hours, fees and their routing; `None`: no such limit.
+    pub max_daily_fees: Option<Msat>,
     /// How long a coordinator may stay unreachable, in ms.
     pub give_up_after_ms: u64,
     /// How long to wait for a usable channel, in ms.
@@ -28,6 +30,7 @@ impl Default for PeerSettings {
                 min_reward: Msat::ZERO,
                 max_hold_blocks: MAX_HOLD_CLTV_BLOCKS,
             },
+            max_daily_fees: None,
             give_up_after_ms: 300_000,
             channel_wait_ms: 120_000,
             receipt_wait_ms: 600_000,

@@ -22,6 +22,8 @@ pub enum Format {
     Text,
     /// `--json`: one object, or one object a line.
     Json,
+    /// Nothing: stdout is a protocol's.
+    Nothing,
 }
 
 /// What stderr is.
@@ -72,14 +74,14 @@ impl Ui {
     pub fn line(&self, text: impl AsRef<str>) {
         match self.format {
             Format::Text => self.stdout_line(text.as_ref()),
-            Format::Json => {}
+            Format::Json | Format::Nothing => {}
         }
     }
 
     /// An object of the result, for programs: nothing is written without `--json`.
     pub fn json<T: Serialize>(&self, value: &T) {
         match self.format {
-            Format::Text => {}
+            Format::Text | Format::Nothing => {}
             Format::Json => match serde_json::to_string(value) {
                 Ok(text) => self.stdout_line(&text),
                 Err(error) => tracing::error!(%error, "a result could not be written as JSON"),

@@ -10,6 +10,7 @@ use super::claimed::{Note, write};
 use super::desk::{client, look, refused};
 use super::list::Row;
 use crate::cli::BountyClaimArgs;
+use crate::protocol::ids::BountyId;
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
@@ -22,13 +23,17 @@ struct Report<'a> {
     row: Row<'a>,
 }
 
+/// What a claimed bounty's folder is called where nobody says.
+pub(in crate::cmd) fn folder_name(bounty: BountyId) -> PathBuf {
+    PathBuf::from(format!("bounty-{}", bounty.short()))
+}
+
 /// Runs the command.
 pub(super) async fn run(args: &BountyClaimArgs, context: &Context, scratch: &Path) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
     let client = client(context, args.coordinator.as_deref())?;
     let view = look(&client, args.bounty).await?;
-    let default = || PathBuf::from(format!("bounty-{}", args.bounty.short()));
-    let folder = args.into.clone().unwrap_or_else(default);
+    let folder = args.into.clone().unwrap_or_else(|| folder_name(args.bounty));
     let hash = view.manifest.body.posting.body.package;
     let path = scratch.join("fetched");
     let fetched = client.of_bounty(args.bounty).fetch_blob(hash, &path, |_| {}).await;

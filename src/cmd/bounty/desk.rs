@@ -26,7 +26,7 @@ use crate::protocol::api::{BountyView, LightningView};
 use crate::protocol::ids::BountyId;
 
 /// The data folder is the peer's: one wallet, one journal, one identity.
-pub(super) const DATA: &str = "peer";
+pub(in crate::cmd) const DATA: &str = "peer";
 
 /// A coordinator, named by a flag or by the configuration.
 pub(super) fn client(context: &Context, url: Option<&str>) -> Result<CoordinatorClient, Failure> {
@@ -46,7 +46,7 @@ pub(super) async fn look(client: &CoordinatorClient, bounty: BountyId) -> Result
 }
 
 /// A whole number of satoshis.
-pub(super) fn sat(key: &str, sat: u64) -> Result<Msat, Failure> {
+pub(in crate::cmd) fn sat(key: &str, sat: u64) -> Result<Msat, Failure> {
     let msat = sat.checked_mul(1_000).map(Msat::new).filter(|msat| *msat <= Msat::MAX_MONEY);
     msat.ok_or_else(|| Failure::usage("amount", format!("{key} = {sat} sat will never exist"), "Allow less"))
 }
@@ -59,7 +59,8 @@ fn settings(context: &Context) -> Result<PeerSettings, Failure> {
         min_reward: sat("[bounty] min_reward_sat", config.min_reward_sat)?,
         max_hold_blocks: config.max_hold_blocks,
     };
-    Ok(PeerSettings { limits, ..peers_settings(&context.config.peer) })
+    let max_daily_fees = Some(sat("[bounty] max_daily_fees_sat", config.max_daily_fees_sat)?);
+    Ok(PeerSettings { limits, max_daily_fees, ..peers_settings(&context.config.peer) })
 }
 
 /// What work at a bounty is done with.

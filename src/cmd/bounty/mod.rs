@@ -1,10 +1,11 @@
 //! `l402t bounty`: what sponsors and agents do about a bounty.
 
+pub(super) mod approve;
 mod attempt;
 mod check;
-mod claim;
+pub(super) mod claim;
 mod claimed;
-mod desk;
+pub(super) mod desk;
 pub(super) mod joined;
 mod list;
 mod post;
@@ -20,22 +21,31 @@ use crate::bounty::manifest::{Manifest, Problems};
 use crate::bounty::sandbox::{Sandbox, SandboxSettings, TierChoice};
 use crate::bounty::scratch::Scratch;
 use crate::cli::{BountyArgs, BountyCommand};
+use approve::{Approve, Typed};
 
 /// Runs the command.
 pub async fn run(args: BountyArgs, context: Context) -> Result<Answer, Failure> {
-    let context = &context;
+    answer_to(args.command, &context, &Typed).await
+}
+
+/// Does it, and tells people. `approve` is asked before a submission costs anything.
+pub(super) async fn answer_to(
+    command: BountyCommand,
+    context: &Context,
+    approve: &dyn Approve,
+) -> Result<Answer, Failure> {
     let own = context.clone();
     let place = context.temporary_folder();
     // Kept out here, so that it goes on Ctrl-C, too, which doesn't wait for the box that runs.
     let scratch = Scratch::new(place).map_err(|error| Failure::io("make a folder in", place, &error))?;
     let folder = scratch.path().to_owned();
-    match args.command {
+    match command {
         BountyCommand::List(args) => list::list(&args, context).await,
         BountyCommand::Show(args) => list::show(&args, context).await,
         BountyCommand::Watch(args) => list::watch(&args, context, &folder).await,
         BountyCommand::Claim(args) => claim::run(&args, context, &folder).await,
         BountyCommand::Try(args) => context.blocking(move || attempt::run(&args, &own, &folder)).await,
-        BountyCommand::Submit(args) => submit::run(&args, context, &folder).await,
+        BountyCommand::Submit(args) => submit::run(&args, context, &folder, approve).await,
         BountyCommand::Status(args) => status::status(&args, context).await,
         BountyCommand::Withdraw(args) => status::withdraw(&args, context).await,
         BountyCommand::Check(args) => context.blocking(move || check::run(&args, &own, &folder)).await,

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::{Answer, Context, Failure};
+use super::super::{Answer, Context, Failure, interrupted};
+use super::approve::{Approve, Quote};
 use super::claimed::{self, Change, Claimed};
 use super::desk::{Bench, DATA, Workplace, client};
 use super::joined;
+use super::list::plain;
 use crate::cli::BountySubmitArgs;
 use crate::peer::folder::DataFolder;
 use crate::peer::stage::Ending;
@@ -185,7 +187,12 @@ fn advice(reason: Rejection) -> &'static str {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: &BountySubmitArgs, context: &Context, scratch: &Path) -> Result<Answer, Failure> {
+pub(super) async fn run(
+    args: &BountySubmitArgs,
+    context: &Context,
+    scratch: &Path,
+    approve: &dyn Approve,
+) -> Result<Answer, Failure> {
     let data = context.open_data(DATA)?;
     let (folder, place) = (args.folder.clone(), scratch.to_owned());
     let claimed = context.blocking(move || claimed::read(&folder, &place)).await?;
@@ -194,8 +201,20 @@ pub(super) async fn run(args: &BountySubmitArgs, context: &Context, scratch: &Pa
         .map_err(|error| Failure::usage("claim", error, "Give the score as the scorer prints it"))?;
     let diff = diff(args, &claimed)?;
     let client = client(context, args.coordinator.as_deref().or(Some(&claimed.note.coordinator)))?;
-    let folder = DataFolder::open(&data)?;
     let bounty = claimed.note.bounty;
+    let quote = Quote {
+        bounty,
+        title: plain(&claimed.note.manifest.body.posting.body.title),
+        coordinator: client.url().to_owned(),
+        claim: claim.shown(rules.decimals).to_string(),
+        fee_msat: rules.fee_msat,
+        diff_bytes: diff.len(),
+    };
+    tokio::select! {
+        approved = approve.approve(&quote) => approved?,
+        () = context.stop.requested() => return Err(interrupted()),
+    }
+    let folder = DataFolder::open(&data)?;
     joined::save(&data, &claimed.note)?;
     let submission = Submission { diff: diff.into_bytes(), claim };
     let repeat = if args.again { Repeat::Again } else { Repeat::Told };

@@ -10,7 +10,7 @@ use crate::cmd::Failure;
 use crate::config::{ChainConfig, LightningConfig, NetworkName};
 use crate::ln::bolt11::Network;
 use crate::ln::embedded::{
-    ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, NodeWatch, Settings, last_regtest_chain,
+    self, ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, NodeWatch, Settings, last_regtest_chain,
 };
 use crate::ln::regtest::{RegtestChain, RegtestError};
 use crate::protocol::api::LightningView;
@@ -33,6 +33,13 @@ pub(super) type OwnChain = RegtestChain;
 
 /// Tells when the node can't go on.
 pub(super) type OwnWatch = NodeWatch;
+
+/// What the node noted last.
+#[cfg(feature = "mcp")]
+pub(super) fn last_summary(folder: &Path) -> Result<Option<serde_json::Value>, Failure> {
+    let Some(summary) = embedded::last_summary(folder)? else { return Ok(None) };
+    serde_json::to_value(summary).map(Some).map_err(|error| Failure::bug(format_args!("a summary: {error}")))
+}
 
 /// A coordinator's: with a regtest chain of its own where no other chain is configured.
 pub(super) async fn of_coordinator(

@@ -24,6 +24,11 @@ pub(in crate::cmd) fn missing() -> Failure {
     Failure::usage("no_lightning", message, "Build it with default features")
 }
 
+#[cfg(feature = "mcp")]
+pub(super) fn last_summary(_: &Path) -> Result<Option<serde_json::Value>, Failure> {
+    Ok(None)
+}
+
 pub(super) async fn of_coordinator(_: &LightningConfig, _: &Path, _: u32, _: u64) -> Result<Node, Failure> {
     Err(missing())
 }
