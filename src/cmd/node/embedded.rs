@@ -37,6 +37,9 @@ pub(super) type OwnWatch = NodeWatch;
 /// What the node noted last.
 #[cfg(feature = "mcp")]
 pub(super) fn last_summary(folder: &Path) -> Result<Option<serde_json::Value>, Failure> {
+    if !folder.exists() {
+        return Ok(None);
+    }
     let Some(summary) = embedded::last_summary(folder)? else { return Ok(None) };
     serde_json::to_value(summary).map(Some).map_err(|error| Failure::bug(format_args!("a summary: {error}")))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fake::{FEE, FakeCoordinator, Habit};
 use super::fuse::{Fuse, Fused};
 use super::{CAPACITY, PUSH};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::ln::Lightning;
 use crate::ln::simulated::{Faults, Network};
 use crate::peer::api::{BountyApi, CoordinatorApi};
@@ -17,7 +17,7 @@ use crate::peer::journal::{Journal, Totals};
 use crate::peer::session::PeerParts;
 use crate::peer::settings::PeerSettings;
 use crate::peer::stage::{Ending, Stage};
-use crate::peer::submit::{Repeat, Submission, Submitted, Submitter, Withdrawal};
+use crate::peer::submit::{Repeat, Submission, Submitted, Submitter, Withdrawal, spent_today};
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::score::Score;
 use crate::protocol::bounty::verdict::Rejection;
@@ -40,11 +40,16 @@ impl Stall {
     }
 
     async fn submitter(&self, fuse: &Arc<Fuse>, min_reward: Msat) -> Submitter {
+        self.limited(fuse, min_reward, None).await
+    }
+
+    async fn limited(&self, fuse: &Arc<Fuse>, min_reward: Msat, max_daily_fees: Option<Msat>) -> Submitter {
         let api: Arc<dyn CoordinatorApi> = self.coordinator.clone();
         let board: Arc<dyn BountyApi> = self.coordinator.clone();
         let mut settings =
             PeerSettings { poll_ms: 1, channel_wait_ms: 2_000, give_up_after_ms: 50, ..PeerSettings::default() };
         settings.limits.min_reward = min_reward;
+        settings.max_daily_fees = max_daily_fees;
         let parts = PeerParts {
             folder: DataFolder::open(self.data.path()).expect("free"),
             key: identity::load_or_create(self.data.path()).expect("a key"),
@@ -294,4 +299,29 @@ async fn entries_of_another_run_are_left_alone() {
     let submitted = stall.submit_to_the_end().await.expect("a good end");
     assert!(matches!(submitted.ending, Some(Ending::Accepted { .. })), "{submitted:?}");
     assert_eq!(stall.coordinator.commitments(), 1);
+}
+
+#[tokio::test]
+async fn a_day_allows_no_more_than_its_limit_and_what_is_on_its_way_counts() {
+    let stall = Stall::set(&[Habit::Pays(0)]).await;
+    let limited = async |most: Msat, units: i64| {
+        let submitter = stall.limited(&Fuse::endless(), Msat::ZERO, Some(most)).await;
+        submitter.submit(&submission(units), Repeat::Told).await
+    };
+    let cost = FEE.msat() + 5_000;
+    let refused = limited(Msat::new(cost - 1), 8_790).await.expect_err("one msat too many");
+    assert!(matches!(refused, PeerError::SpendingCap { spent: Msat::ZERO, .. }), "{refused}");
+    assert_eq!(stall.coordinator.fees_paid().await.iter().sum::<usize>(), 0, "nothing was paid");
+    let submitted = limited(Msat::new(cost), 8_790).await.expect("exactly what may be spent");
+    assert!(matches!(submitted.ending, Some(Ending::Accepted { .. })), "{submitted:?}");
+    // The same again costs nothing; another one would.
+    assert!(limited(Msat::new(cost), 8_790).await.expect("told").earlier);
+    let refused = limited(Msat::new(FEE.msat() + cost - 1), 8_800).await.expect_err("spent today");
+    assert!(matches!(refused, PeerError::SpendingCap { spent: FEE, .. }), "{refused}");
+    stall.check_the_books().await;
+
+    let journal = Journal::open_read_only(&stall.data.path().join("peer.sqlite")).expect("there");
+    let now = SystemClock.now();
+    assert_eq!(spent_today(&journal, now).expect("read"), FEE);
+    assert_eq!(spent_today(&journal, now.plus_ms(86_400_001)).expect("read"), Msat::ZERO, "a day later");
 }

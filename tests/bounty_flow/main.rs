@@ -2,6 +2,9 @@
 //! same with each side killed (-9) in the middle. (Every single moment is the simulator's: tests/simulator/matrix.rs.)
 #![cfg(feature = "embedded")]
 
+#[cfg(feature = "mcp")]
+mod mcp;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
