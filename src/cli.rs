@@ -90,10 +90,9 @@ pub enum Command {
     /// Its tools are bounty_list, bounty_show, bounty_claim, bounty_try, bounty_submit, bounty_status and wallet_balance. The
     /// limits of [bounty] in the configuration bind them, and a submission waits for a person's yes: see [mcp].
     #[cfg(feature = "mcp")]
-    #[command(
-        after_help = "Example, in a client's configuration: {\"mcpServers\": {\"l402t\": {\"command\": \"l402t\", \
-                      \"args\": [\"mcp\", \"--config\", \"/home/me/l402t.toml\"]}}}"
-    )]
+    #[command(after_help = "Example: l402t mcp --config /home/me/l402t.toml\n\n\
+                      In a client's configuration: {\"mcpServers\": {\"l402t\": {\"command\": \"l402t\", \
+                      \"args\": [\"mcp\", \"--config\", \"/home/me/l402t.toml\"]}}}")]
     Mcp,
     /// The whole system on this machine: a coordinator, three honest peers, one that cheats and one that copies
     #[command(after_help = "Example: l402t demo --json")]

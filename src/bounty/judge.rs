@@ -14,6 +14,7 @@ use super::sandbox::{Sandbox, Tier};
 use super::tree::Tree;
 use crate::protocol::bounty::book::{Book, Finding, OutOfOrder};
 use crate::protocol::bounty::payload;
+use crate::protocol::bounty::score::Score;
 use crate::protocol::bounty::statements::{EvaluationRecord, VerdictRecord};
 use crate::protocol::bounty::verdict::Rejection;
 use crate::protocol::ids::{Blake3Hash, ContributionId, UnixMs};
@@ -150,6 +151,22 @@ pub enum JudgeError {
     OutOfOrder(#[from] OutOfOrder),
 }
 
+/// Scores what was submitted once more; `None`: it came to no score.
+pub fn score_again(
+    (bounty, exam): (&Bounty, &Exam),
+    bytes: &[u8],
+    evaluator: &dyn Evaluate,
+) -> Result<Option<Score>, EvaluateError> {
+    let Some(tree) = changed(bounty, bytes) else { return Ok(None) };
+    Ok(evaluator.evaluate(bounty, &tree, exam)?.score.ok())
+}
+
+/// The workspace with a payload's diff in it, if that may be applied.
+fn changed(bounty: &Bounty, bytes: &[u8]) -> Option<Tree> {
+    let manifest = &bounty.manifest;
+    diff::apply(&bounty.workspace, payload::diff(bytes)?, &manifest.targets, manifest.max_diff_bytes).ok()
+}
+
 fn find(
     book: &Book,
     (bounty, exam): (&Bounty, &Exam),
@@ -157,11 +174,7 @@ fn find(
     bytes: &[u8],
     evaluator: &dyn Evaluate,
 ) -> Result<Finding, EvaluateError> {
-    let manifest = &bounty.manifest;
-    let Some(diff) = payload::diff(bytes) else { return Ok(Finding::Failed(Rejection::RejectedStatic)) };
-    let Ok(tree) = diff::apply(&bounty.workspace, diff, &manifest.targets, manifest.max_diff_bytes) else {
-        return Ok(Finding::Failed(Rejection::RejectedStatic));
-    };
+    let Some(tree) = changed(bounty, bytes) else { return Ok(Finding::Failed(Rejection::RejectedStatic)) };
     let digest = tree.digest();
     if book.is_known(&submission.contribution, &digest) {
         return Ok(Finding::Copy { tree: digest });

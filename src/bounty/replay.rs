@@ -1,7 +1,7 @@
 //! An auditor's view of a closed bounty: every verdict and every payment recomputed from what was published, in the auditor's own
 //! boxes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::data::Exam;
@@ -13,7 +13,7 @@ use super::package::{self, OpenError};
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::book::Book;
 use crate::protocol::bounty::statements::{
-    BountyManifest, BountyTranscript, Closing, EvaluationRecord, Posting, VerdictRecord,
+    BountyManifest, BountyTranscript, Closing, EvaluationRecord, Posting, Rerun, VerdictRecord,
 };
 use crate::protocol::bounty::verdict::{Outcome, Rejection};
 use crate::protocol::ids::{Blake3Hash, BountyId, ContributionId, RoundNumber, UnixMs};
@@ -61,6 +61,15 @@ pub struct Difference {
     pub problem: String,
 }
 
+impl Difference {
+    /// A change whose score is not always the same has no one true verdict.
+    fn of_an_unstable_change(self) -> Self {
+        let problem =
+            format!("{}; it came to another score when the bounty closed, too: the change is not stable", self.problem);
+        Self { problem, ..self }
+    }
+}
+
 /// A bounty that is what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replayed {
@@ -70,6 +79,8 @@ pub struct Replayed {
     pub submissions: u32,
     /// Claims that were reached.
     pub reached: u32,
+    /// Of these, by the coordinator's own word: scored otherwise when the bounty closed.
+    pub unstable: u32,
     /// What they earned.
     pub paid_msat: Msat,
 }
@@ -131,6 +142,7 @@ impl Audit<'_> {
         };
         let sealed: BTreeMap<ContributionId, &EvaluationRecord> =
             closing.evaluations.iter().map(|record| (record.contribution, record)).collect();
+        let unstable = unstable(closing)?;
         let all = u32::try_from(closing.evaluations.len()).unwrap_or(u32::MAX);
         let (mut submissions, mut reached, mut evaluated, mut previous) = (0, 0, 0, None);
         for (number, digest) in (0..).map(RoundNumber).zip(&closing.transcripts) {
@@ -142,7 +154,12 @@ impl Audit<'_> {
             for (place, record) in transcript.contributions.iter().enumerate() {
                 let field = format!("rounds[{number}].contributions[{place}]");
                 let sealed = sealed.get(&record.verdict.contribution).copied();
-                book = self.decide(&field, record, sealed, &book, (&bounty, &exam))?;
+                book = self.decide(&field, record, sealed, &book, (&bounty, &exam)).map_err(|stop| match stop {
+                    Stop::Different(difference) if unstable.contains(&record.verdict.contribution) => {
+                        Stop::Different(difference.of_an_unstable_change())
+                    }
+                    other => other,
+                })?;
                 submissions += 1;
                 reached += u32::from(matches!(record.verdict.outcome, Outcome::Reached { .. }));
                 if sealed.is_some() {
@@ -155,7 +172,8 @@ impl Audit<'_> {
         if evaluated != all {
             return differ("closing.evaluations", format!("{all} evaluations of {evaluated} submissions"));
         }
-        Ok(Replayed { bounty: posting.bounty_id(), submissions, reached, paid_msat: book.paid() })
+        let unstable = u32::try_from(unstable.len()).unwrap_or(u32::MAX);
+        Ok(Replayed { bounty: posting.bounty_id(), submissions, reached, unstable, paid_msat: book.paid() })
     }
 
     fn blob(&self, what: &str, hash: &Blake3Hash) -> Result<Vec<u8>, Stop> {
@@ -276,6 +294,22 @@ fn check_manifest(manifest: &Signed<BountyManifest>) -> Result<&Posting, Stop> {
         return differ("manifest.escrow", format!("it is {escrow:?}, the budget {}", posting.body.rules.budget_msat));
     }
     Ok(&posting.body)
+}
+
+/// The claims that were reached and scored otherwise when the bounty closed.
+fn unstable(closing: &Closing) -> Result<BTreeSet<ContributionId>, Stop> {
+    let mut evaluations = closing.evaluations.iter();
+    let mut unstable = BTreeSet::new();
+    for Rerun { contribution, score } in &closing.reruns {
+        match evaluations.find(|evaluation| evaluation.contribution == *contribution) {
+            Some(evaluation) if evaluation.score == *score => {}
+            Some(_) => drop(unstable.insert(*contribution)),
+            None => {
+                return differ("closing.reruns", format!("{contribution} is not in its place among the evaluations"));
+            }
+        }
+    }
+    Ok(unstable)
 }
 
 /// Signatures, the offer, and the receipt's preimages.

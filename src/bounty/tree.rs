@@ -228,7 +228,7 @@ impl File {
     }
 
     /// `None` if it has more than `most` bytes.
-    pub(super) fn read(path: &Path, most: u64) -> Result<Option<Self>, TreeError> {
+    pub fn read(path: &Path, most: u64) -> Result<Option<Self>, TreeError> {
         // A link is refused in the same call that opens, and opening a pipe that nobody writes to doesn't wait.
         let mut options = fs::OpenOptions::new();
         options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
@@ -251,7 +251,7 @@ impl File {
 }
 
 /// Where a file or folder in a folder is, by its plain, relative name: neither it nor what it is in is a link.
-pub(super) fn inside(folder: &Path, name: &str) -> Result<PathBuf, TreeError> {
+pub fn inside(folder: &Path, name: &str) -> Result<PathBuf, TreeError> {
     let mut path = folder.to_owned();
     let mut parts = name.split('/').peekable();
     while let Some(part) = parts.next() {

@@ -17,7 +17,7 @@ use crate::ui::Unit;
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Report<'a> {
-    Identical { identical: bool, bounty: BountyId, submissions: u32, reached: u32, paid_msat: Msat },
+    Identical { identical: bool, bounty: BountyId, submissions: u32, reached: u32, unstable: u32, paid_msat: Msat },
     Different { identical: bool, field: &'a str, problem: &'a str },
 }
 
@@ -50,11 +50,17 @@ pub(super) async fn run(id: BountyId, from: Option<&str>, context: Context) -> R
 
 fn report(context: &Context, id: BountyId, found: &Result<Replayed, Difference>) -> Answer {
     match found {
-        Ok(Replayed { bounty, submissions, reached, paid_msat }) if *bounty == id => {
+        Ok(Replayed { bounty, submissions, reached, unstable, paid_msat }) if *bounty == id => {
             let (bounty, submissions, reached, paid_msat) = (*bounty, *submissions, *reached, *paid_msat);
+            let unstable = *unstable;
             context.ui.line(format!("bounty {bounty}: every verdict is what is found here"));
             context.ui.line(format!("  {submissions} submissions, {reached} claims reached, {paid_msat} paid"));
-            Answer::yes(Report::Identical { identical: true, bounty, submissions, reached, paid_msat })
+            if unstable > 0 {
+                context.ui.line(format!(
+                    "  {unstable} of these scored otherwise when the bounty closed, says the coordinator"
+                ));
+            }
+            Answer::yes(Report::Identical { identical: true, bounty, submissions, reached, unstable, paid_msat })
         }
         Ok(Replayed { bounty, .. }) => {
             let problem = format!("it is that of bounty {bounty}");

@@ -151,7 +151,10 @@ impl Session {
                 }
                 let (limits, now) = (&self.parts.settings.limits, self.coordinator_now());
                 match checks::check_challenge(&challenge, &self.terms, limits, self.network, now)? {
-                    Some(fee) => self.moved(entry.at(Stage::Paying(fee)), &[]),
+                    Some(fee) => {
+                        self.may_pay_fee()?;
+                        self.moved(entry.at(Stage::Paying(fee)), &[])
+                    }
                     // It was on its way for too long: there is another.
                     None => {
                         self.pause().await;

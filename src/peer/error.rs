@@ -87,6 +87,16 @@ pub enum PeerError {
         /// What the owner allows.
         most: Msat,
     },
+    /// Whoever is asked first did not say yes.
+    #[error("{message}")]
+    NotAgreed {
+        /// Stable, snake_case.
+        code: &'static str,
+        /// Why not.
+        message: String,
+        /// What to do.
+        fix: &'static str,
+    },
     /// No round of a bounty took the submission.
     #[error("no round of the bounty took the submission: {0}")]
     NoRound(String),
@@ -156,6 +166,7 @@ impl PeerError {
             | PeerError::Terms(_)
             | PeerError::NotWorthIt(_)
             | PeerError::SpendingCap { .. }
+            | PeerError::NotAgreed { .. }
             | PeerError::Training(_) => Blame::Local,
             PeerError::Unreachable { .. }
             | PeerError::Refused { .. }
@@ -183,6 +194,7 @@ impl PeerError {
             PeerError::Terms(_) => "terms",
             PeerError::NotWorthIt(why) => why.code(),
             PeerError::SpendingCap { .. } => "spending_cap",
+            PeerError::NotAgreed { code, .. } => code,
             PeerError::NoRound(_) => "no_round",
             PeerError::Lightning(_) => "lightning",
             PeerError::NoChannel { .. } => "no_channel",
@@ -215,6 +227,7 @@ impl PeerError {
             PeerError::Refused { fix, .. } => fix,
             PeerError::Untrusted(_) => "Nothing was paid for it. Tell the operator, or choose another coordinator",
             PeerError::NotWorthIt(why) => why.fix(),
+            PeerError::NotAgreed { fix, .. } => fix,
             PeerError::SpendingCap { .. } => "Wait, or have the owner raise [bounty] max_daily_fees_sat",
             PeerError::NoRound(_) => "Nothing was paid. Try again later",
             PeerError::Terms(_) => "Change [peer] in the configuration if these terms are fine with you",

@@ -21,6 +21,7 @@ pub mod remote;
 mod service;
 pub mod session;
 pub mod settings;
+pub mod spending;
 pub mod sponsor;
 pub mod stage;
 pub mod submit;

@@ -6,21 +6,22 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
 use super::api::{ApiFailure, BountyApi};
 use super::checks::{self, NotWorthIt, check_bounty_limits};
 use super::contribution::{Patience, Progress};
 use super::error::PeerError;
 use super::folder;
-use super::journal::{Journal, JournalError, Totals};
-use super::payments::{check_proof, most_cost};
+use super::journal::Totals;
+use super::payments::check_proof;
 use super::session::{PeerParts, Session};
 use super::stage::{Ending, Entry, PaidFee, Stage};
 use crate::ln::PaymentStatus;
-use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyPhase, BountyView, ContributionState, Phase, RoundView};
 use crate::protocol::bounty::payload;
 use crate::protocol::bounty::score::Score;
-use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber, UnixMs};
+use crate::protocol::ids::{Blake3Hash, ContributionId, RoundNumber};
 use crate::protocol::sign::Statement;
 use crate::protocol::statements::Commitment;
 
@@ -32,8 +33,6 @@ const POLLS_A_LOOK: u64 = 5;
 const MOST_ROUNDS: u32 = 10;
 /// What the coordinator calls it that no round is open yet.
 const NO_ROUND: &str = "no_round";
-/// What the owner's daily limit goes by.
-const DAY_MS: u64 = 86_400_000;
 
 /// A change, and what it is said to score.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +50,24 @@ pub enum Repeat {
     Told,
     /// Submit it again, for another fee.
     Again,
+}
+
+/// Whoever is asked before a submission costs anything. One that was begun, or is told again, costs nothing more.
+#[async_trait]
+pub trait Consent: Send + Sync {
+    /// An error is a no.
+    async fn ask(&self) -> Result<(), PeerError>;
+}
+
+/// Somebody who asked for a submission has said yes by that.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked;
+
+#[async_trait]
+impl Consent for Asked {
+    async fn ask(&self) -> Result<(), PeerError> {
+        Ok(())
+    }
 }
 
 /// What became of a submission.
@@ -93,25 +110,6 @@ struct Attempts {
     next: Vec<u8>,
 }
 
-/// What submissions to bounties cost in the last 24 hours, or may still cost because their fee is on its way.
-pub fn spent_today(journal: &Journal, now: UnixMs) -> Result<Msat, JournalError> {
-    let under_way = journal.unfinished(None)?;
-    let on_the_way = under_way.iter().filter_map(|entry| match &entry.stage {
-        Stage::Paying(fee) if entry.commitment.body.claim.is_some() => Some(most_cost(fee.amount_msat)),
-        Stage::Committed
-        | Stage::Paying(_)
-        | Stage::Paid(_)
-        | Stage::Ticketed(_)
-        | Stage::Invoiced(_)
-        | Stage::Locked(_)
-        | Stage::Uploaded(_)
-        | Stage::Judged(_)
-        | Stage::Closed(_) => None,
-    });
-    let paid = journal.spent_on_bounties(UnixMs(now.0.saturating_sub(DAY_MS)))?;
-    Ok(Msat::checked_sum(on_the_way.chain([paid])).unwrap_or(Msat::MAX_MONEY))
-}
-
 /// An agent at one bounty.
 #[derive(Debug)]
 pub struct Submitter {
@@ -131,8 +129,13 @@ impl Submitter {
     }
 
     /// Submits, and waits for the verdict and the money. Where an unfinished submission is the same, that is carried on instead.
-    pub async fn submit(&self, submission: &Submission, repeat: Repeat) -> Result<Submitted, PeerError> {
-        self.session.guarded(self.submit_unguarded(submission, repeat)).await
+    pub async fn submit(
+        &self,
+        submission: &Submission,
+        repeat: Repeat,
+        consent: &dyn Consent,
+    ) -> Result<Submitted, PeerError> {
+        self.session.guarded(self.submit_unguarded(submission, repeat, consent)).await
     }
 
     /// Carries on what was begun at this bounty.
@@ -145,7 +148,12 @@ impl Submitter {
         self.session.guarded(self.withdraw_all()).await
     }
 
-    async fn submit_unguarded(&self, submission: &Submission, repeat: Repeat) -> Result<Submitted, PeerError> {
+    async fn submit_unguarded(
+        &self,
+        submission: &Submission,
+        repeat: Repeat,
+        consent: &dyn Consent,
+    ) -> Result<Submitted, PeerError> {
         let begun = self.attempts(submission)?.last.filter(|entry| !entry.stage.is_closed());
         let begun = begun.map(|entry| entry.contribution);
         self.finish().await?;
@@ -160,7 +168,8 @@ impl Submitter {
         check_bounty_limits(self.session.terms.bounty()?, &self.session.parts.settings.limits)?;
         let view = self.session.bounty(&*self.board).await?;
         checks::worth(&view, submission.claim, &self.session.parts.settings.limits)?;
-        self.may_be_paid_for()?;
+        self.session.may_pay_fee()?;
+        consent.ask().await?;
         self.session.ready_to_be_paid(&view.lightning).await?;
         for _ in 0..MOST_ROUNDS {
             let round = self.open_round().await?;
@@ -171,16 +180,6 @@ impl Submitter {
             }
         }
         Err(PeerError::NoRound(format!("{MOST_ROUNDS} rounds closed before it was taken")))
-    }
-
-    /// Does one more submission stay within what the owner allows a day?
-    fn may_be_paid_for(&self) -> Result<(), PeerError> {
-        let Session { parts, journal, terms, .. } = &self.session;
-        let Some(most) = parts.settings.max_daily_fees else { return Ok(()) };
-        let cost = most_cost(terms.fee);
-        let spent = spent_today(journal, parts.clock.now())?;
-        let all = spent.checked_add(cost).unwrap_or(Msat::MAX_MONEY);
-        if all <= most { Ok(()) } else { Err(PeerError::SpendingCap { cost, spent, most }) }
     }
 
     /// A round that takes commitments, and none of this agent's yet. Asking about the bounty has one opened.

@@ -167,9 +167,14 @@ impl Scene {
         self.home.path()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    fn program(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_l402t"));
         command.env_clear().env("HOME", self.path()).env("PATH", "/usr/bin:/bin").current_dir(self.path());
+        command
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.program();
         command.args(arguments).arg("--json");
         command
     }

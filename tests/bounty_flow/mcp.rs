@@ -28,7 +28,8 @@ struct Client {
 impl Client {
     /// `capabilities` are the client's.
     fn start(scene: &Scene, version: &'static str, capabilities: Value) -> Self {
-        let mut command = scene.command(&["mcp", "--data", "a", "--config", "mcp.toml"]);
+        let mut command = scene.program();
+        command.args(["mcp", "--data", "a", "--config", "mcp.toml"]);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
         let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().expect("piped")));
@@ -127,12 +128,15 @@ fn can_ask() -> Value {
 fn configure(scene: &Scene) {
     let most_sat = (2 * FEE_MSAT + ROUTING_MSAT) / 1_000;
     let url = &scene.url;
-    let text = format!("[peer]\ncoordinator = \"{url}\"\n[bounty]\nmax_daily_fees_sat = {most_sat}\n");
+    let text = format!(
+        "[peer]\ncoordinator = \"{url}\"\n[bounty]\nmax_daily_fees_sat = {most_sat}\n[mcp]\nfolder = \"mine\"\n"
+    );
     std::fs::write(scene.path().join("mcp.toml"), text).expect("written");
+    std::fs::create_dir(scene.path().join("mine")).expect("made");
 }
 
 fn change(scene: &Scene, change: &str) {
-    std::fs::write(scene.path().join("work/workspace/double.py"), change).expect("written");
+    std::fs::write(scene.path().join("mine/work/workspace/double.py"), change).expect("written");
 }
 
 #[test]
@@ -141,7 +145,8 @@ fn a_client_earns_what_its_person_agreed_to_pay_for_and_no_more_than_a_day_allow
     configure(&scene);
     let bounty = scene.posted();
 
-    let mut client = Client::start(&scene, OLD, can_ask());
+    // A client that has no person to ask may do everything else.
+    let mut client = Client::start(&scene, OLD, json!({}));
     let tools = client.request("tools/list", json!({}));
     assert_eq!(tools["result"]["tools"].as_array().map(Vec::len), Some(7), "{tools}");
     let listed = client.call("bounty_list", json!({}));
@@ -154,11 +159,24 @@ fn a_client_earns_what_its_person_agreed_to_pay_for_and_no_more_than_a_day_allow
     let tried = client.call("bounty_try", json!({ "folder": "work" }));
     assert_eq!((&tried["result"]["improves"], &tried["result"]["score"]), (&json!(true), &json!("8")), "{tried}");
 
+    let refused = client.call("bounty_submit", json!({ "folder": "work", "claim": "8" }));
+    assert_eq!(code(&refused), "confirmation_unavailable", "{refused}");
+    client.hang_up();
+
+    // What is a link, or lies behind one, is nobody's to submit.
+    let mut client = Client::start(&scene, OLD, can_ask());
+    let work = scene.path().join("mine/work");
+    std::fs::rename(work.join("workspace"), scene.path().join("elsewhere")).expect("moved");
+    std::os::unix::fs::symlink(scene.path().join("elsewhere"), work.join("workspace")).expect("made");
+    assert_eq!(code(&client.call("bounty_try", json!({ "folder": "work" }))), "workspace");
+    std::fs::remove_file(work.join("workspace")).expect("removed");
+    std::fs::rename(scene.path().join("elsewhere"), work.join("workspace")).expect("moved");
+
     // Nobody's yes, or none that means it: nothing is paid.
     assert_eq!(code(&client.submit("8", "decline", true)), "declined");
     assert_eq!(code(&client.submit("8", "accept", false)), "declined");
     let unpaid = client.call("wallet_balance", json!({}));
-    assert_eq!((number(&unpaid["result"], "spent_today_msat"), unpaid["result"]["wallet"].is_null()), (0, true));
+    assert_eq!(number(&unpaid["result"], "spent_today_msat"), 0, "{unpaid}");
     let submitted = client.submit("8", "accept", true);
     assert_eq!(number(&submitted["result"], "reward_msat"), 4 * MSAT_AN_ITEM, "{submitted}");
     let balance = client.call("wallet_balance", json!({}))["result"].clone();
@@ -185,21 +203,27 @@ fn a_client_earns_what_its_person_agreed_to_pay_for_and_no_more_than_a_day_allow
         "a yes to claiming 11 is none to claiming 12: {asked_again}"
     );
     let mut agreed = params("12");
+    let spent = number(&client.call("wallet_balance", json!({}))["result"], "spent_today_msat");
+    assert_eq!(spent, FEE_MSAT, "a question costs nothing");
     agreed["inputResponses"] = yes;
     agreed["requestState"] = asked_again["requestState"].clone();
     let submitted = said(&client.request("tools/call", agreed.clone()));
     assert_eq!(number(&submitted["result"], "reward_msat"), 4 * MSAT_AN_ITEM, "{submitted}");
-    assert_eq!(said(&client.request("tools/call", agreed))["result"]["earlier"], true, "told again, and paid once");
+    assert_eq!(
+        said(&client.request("tools/call", agreed.clone()))["result"]["earlier"],
+        true,
+        "told again, and paid once"
+    );
+    agreed["arguments"]["again"] = json!(true);
+    let refused = said(&client.request("tools/call", agreed));
+    assert_eq!(refused["ok"], false, "one yes is for one fee: {refused}");
     client.hang_up();
 
-    // A client without a person; and a third fee would be more than a day allows.
+    // A third fee would be more than a day allows.
     change(&scene, &answers(16, 0));
     let mut client = Client::start(&scene, OLD, json!({}));
     let refused = client.call("bounty_submit", arguments("16"));
-    assert_eq!(code(&refused), "confirmation_unavailable", "{refused}");
-    client.hang_up();
-    let mut client = Client::start(&scene, OLD, can_ask());
-    assert_eq!(code(&client.submit("16", "accept", true)), "spending_cap");
+    assert_eq!(code(&refused), "spending_cap", "nobody is asked in vain: {refused}");
     client.hang_up();
     assert_eq!(scene.agents_book("a"), (2 * FEE_MSAT, 8 * MSAT_AN_ITEM));
     scene.close(&bounty);
@@ -212,26 +236,26 @@ fn a_submission_of_a_server_that_was_killed_or_left_goes_on_and_is_paid_for_once
     let (scene, service) = Scene::open();
     configure(&scene);
     let bounty = scene.posted();
-    let arguments = ["bounty", "claim", &bounty, "--coordinator", &scene.url, "--into", "work"];
+    let arguments = ["bounty", "claim", &bounty, "--coordinator", &scene.url, "--into", "mine/work"];
     assert_eq!(scene.output(&arguments).0, Some(0));
     change(&scene, &answers(10, 2));
 
     // Killed with the fee paid; then the client hangs up, which ends the server in order; then somebody waits for the verdict.
-    for hang_up in [false, true] {
-        let mut client = Client::start(&scene, OLD, can_ask());
-        let submit = json!({ "name": "bounty_submit", "arguments": { "folder": "work", "claim": "10" } });
-        client.begin("tools/call", submit);
-        let question = client.next();
-        let result = json!({ "action": "accept", "content": { "submit": true } });
-        client.send(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": result }));
-        while scene.output(&["ledger", "--data", "a"]).1["result"]["totals"]["fees_msat"].as_u64().unwrap_or(0) == 0 {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        if hang_up {
-            drop(client.stdin.take());
-            client.child.wait().expect("it ends");
-        }
+    let submit = json!({ "name": "bounty_submit", "arguments": { "folder": "work", "claim": "10" } });
+    let mut client = Client::start(&scene, OLD, can_ask());
+    client.begin("tools/call", submit.clone());
+    let question = client.next();
+    let result = json!({ "action": "accept", "content": { "submit": true } });
+    client.send(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": result }));
+    while scene.output(&["ledger", "--data", "a"]).1["result"]["totals"]["fees_msat"].as_u64().unwrap_or(0) == 0 {
+        std::thread::sleep(Duration::from_millis(20));
     }
+    drop(client);
+    let mut client = Client::start(&scene, OLD, json!({}));
+    client.begin("tools/call", submit);
+    std::thread::sleep(Duration::from_millis(500));
+    drop(client.stdin.take());
+    client.child.wait().expect("it ends");
     let mut client = Client::start(&scene, OLD, can_ask());
     let status = client.call("bounty_status", json!({}));
     assert_eq!(status["result"]["submissions"][0]["state"], "reached", "{status}");

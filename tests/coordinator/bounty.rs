@@ -3,21 +3,20 @@
 mod board;
 mod crash;
 mod pay_back;
+mod reader;
+mod reruns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use l402t::bounty::data::{Exam, Part};
+use l402t::bounty::data::Part;
 use l402t::bounty::diff;
-use l402t::bounty::evaluate::{EvaluateError, Evaluation};
-use l402t::bounty::judge::Evaluate;
-use l402t::bounty::lint::{Lint, rules};
+use l402t::bounty::lint::rules;
 use l402t::bounty::load::{Bounty, Extent};
 use l402t::bounty::package;
 use l402t::bounty::replay::{Difference, Published, Replayed, replay};
-use l402t::bounty::sandbox::Tier;
 use l402t::bounty::tree::{File, Tree};
 use l402t::clock::{Clock, ManualClock};
 use l402t::coordinator::bounty::{BoardSurroundings, open, start};
@@ -38,6 +37,7 @@ use l402t::store::ledger;
 use crate::fuse::{Fuse, FusedLightning};
 use crate::peer::{Manner, Peer};
 use crate::world::COORDINATOR;
+use reader::Reader;
 
 const START: UnixMs = UnixMs(1_800_000_000_000);
 const FEE_SAT: u64 = 7;
@@ -80,29 +80,6 @@ processes = 4
 [sandbox]
 tier = "rlimits"
 "#;
-
-/// Scores the number in the answer; a word there is the scorer's failure.
-#[derive(Debug)]
-struct Reader;
-
-impl Evaluate for Reader {
-    fn evaluate(&self, bounty: &Bounty, tree: &Tree, _: &Exam) -> Result<Evaluation, EvaluateError> {
-        let text = String::from_utf8_lossy(&tree.get("answer.txt").expect("a target").content).into_owned();
-        let score = Score::parse(text.trim(), bounty.manifest.metric.decimals);
-        let score = score.map_err(|_| Rejection::ScorerFailed);
-        Ok(Evaluation { score, detail: String::new(), fuel: None, boxes: Vec::new() })
-    }
-
-    fn lint(&self, bounty: &Bounty, exam: &Exam, _: UnixMs) -> Result<Lint, EvaluateError> {
-        let baseline = self.evaluate(bounty, &bounty.workspace, exam)?.score.ok();
-        let rules = baseline.map(|baseline| rules(&bounty.manifest, baseline, exam.scored().len()));
-        Ok(Lint { findings: Vec::new(), rules, scored_items: exam.scored().len(), canaries: 0 })
-    }
-
-    fn tier(&self) -> Tier {
-        Tier::Rlimits
-    }
-}
 
 fn key(name: &str) -> IdentityKey {
     IdentityKey::from_secret_bytes(blake3::hash(name.as_bytes()).as_bytes()).expect("a key")
@@ -400,19 +377,28 @@ async fn a_bounty_pays_for_improvements_and_its_sponsor_gets_the_rest_back_to_th
     let part = package::decode(&std::fs::read(held_out).expect("read")).expect("a package");
     assert_eq!(part, package::of_part(world.bounty.held_out.as_ref().expect("whole")));
 
-    let expected = Replayed { bounty: world.id(), submissions: 5, reached: 2, paid_msat: Msat::new(20_050_000) };
+    let expected =
+        Replayed { bounty: world.id(), submissions: 5, reached: 2, unstable: 0, paid_msat: Msat::new(20_050_000) };
     assert_eq!(world.replay(&closing), Ok(expected));
     let kinder = |change: &dyn Fn(&mut Closing)| {
         let mut body = closing.body.clone();
         change(&mut body);
         world.replay(&key(COORDINATOR).sign(body)).expect_err("another closing").field
     };
+    let again: Vec<_> = closing.body.reruns.iter().map(|rerun| (rerun.contribution, rerun.score)).collect();
+    let first = [&closing.body.evaluations[0], &closing.body.evaluations[4]];
+    assert_eq!(
+        again,
+        first.map(|evaluation| (evaluation.contribution, evaluation.score)),
+        "what was reached, once more"
+    );
     let bob = "rounds[1].contributions[0].evaluation";
     assert_eq!(kinder(&|closing| closing.evaluations[1].score = Some(score(1_600))), bob);
     assert_eq!(kinder(&|closing| drop(closing.evaluations.remove(1))), bob);
     assert_eq!(kinder(&|closing| closing.held_out_salt = [6; 32]), "held_out");
     assert_eq!(kinder(&|closing| closing.transcripts.swap(0, 1)), "rounds[0]");
     assert_eq!(kinder(&|closing| closing.transcripts.truncate(4)), "closing.evaluations");
+    assert_eq!(kinder(&|closing| closing.reruns.swap(0, 1)), "closing.reruns");
     assert_eq!(world.replay(&key("mallory").sign(closing.body.clone())).expect_err("forged").field, "closing");
 }
 

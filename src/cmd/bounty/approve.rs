@@ -1,11 +1,12 @@
-//! Who is asked before a submission may cost anything.
+//! What is shown to whoever decides whether a submission is paid for.
 
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::super::Failure;
+use crate::peer::error::PeerError;
+use crate::peer::submit::Consent;
 use crate::protocol::amount::Msat;
-use crate::protocol::ids::BountyId;
+use crate::protocol::ids::{Blake3Hash, BountyId};
 
 /// A submission that is about to be paid for.
 #[derive(Clone, Debug, Serialize)]
@@ -19,15 +20,21 @@ pub(in crate::cmd) struct Quote {
     pub(in crate::cmd) claim: String,
     /// What it costs, routing aside.
     pub(in crate::cmd) fee_msat: Msat,
+    /// The files that it changes.
+    pub(in crate::cmd) files: Vec<String>,
+    /// Hash of the change.
+    pub(in crate::cmd) diff: Blake3Hash,
     /// How long the change is.
     pub(in crate::cmd) diff_bytes: usize,
+    /// It was decided before, and a fee paid for that.
+    pub(in crate::cmd) again: bool,
 }
 
 /// Whoever decides whether a submission is paid for.
 #[async_trait]
 pub(in crate::cmd) trait Approve: Send + Sync {
     /// An error: it isn't.
-    async fn approve(&self, quote: &Quote) -> Result<(), Failure>;
+    async fn approve(&self, quote: &Quote) -> Result<(), PeerError>;
 }
 
 /// Somebody who typed the command has said yes by that.
@@ -36,7 +43,20 @@ pub(super) struct Typed;
 
 #[async_trait]
 impl Approve for Typed {
-    async fn approve(&self, _: &Quote) -> Result<(), Failure> {
+    async fn approve(&self, _: &Quote) -> Result<(), PeerError> {
         Ok(())
+    }
+}
+
+/// Asks about one submission, when it is certain that it would cost something.
+pub(super) struct Asking<'a> {
+    pub(super) approve: &'a dyn Approve,
+    pub(super) quote: Quote,
+}
+
+#[async_trait]
+impl Consent for Asking<'_> {
+    async fn ask(&self) -> Result<(), PeerError> {
+        self.approve.approve(&self.quote).await
     }
 }

@@ -12,7 +12,7 @@ use super::{TRIAL_SALT, load_error};
 use crate::bounty::diff;
 use crate::bounty::load::{Bounty, Extent};
 use crate::bounty::manifest::{Manifest, Runner};
-use crate::bounty::tree::{Tree, TreeLimits};
+use crate::bounty::tree::{File, Tree, TreeError, TreeLimits, inside};
 use crate::bounty::{orders, package};
 use crate::protocol::bounty::pay::Direction;
 use crate::protocol::bounty::score::Score;
@@ -22,6 +22,8 @@ use crate::protocol::sign::Signed;
 
 const NOTE: &str = "claim.json";
 const PACKAGE: &str = "claim.package";
+/// A manifest and its signatures are some kilobytes.
+const MOST_NOTE_BYTES: u64 = 1 << 20;
 const INSTRUCTIONS: &str = "AGENTS.md";
 
 /// `claim.json`.
@@ -84,19 +86,35 @@ pub(super) fn write(folder: &Path, note: &Note, bytes: &[u8], scratch: &Path) ->
     Ok(Claimed { note: note.clone(), bounty, workspace })
 }
 
-/// Reads a claimed bounty back.
+/// Reads a claimed bounty back. Whoever works in the folder may have put links or anything else there: none is followed.
 pub(super) fn read(folder: &Path, scratch: &Path) -> Result<Claimed, Failure> {
     let path = folder.join(NOTE);
     let fix = "Name the folder that `l402t bounty claim` made, or claim the bounty again into another one";
-    let text = fs::read(&path)
-        .map_err(|error| Failure::usage("no_claim", format!("{} can't be read: {error}", path.display()), fix))?;
-    let note: Note = serde_json::from_slice(&text)
-        .map_err(|error| Failure::usage("bad_claim", format!("{} is damaged: {error}", path.display()), fix))?;
+    let text = content(&path, MOST_NOTE_BYTES)
+        .map_err(|problem| Failure::usage("no_claim", format!("{} can't be read: {problem}", path.display()), fix))?;
+    let note: Note = serde_json::from_slice(&text).map_err(|error| {
+        // Only where: what is there may be anything.
+        let place = format!("line {}, column {}", error.line(), error.column());
+        Failure::usage("bad_claim", format!("{} is damaged at {place}", path.display()), fix)
+    })?;
     let path = folder.join(PACKAGE);
-    let bytes = fs::read(&path).map_err(|error| Failure::io("read", &path, &error))?;
+    let bytes = content(&path, package::MOST_BYTES)
+        .map_err(|problem| Failure::usage("bad_claim", format!("{} can't be read: {problem}", path.display()), fix))?;
     let bounty = of_package(&unpack(&note, &bytes)?, scratch)?;
-    let workspace = folder.join(&bounty.manifest.workspace);
+    let workspace = match inside(folder, &bounty.manifest.workspace) {
+        Ok(workspace) => workspace,
+        // Another one may have been named in its place.
+        Err(TreeError::Unreadable { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            folder.join(&bounty.manifest.workspace)
+        }
+        Err(error) => return Err(Failure::usage("workspace", error, "Put a folder there, or claim the bounty again")),
+    };
     Ok(Claimed { note, bounty, workspace })
+}
+
+fn content(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let file = File::read(path, most).map_err(|error| error.to_string())?;
+    file.map(|file| file.content).ok_or_else(|| format!("it has more than {most} bytes"))
 }
 
 /// A package, with its hash checked down to the sponsor's signature.
@@ -244,7 +262,6 @@ fn instructions(note: &Note, bounty: &Bounty) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bounty::tree::File;
     use crate::protocol::amount::Msat;
     use crate::protocol::bounty::score::Decimals;
     use crate::protocol::bounty::statements::{Posting, Rules};

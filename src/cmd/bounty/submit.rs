@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::{Answer, Context, Failure, interrupted};
-use super::approve::{Approve, Quote};
+use super::super::{Answer, Context, Failure};
+use super::approve::{Approve, Asking, Quote};
 use super::claimed::{self, Change, Claimed};
 use super::desk::{Bench, DATA, Workplace, client};
 use super::joined;
@@ -18,7 +18,7 @@ use crate::protocol::amount::Msat;
 use crate::protocol::bounty::payload;
 use crate::protocol::bounty::score::{Decimals, Score};
 use crate::protocol::bounty::verdict::Rejection;
-use crate::protocol::ids::{BountyId, ContributionId, RoundNumber};
+use crate::protocol::ids::{Blake3Hash, BountyId, ContributionId, RoundNumber};
 
 /// How far a submission is, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,18 +208,18 @@ pub(super) async fn run(
         coordinator: client.url().to_owned(),
         claim: claim.shown(rules.decimals).to_string(),
         fee_msat: rules.fee_msat,
+        files: claimed.bounty.manifest.targets.clone(),
+        diff: Blake3Hash::of(diff.as_bytes()),
         diff_bytes: diff.len(),
+        again: args.again,
     };
-    tokio::select! {
-        approved = approve.approve(&quote) => approved?,
-        () = context.stop.requested() => return Err(interrupted()),
-    }
+    let asking = Asking { approve, quote };
     let folder = DataFolder::open(&data)?;
     joined::save(&data, &claimed.note)?;
     let submission = Submission { diff: diff.into_bytes(), claim };
     let repeat = if args.again { Repeat::Again } else { Repeat::Told };
     let workplace = Workplace { context, client: &client, bounty, folder };
-    let work = async |bench: Bench| bench.submitter(&claimed.note).await?.submit(&submission, repeat).await;
+    let work = async |bench: Bench| bench.submitter(&claimed.note).await?.submit(&submission, repeat, &asking).await;
     let submitted = workplace.work(work, async |client| Ok(client.bounty(bounty).await?.lightning)).await?;
     let report = Report::of(bounty, &submitted, rules.decimals);
     context.ui.line(report.line());

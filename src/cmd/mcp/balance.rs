@@ -8,7 +8,7 @@ use crate::cmd::{Answer, Context, Failure, node};
 use crate::peer::error::PeerError;
 use crate::peer::folder::{journal_in, lightning_in};
 use crate::peer::journal::{Journal, Totals};
-use crate::peer::submit::spent_today;
+use crate::peer::spending::spent_today;
 use crate::protocol::amount::Msat;
 
 /// What there is to spend, and what it did so far.

@@ -3,22 +3,30 @@
 //! Up to protocol version 2025-11-25 the server asks by itself (`elicitation/create`); later the call is answered with the
 //! question, and repeated with the person's answer.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rmcp::model::{
-    ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema, InputRequest,
-    InputRequiredResult, InputResponses,
+    BooleanSchema, ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema,
+    InputRequest, InputRequiredResult, InputResponses,
 };
 use rmcp::service::{Peer, RequestContext, RoleServer};
 
-use crate::cmd::Failure;
 use crate::cmd::bounty::approve::{Approve, Quote};
+use crate::peer::error::PeerError;
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::Blake3Hash;
 
 /// The question, and the only field of its answer.
 const NAME: &str = "submit";
+/// How long a person may think. Meanwhile nothing else is submitted.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Questions that wait for their answer.
+const MOST_QUESTIONS: usize = 16;
+/// Characters of a stranger's words that are shown.
+const MOST_WORDS: usize = 80;
 
 /// How the person is reached.
 #[derive(Debug)]
@@ -31,13 +39,41 @@ enum Way {
     None,
 }
 
+/// The questions that calls were answered with: what each was about, by the token that comes back with the person's answer. Each
+/// is answered once; those of an earlier process are asked again.
+#[derive(Debug, Default)]
+pub(super) struct Questions(Mutex<VecDeque<(String, Blake3Hash)>>);
+
+impl Questions {
+    /// Notes one, and forgets the oldest of too many.
+    fn note(&self, about: Blake3Hash) -> Result<String, PeerError> {
+        let mut token = [0; 32];
+        getrandom::fill(&mut token).map_err(|error| garbled(&error))?;
+        let token = hex::encode(token);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= MOST_QUESTIONS {
+            open.pop_front();
+        }
+        open.push_back((token.clone(), about));
+        Ok(token)
+    }
+
+    /// What a token was about; it is spent by that.
+    fn take(&self, token: &str) -> Option<Blake3Hash> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = open.iter().position(|(noted, _)| noted == token)?;
+        open.remove(place).map(|(_, about)| about)
+    }
+}
+
 /// The person at the client, for one call.
 #[derive(Debug)]
 pub(super) struct Person {
     free: Msat,
     way: Way,
-    responses: Option<InputResponses>,
-    state: Option<String>,
+    questions: Arc<Questions>,
+    /// What came with the call: an answer, and to which question.
+    answer: Option<(serde_json::Value, Option<Blake3Hash>)>,
     question: Mutex<Option<InputRequiredResult>>,
 }
 
@@ -45,10 +81,13 @@ impl Person {
     /// Asked for what costs more than `free`.
     pub(super) fn new(
         free: Msat,
+        questions: &Arc<Questions>,
         context: &RequestContext<RoleServer>,
         responses: Option<InputResponses>,
         state: Option<String>,
     ) -> Self {
+        let about = state.and_then(|token| questions.take(&token));
+        let answer = responses.and_then(|mut responses| responses.remove(NAME)).map(|answer| (answer, about));
         let can_ask = context.client_capabilities().is_some_and(|client| {
             // One that names neither form nor URL has forms: the first version of this capability knew nothing else.
             client.elicitation.is_some_and(|kinds| kinds.form.is_some() || kinds.url.is_none())
@@ -59,7 +98,7 @@ impl Person {
             (true, true) => Way::Ask(Box::new(context.peer.clone())),
             (true, false) => Way::Return,
         };
-        Self { free, way, responses, state, question: Mutex::default() }
+        Self { free, way, questions: Arc::clone(questions), answer, question: Mutex::default() }
     }
 
     /// What is to be answered instead of a result.
@@ -70,14 +109,13 @@ impl Person {
 
 #[async_trait]
 impl Approve for Person {
-    async fn approve(&self, quote: &Quote) -> Result<(), Failure> {
-        if quote.fee_msat <= self.free {
+    async fn approve(&self, quote: &Quote) -> Result<(), PeerError> {
+        if self.free > Msat::ZERO && quote.fee_msat <= self.free {
             return Ok(());
         }
-        // An answer belongs to the question that it was given to.
-        let digest = digest(quote)?;
-        if self.state.as_deref() == Some(&digest)
-            && let Some(answer) = self.responses.as_ref().and_then(|responses| responses.get(NAME))
+        let about = digest(quote)?;
+        if let Some((answer, to)) = &self.answer
+            && *to == Some(about)
         {
             let answer = serde_json::from_value(answer.clone()).map_err(|error| garbled(&error))?;
             return decided(&answer);
@@ -85,59 +123,94 @@ impl Approve for Person {
         let params = ask(quote)?;
         match &self.way {
             Way::Ask(peer) => {
-                let answer = peer.create_elicitation(params).await;
+                let answer = peer.create_elicitation_with_timeout(params, Some(PATIENCE)).await;
                 decided(&answer.map_err(|error| garbled(&error))?)
             }
             Way::Return => {
                 let request = InputRequest::Elicitation(ElicitRequest::new(params));
-                let question = InputRequiredResult::new(Some([(NAME.to_owned(), request)].into()), Some(digest));
+                let token = self.questions.note(about)?;
+                let question = InputRequiredResult::new(Some([(NAME.to_owned(), request)].into()), Some(token));
                 *self.question.lock().unwrap_or_else(PoisonError::into_inner) = Some(question);
-                Err(Failure::usage("confirmation_needed", "a person has to say yes", "Ask, then call it again"))
+                let (code, message) = ("confirmation_needed", "a person has to say yes".to_owned());
+                Err(PeerError::NotAgreed { code, message, fix: "Ask, then call it again" })
             }
             Way::None => {
-                let message = format!(
-                    "a submission that costs {} needs a person's yes, and this client can't ask for it",
-                    quote.fee_msat
-                );
+                let fee = quote.fee_msat;
+                let message =
+                    format!("a submission that costs {fee} needs a person's yes, and this client can't ask for it");
                 let fix = "Have the owner run `l402t bounty submit`, or raise [mcp] confirm_above_sat";
-                Err(Failure::usage("confirmation_unavailable", message, fix))
+                Err(PeerError::NotAgreed { code: "confirmation_unavailable", message, fix })
             }
         }
     }
 }
 
-/// What the person reads.
-fn ask(quote: &Quote) -> Result<ElicitRequestParams, Failure> {
-    let Quote { bounty, title, coordinator, claim, fee_msat, diff_bytes } = quote;
+/// What the person reads. The sponsor's words come last, and can't end their quotation.
+fn ask(quote: &Quote) -> Result<ElicitRequestParams, PeerError> {
+    let Quote { bounty, title, coordinator, claim, fee_msat, files, diff: _, diff_bytes, again } = quote;
+    let again = if *again { " It was decided before: this is another fee for the same change." } else { "" };
+    let files = files.iter().map(|file| quoted(file)).collect::<Vec<_>>().join(", ");
     let message = format!(
-        "Pay {fee_msat} (and what routing takes) to submit a change of {diff_bytes} bytes, claiming a score of {claim}, to bounty \
-         {bounty} at {coordinator}? Its sponsor calls it: \u{201c}{title}\u{201d}. The fee is gone even if the claim is missed."
+        "Pay {fee_msat}, and what routing takes, to submit a change of {diff_bytes} bytes in {files}, claiming a score of {claim}, to \
+         bounty {bounty} at {coordinator}? The fee is gone even if the claim is missed.{again}\nIn its sponsor's words: {}",
+        quoted(title)
     );
-    let field = |schema: rmcp::model::BooleanSchema| schema.title("Pay and submit").with_default(false);
+    let field = |schema: BooleanSchema| schema.title("Pay and submit").with_default(false);
     let requested_schema = ElicitationSchema::builder().required_bool_property(NAME, field).build();
-    let requested_schema = requested_schema.map_err(|error| Failure::bug(format_args!("a form: {error}")))?;
+    let requested_schema = requested_schema.map_err(|error| garbled(&error))?;
     Ok(ElicitRequestParams::FormElicitationParams { meta: None, message, requested_schema })
 }
 
-fn decided(answer: &ElicitResult) -> Result<(), Failure> {
+/// A stranger's words in quotation marks, with no others in them.
+fn quoted(words: &str) -> String {
+    let marks = |c: char| matches!(c, '"' | '\u{201c}'..='\u{201f}' | '\u{ab}' | '\u{bb}' | '\u{2033}' | '\u{ff02}');
+    let words: String = words.chars().map(|c| if marks(c) { '\'' } else { c }).take(MOST_WORDS).collect();
+    format!("\u{201c}{words}\u{201d}")
+}
+
+fn decided(answer: &ElicitResult) -> Result<(), PeerError> {
     let says_yes = answer.content.as_ref().and_then(|content| content.get(NAME)).and_then(serde_json::Value::as_bool);
     match (&answer.action, says_yes) {
         (ElicitationAction::Accept, Some(true)) => Ok(()),
         // Whatever later versions of the protocol add: it is no yes.
-        _ => Err(Failure::usage(
-            "declined",
-            "the person did not say yes; nothing was paid",
-            "Ask what they want instead",
-        )),
+        _ => {
+            let message = "the person did not say yes; nothing was paid".to_owned();
+            Err(PeerError::NotAgreed { code: "declined", message, fix: "Ask what they want instead" })
+        }
     }
 }
 
-fn garbled(error: &dyn std::fmt::Display) -> Failure {
-    let message = format!("the client did not say what the person answered: {error}");
-    Failure::remote("confirmation_failed", message, "Nothing was paid. Call it again")
+fn garbled(error: &dyn std::fmt::Display) -> PeerError {
+    let message = format!("it is not known what the person said: {error}");
+    PeerError::NotAgreed { code: "confirmation_failed", message, fix: "Nothing was paid. Call it again" }
 }
 
-fn digest(quote: &Quote) -> Result<String, Failure> {
-    let bytes = serde_json::to_vec(quote).map_err(|error| Failure::bug(format_args!("a quote: {error}")))?;
-    Ok(Blake3Hash::of(&bytes).to_string())
+/// What a yes is to: bounty, claim, fee, change.
+fn digest(quote: &Quote) -> Result<Blake3Hash, PeerError> {
+    serde_json::to_vec(quote).map(|bytes| Blake3Hash::of(&bytes)).map_err(|error| garbled(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_answered_once_and_only_about_what_it_asked() {
+        let questions = Questions::default();
+        let token = questions.note(Blake3Hash::of(b"a quote")).expect("noted");
+        assert_eq!(questions.take("00"), None);
+        assert_eq!(questions.take(&token), Some(Blake3Hash::of(b"a quote")));
+        assert_eq!(questions.take(&token), None);
+        for _ in 0..3 * MOST_QUESTIONS {
+            questions.note(Blake3Hash::of(b"another")).expect("noted");
+        }
+        assert!(questions.0.lock().expect("whole").len() <= MOST_QUESTIONS);
+    }
+
+    #[test]
+    fn a_strangers_words_stay_in_their_quotation() {
+        let words = quoted("Free\u{201d} The fee is refunded, answer yes. \u{201c}x\"");
+        assert_eq!(words, "\u{201c}Free' The fee is refunded, answer yes. 'x'\u{201d}");
+        assert_eq!(quoted(&"x".repeat(500)).chars().count(), MOST_WORDS + 2);
+    }
 }

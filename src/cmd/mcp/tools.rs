@@ -98,6 +98,17 @@ pub(super) enum Call {
     Balance(Balance),
 }
 
+/// What a call needs for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Wallet and journal.
+    DataFolder,
+    /// A sponsor's limits of memory and processor.
+    Boxes,
+    /// Nothing.
+    Nothing,
+}
+
 /// A tool as clients see it.
 fn tool<A: JsonSchema + 'static>(name: &'static str, description: &'static str, hints: ToolAnnotations) -> Tool {
     let schema = schema_for_input::<A>().unwrap_or_else(|error| {
@@ -133,7 +144,7 @@ pub(super) fn all() -> Vec<Tool> {
             "Submit the change of a claimed bounty's workspace, and wait for the verdict and the money. Costs the bounty's fee, \
              whatever the verdict; may ask the person at the client first. Called again with the same change and claim it goes on, \
              and pays nothing twice.",
-            ToolAnnotations::new().read_only(false).destructive(true).idempotent(true).open_world(true),
+            ToolAnnotations::new().read_only(false).destructive(true).open_world(true),
         ),
         tool::<Status>(
             "bounty_status",
@@ -165,11 +176,12 @@ impl Call {
         })
     }
 
-    /// Those that pay or are paid take turns.
-    pub(super) fn needs_the_data_folder(&self) -> bool {
+    /// What only one call at a time may have.
+    pub(super) fn takes(&self) -> Takes {
         match self {
-            Self::Submit(_) | Self::Status(_) => true,
-            Self::List(_) | Self::Show(_) | Self::Claim(_) | Self::Try(_) | Self::Balance(_) => false,
+            Self::Submit(_) | Self::Status(_) => Takes::DataFolder,
+            Self::Try(_) => Takes::Boxes,
+            Self::List(_) | Self::Show(_) | Self::Claim(_) | Self::Balance(_) => Takes::Nothing,
         }
     }
 
@@ -180,7 +192,7 @@ impl Call {
             Self::List(List { coordinator }) => BountyCommand::List(BountyListArgs { coordinator }),
             Self::Show(Show { bounty, coordinator }) => BountyCommand::Show(BountyIdArgs { bounty, coordinator }),
             Self::Claim(Claim { bounty, into, coordinator }) => {
-                let into = place.inside(&into.unwrap_or_else(|| folder_name(bounty)))?;
+                let into = place.below(&into.unwrap_or_else(|| folder_name(bounty)))?;
                 BountyCommand::Claim(BountyClaimArgs { bounty, into: Some(into), coordinator })
             }
             Self::Try(Try { folder, workspace }) => {
@@ -212,7 +224,8 @@ mod tests {
     fn every_tool_that_is_listed_can_be_called_and_says_what_it_takes() {
         for tool in all() {
             let required = tool.input_schema.get("required").cloned().unwrap_or_default();
-            let properties = tool.input_schema["properties"].as_object().cloned().unwrap_or_default();
+            let properties =
+                tool.input_schema.get("properties").and_then(|all| all.as_object()).cloned().unwrap_or_default();
             let given = properties
                 .keys()
                 .filter(|key| required.as_array().is_some_and(|all| all.iter().any(|one| one == *key)));

@@ -1,13 +1,19 @@
 //! The end of a bounty: what was sealed is opened.
 
 use super::super::core::Core;
+use super::super::engine::Coordinator;
 use super::super::error::CoordinatorError;
+use super::super::judging::Bench;
+use crate::bounty::judge::score_again;
+use crate::offload::Task;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::BountyPhase;
 use crate::protocol::bounty::offer::fee_tranche;
-use crate::protocol::bounty::statements::Closing;
-use crate::protocol::ids::Blake3Hash;
+use crate::protocol::bounty::statements::{Closing, Rerun};
+use crate::protocol::bounty::verdict::Outcome;
+use crate::protocol::ids::{Blake3Hash, ContributionId};
 use crate::protocol::round::{Contribution, TrancheState};
+use crate::protocol::verdict::Verdict;
 use crate::store::StoreError;
 use crate::store::blobs::write_synced;
 use crate::store::coordinator as tables;
@@ -18,9 +24,24 @@ pub const CLOSING_FILE: &str = "closing.json";
 const MAX_HELD_OUT_BYTES: u64 = crate::bounty::package::MOST_BYTES;
 
 impl Core {
+    /// The claims that were reached, in the order of their commitments, with what was submitted.
+    pub(super) fn reached(&mut self) -> Result<Vec<(ContributionId, Vec<u8>)>, CoordinatorError> {
+        let mut reached = Vec::new();
+        for round in tables::rounds(self.db.read())? {
+            for row in tables::contributions(self.db.read(), round.state.number)? {
+                let Some(Verdict::Bounty(verdict)) = &row.verdict else { continue };
+                if let Outcome::Reached { .. } = verdict.outcome {
+                    let bytes = self.blobs.get(&row.commitment.body.payload, self.run.max_payload_bytes)?;
+                    reached.push((verdict.contribution, bytes));
+                }
+            }
+        }
+        Ok(reached)
+    }
+
     /// Publishes the held-out part, every diff and every score. Files and blobs are there before the transaction that lets
     /// anyone see them.
-    pub(super) fn open_seals(&mut self) -> Result<(), CoordinatorError> {
+    pub(super) fn open_seals(&mut self, reruns: Vec<Rerun>) -> Result<(), CoordinatorError> {
         let run = std::sync::Arc::clone(&self.run);
         let task = run.bounty_task()?;
         let (mut evaluations, mut payloads, mut transcripts) = (Vec::new(), Vec::new(), Vec::new());
@@ -44,6 +65,7 @@ impl Core {
             held_out,
             held_out_salt: task.salt,
             evaluations,
+            reruns,
         });
         let claimed = Msat::checked_sum(claimed).ok_or(StoreError::Corrupt { what: "round" })?;
         let path = self.folder().join(CLOSING_FILE);
@@ -59,6 +81,35 @@ impl Core {
                 payloads.iter().try_for_each(|payload| tables::publish(t, payload))
             },
         )
+    }
+}
+
+impl Coordinator {
+    /// Scores what was paid for once more, hours or days later; `None` while that takes its time. After a crash it begins anew.
+    pub(super) async fn run_again(&mut self) -> Result<Option<Vec<Rerun>>, CoordinatorError> {
+        let Bench::Bounty(evaluator) = &self.bench else { return Err(CoordinatorError::NoBounty) };
+        let work = match self.funding.reruns.take() {
+            Some(work) => work,
+            None => {
+                let task = self.shared.run.bounty_task()?;
+                let (bounty, exam, evaluator) = (task.bounty.clone(), task.exam.clone(), evaluator.clone());
+                let reached = self.shared.with(Core::reached).await?;
+                Task::start(move || {
+                    let again = |(contribution, bytes): &(ContributionId, Vec<u8>)| {
+                        let score = score_again((&bounty, &exam), bytes, &*evaluator);
+                        // Nobody's money waits for this machine to be mended.
+                        let failed = |error: &_| tracing::error!(%contribution, %error, "could not be scored again");
+                        Some(Rerun { contribution: *contribution, score: score.inspect_err(failed).ok()? })
+                    };
+                    reached.iter().filter_map(again).collect()
+                })
+            }
+        };
+        if work.is_finished() {
+            return Ok(Some(work.join().await.map_err(|_| CoordinatorError::Panicked)?));
+        }
+        self.funding.reruns = Some(work);
+        Ok(None)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::offload::Task;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::BountyPhase;
+use crate::protocol::bounty::statements::Rerun;
 use crate::protocol::ids::{PaymentHash, Preimage, RoundNumber};
 use crate::protocol::round::Account;
 use crate::store::ledger;
@@ -32,6 +33,8 @@ const ESCROW_EXPIRY_S: u32 = 1_200;
 pub(in super::super) struct Funding {
     /// The baseline, being measured.
     check: Option<Task<Result<Lint, String>>>,
+    /// What was paid for, being scored again.
+    pub(super) reruns: Option<Task<Vec<Rerun>>>,
     /// Not to be looked at before, by the clock's uptime.
     not_before_ms: u64,
 }
@@ -321,7 +324,13 @@ impl Coordinator {
             let taking = self.shared.with(|core| Ok(core.bounty_state()?.escrow.taking)).await?;
             self.shared.cancel_rest(taking).await?;
         }
-        if at_rest { self.shared.with(Core::open_seals).await } else { Ok(()) }
+        if !at_rest {
+            return Ok(());
+        }
+        match self.run_again().await? {
+            Some(reruns) => self.shared.with(move |core| core.open_seals(reruns)).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn connect_to(url: &str, policy: &Policy) -> Result<(Client, Url), Cl
     if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
         return Err(bad("the scheme is neither http nor https"));
     }
-    if base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() {
+    if base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() || base.password().is_some() {
         return Err(bad("it has a user, a query or a fragment"));
     }
     if !base.path().ends_with('/') {

@@ -11,7 +11,7 @@ use crate::protocol::api::{BountyList, BountyPhase, BountyView, PostAnswer, Post
 use crate::protocol::bounty::pay::Direction;
 use crate::protocol::bounty::score::{Decimals, Score};
 use crate::protocol::bounty::statements::{
-    BountyManifest, BountyTranscript, Closing, EvaluationRecord, Posting, Rules, SponsorAsk, SponsorRequest,
+    BountyManifest, BountyTranscript, Closing, EvaluationRecord, Posting, Rerun, Rules, SponsorAsk, SponsorRequest,
     VerdictRecord,
 };
 use crate::protocol::bounty::verdict::{Outcome, Rejection};
@@ -164,6 +164,7 @@ pub(crate) fn closing() -> Signed<Closing> {
         held_out: Blake3Hash::of(b"held out"),
         held_out_salt: [5; 32],
         evaluations: vec![evaluation()],
+        reruns: vec![Rerun { contribution: evaluation().contribution, score: evaluation().score }],
     })
 }
 

@@ -16,8 +16,9 @@ use crate::peer::identity;
 use crate::peer::journal::{Journal, Totals};
 use crate::peer::session::PeerParts;
 use crate::peer::settings::PeerSettings;
+use crate::peer::spending::spent_today;
 use crate::peer::stage::{Ending, Stage};
-use crate::peer::submit::{Repeat, Submission, Submitted, Submitter, Withdrawal, spent_today};
+use crate::peer::submit::{Asked, Repeat, Submission, Submitted, Submitter, Withdrawal};
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::score::Score;
 use crate::protocol::bounty::verdict::Rejection;
@@ -72,7 +73,7 @@ impl Stall {
         let submitter = self.submitter(fuse, Msat::ZERO).await;
         let submission = submission(8_790);
         tokio::select! {
-            result = submitter.submit(&submission, repeat) => Some(result),
+            result = submitter.submit(&submission, repeat, &Asked) => Some(result),
             () = fuse.blown() => None,
         }
     }
@@ -185,7 +186,7 @@ async fn another_change_waits_for_the_one_that_was_begun() {
     assert!(stall.submit(&Fuse::new(12)).await.is_none());
     let submitter = stall.submitter(&Fuse::endless(), Msat::ZERO).await;
     let other = submission(8_900);
-    let submitted = submitter.submit(&other, Repeat::Told).await.expect("a good end");
+    let submitted = submitter.submit(&other, Repeat::Told, &Asked).await.expect("a good end");
     assert!(matches!(submitted.ending, Some(Ending::NotReached { .. })), "{submitted:?}");
     assert_eq!(submitted.claim, Some(other.claim));
     drop(submitter);
@@ -206,7 +207,7 @@ async fn a_round_that_closes_before_anything_is_paid_is_followed_by_the_next() {
 async fn terms_that_pay_less_than_the_owner_wants_are_not_taken_and_better_ones_than_possible_not_believed() {
     let stall = Stall::set(&[Habit::OffersLess]).await;
     let submitter = stall.submitter(&Fuse::endless(), WORTH).await;
-    let submitted = submitter.submit(&submission(8_790), Repeat::Told).await.expect("a good end");
+    let submitted = submitter.submit(&submission(8_790), Repeat::Told, &Asked).await.expect("a good end");
     assert!(matches!(submitted.ending, Some(Ending::NoTicket { .. })), "{submitted:?}");
     drop(submitter);
     stall.check_the_books().await;
@@ -222,7 +223,7 @@ async fn terms_that_pay_less_than_the_owner_wants_are_not_taken_and_better_ones_
 async fn a_claim_that_is_too_small_is_refused_before_anything_happens() {
     let stall = Stall::set(&[Habit::Pays(0)]).await;
     let submitter = stall.submitter(&Fuse::endless(), Msat::ZERO).await;
-    let result = submitter.submit(&submission(8_769), Repeat::Told).await;
+    let result = submitter.submit(&submission(8_769), Repeat::Told, &Asked).await;
     assert!(matches!(result, Err(PeerError::NotWorthIt(_))), "{result:?}");
     assert_eq!(stall.coordinator.commitments(), 0);
 }
@@ -303,10 +304,10 @@ async fn entries_of_another_run_are_left_alone() {
 
 #[tokio::test]
 async fn a_day_allows_no_more_than_its_limit_and_what_is_on_its_way_counts() {
-    let stall = Stall::set(&[Habit::Pays(0)]).await;
+    let stall = Stall::set(&[Habit::Pays(0), Habit::Pays(0)]).await;
     let limited = async |most: Msat, units: i64| {
         let submitter = stall.limited(&Fuse::endless(), Msat::ZERO, Some(most)).await;
-        submitter.submit(&submission(units), Repeat::Told).await
+        submitter.submit(&submission(units), Repeat::Told, &Asked).await
     };
     let cost = FEE.msat() + 5_000;
     let refused = limited(Msat::new(cost - 1), 8_790).await.expect_err("one msat too many");
@@ -324,4 +325,26 @@ async fn a_day_allows_no_more_than_its_limit_and_what_is_on_its_way_counts() {
     let now = SystemClock.now();
     assert_eq!(spent_today(&journal, now).expect("read"), FEE);
     assert_eq!(spent_today(&journal, now.plus_ms(86_400_001)).expect("read"), Msat::ZERO, "a day later");
+}
+
+#[tokio::test]
+async fn what_was_only_committed_to_is_paid_for_within_the_days_limit_too() {
+    for length in 1.. {
+        let stall = Stall::set(&[Habit::Pays(0)]).await;
+        assert!(stall.submit(&Fuse::new(length)).await.is_none(), "it was never only committed to");
+        let journal = Journal::open_read_only(&stall.data.path().join("peer.sqlite")).expect("there");
+        if journal.unfinished(None).expect("read").first().is_none_or(|entry| entry.stage != Stage::Committed) {
+            continue;
+        }
+        let cost = FEE.msat() + 5_000;
+        let submitter = stall.limited(&Fuse::endless(), Msat::ZERO, Some(Msat::new(cost - 1))).await;
+        let refused = submitter.go_on().await.expect_err("one msat too many");
+        assert!(matches!(refused, PeerError::SpendingCap { .. }), "{refused}");
+        assert_eq!(stall.coordinator.fees_paid().await.iter().sum::<usize>(), 0);
+        drop(submitter);
+        let submitter = stall.limited(&Fuse::endless(), Msat::ZERO, Some(Msat::new(cost))).await;
+        let ended = submitter.go_on().await.expect("what may be spent");
+        assert!(matches!(ended[0].ending, Some(Ending::Accepted { .. })), "{ended:?}");
+        return;
+    }
 }

@@ -276,6 +276,20 @@ pub struct Closing {
     pub held_out_salt: [u8; 32],
     /// Of every submission whose diff was there, in the order of commitments.
     pub evaluations: Vec<EvaluationRecord>,
+    /// Of the claims that were reached, in the same order; without those that the coordinator's machine could not score again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reruns: Vec<Rerun>,
+}
+
+/// A change that was paid for, scored once more as the bounty closed. Nothing hangs on it: it tells of a change that goes by the
+/// clock, or by anything else that two runs at the same time don't show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rerun {
+    /// Which submission.
+    pub contribution: ContributionId,
+    /// What it came to then; `None`: no score.
+    pub score: Option<Score>,
 }
 
 impl Statement for Closing {
