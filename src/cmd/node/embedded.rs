@@ -10,7 +10,7 @@ use crate::cmd::Failure;
 use crate::config::{ChainConfig, LightningConfig, NetworkName};
 use crate::ln::bolt11::Network;
 use crate::ln::embedded::{
-    self, ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, NodeWatch, Settings, last_regtest_chain,
+    ChainNetwork, ChainSource, EmbeddedError, EmbeddedNode, NodeWatch, Settings, last_regtest_chain,
 };
 use crate::ln::regtest::{RegtestChain, RegtestError};
 use crate::protocol::api::LightningView;
@@ -40,7 +40,7 @@ pub(super) fn last_summary(folder: &Path) -> Result<Option<serde_json::Value>, F
     if !folder.exists() {
         return Ok(None);
     }
-    let Some(summary) = embedded::last_summary(folder)? else { return Ok(None) };
+    let Some(summary) = crate::ln::embedded::last_summary(folder)? else { return Ok(None) };
     serde_json::to_value(summary).map(Some).map_err(|error| Failure::bug(format_args!("a summary: {error}")))
 }
 

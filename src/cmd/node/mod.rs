@@ -20,13 +20,16 @@ pub(super) use embedded::missing;
 pub(super) use embedded::{for_owner, network};
 
 use super::{Context, Failure};
-use crate::config::{LightningConfig, NodeKind};
+use crate::config::NodeKind;
 use crate::ln::Lightning;
 use crate::protocol::api::LightningView;
 
 /// What an embedded node held when it last looked; `None` where it never ran, or is an LND.
 #[cfg(feature = "mcp")]
-pub(super) fn last_summary(config: &LightningConfig, folder: &Path) -> Result<Option<serde_json::Value>, Failure> {
+pub(super) fn last_summary(
+    config: &crate::config::LightningConfig,
+    folder: &Path,
+) -> Result<Option<serde_json::Value>, Failure> {
     match config.node {
         NodeKind::Embedded => embedded::last_summary(folder),
         NodeKind::Lnd => Ok(None),
