@@ -84,7 +84,10 @@ impl Client {
 
     /// Submits, and answers the server's question.
     fn submit(&mut self, claim: &str, action: &str, yes: bool) -> Value {
-        self.begin("tools/call", json!({ "name": "bounty_submit", "arguments": { "folder": "work", "claim": claim } }));
+        self.begin(
+            "tools/call",
+            json!({ "name": "bounty_submit", "arguments": { "folder": "claimed", "claim": claim } }),
+        );
         let question = self.next();
         assert_eq!(question["method"], "elicitation/create", "{question}");
         let message = question["params"]["message"].as_str().expect("text");
@@ -136,7 +139,7 @@ fn configure(scene: &Scene) {
 }
 
 fn change(scene: &Scene, change: &str) {
-    std::fs::write(scene.path().join("mine/work/workspace/double.py"), change).expect("written");
+    std::fs::write(scene.path().join("mine/claimed/workspace/double.py"), change).expect("written");
 }
 
 #[test]
@@ -152,25 +155,25 @@ fn a_client_earns_what_its_person_agreed_to_pay_for_and_no_more_than_a_day_allow
     let listed = client.call("bounty_list", json!({}));
     assert_eq!(listed["result"]["bounties"][0]["bounty"], bounty.as_str(), "{listed}");
     assert_eq!(code(&client.call("bounty_claim", json!({ "bounty": bounty, "into": "/tmp/elsewhere" }))), "outside");
-    let claimed = client.call("bounty_claim", json!({ "bounty": bounty, "into": "work" }));
+    let claimed = client.call("bounty_claim", json!({ "bounty": bounty, "into": "claimed" }));
     assert_eq!(claimed["ok"], true, "{claimed}");
-    assert_eq!(client.call("bounty_claim", json!({ "bounty": bounty, "into": "work" }))["ok"], false);
+    assert_eq!(client.call("bounty_claim", json!({ "bounty": bounty, "into": "claimed" }))["ok"], false);
     change(&scene, &answers(8, 0));
-    let tried = client.call("bounty_try", json!({ "folder": "work" }));
+    let tried = client.call("bounty_try", json!({ "folder": "claimed" }));
     assert_eq!((&tried["result"]["improves"], &tried["result"]["score"]), (&json!(true), &json!("8")), "{tried}");
 
-    let refused = client.call("bounty_submit", json!({ "folder": "work", "claim": "8" }));
+    let refused = client.call("bounty_submit", json!({ "folder": "claimed", "claim": "8" }));
     assert_eq!(code(&refused), "confirmation_unavailable", "{refused}");
     client.hang_up();
 
     // What is a link, or lies behind one, is nobody's to submit.
     let mut client = Client::start(&scene, OLD, can_ask());
-    let work = scene.path().join("mine/work");
-    std::fs::rename(work.join("workspace"), scene.path().join("elsewhere")).expect("moved");
-    std::os::unix::fs::symlink(scene.path().join("elsewhere"), work.join("workspace")).expect("made");
-    assert_eq!(code(&client.call("bounty_try", json!({ "folder": "work" }))), "workspace");
-    std::fs::remove_file(work.join("workspace")).expect("removed");
-    std::fs::rename(scene.path().join("elsewhere"), work.join("workspace")).expect("moved");
+    let folder = scene.path().join("mine/claimed");
+    std::fs::rename(folder.join("workspace"), scene.path().join("elsewhere")).expect("moved");
+    std::os::unix::fs::symlink(scene.path().join("elsewhere"), folder.join("workspace")).expect("made");
+    assert_eq!(code(&client.call("bounty_try", json!({ "folder": "claimed" }))), "workspace");
+    std::fs::remove_file(folder.join("workspace")).expect("removed");
+    std::fs::rename(scene.path().join("elsewhere"), folder.join("workspace")).expect("moved");
 
     // Nobody's yes, or none that means it: nothing is paid.
     assert_eq!(code(&client.submit("8", "decline", true)), "declined");
@@ -188,7 +191,7 @@ fn a_client_earns_what_its_person_agreed_to_pay_for_and_no_more_than_a_day_allow
     // Without a handshake the question is the answer, and an answer to another question is none.
     change(&scene, &answers(12, 0));
     let mut client = Client::start(&scene, NEW, can_ask());
-    let arguments = |claim: &str| json!({ "folder": "work", "claim": claim });
+    let arguments = |claim: &str| json!({ "folder": "claimed", "claim": claim });
     let params = |claim: &str| json!({ "name": "bounty_submit", "arguments": arguments(claim) });
     let yes = json!({ "submit": { "action": "accept", "content": { "submit": true } } });
     let first = client.request("tools/call", params("11"))["result"].clone();
@@ -236,12 +239,12 @@ fn a_submission_of_a_server_that_was_killed_or_left_goes_on_and_is_paid_for_once
     let (scene, service) = Scene::open();
     configure(&scene);
     let bounty = scene.posted();
-    let arguments = ["bounty", "claim", &bounty, "--coordinator", &scene.url, "--into", "mine/work"];
+    let arguments = ["bounty", "claim", &bounty, "--coordinator", &scene.url, "--into", "mine/claimed"];
     assert_eq!(scene.output(&arguments).0, Some(0));
     change(&scene, &answers(10, 2));
 
     // Killed with the fee paid; then the client hangs up, which ends the server in order; then somebody waits for the verdict.
-    let submit = json!({ "name": "bounty_submit", "arguments": { "folder": "work", "claim": "10" } });
+    let submit = json!({ "name": "bounty_submit", "arguments": { "folder": "claimed", "claim": "10" } });
     let mut client = Client::start(&scene, OLD, can_ask());
     client.begin("tools/call", submit.clone());
     let question = client.next();
