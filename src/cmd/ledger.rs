@@ -124,22 +124,14 @@ fn amounts<const N: usize>(amounts: [Msat; N]) -> [String; N] {
 fn notes(entry: &Entry, given_back: Vec<(u32, String)>) -> Vec<String> {
     let mut notes: Vec<String> =
         given_back.into_iter().map(|(tranche, text)| format!("tranche {tranche}: {text}")).collect();
-    match &entry.stage {
-        Stage::Closed(Ending::Accepted { lost_msat, .. }) if *lost_msat > Msat::ZERO => {
+    match entry.stage.ending() {
+        Some(Ending::Accepted { lost_msat, .. }) if *lost_msat > Msat::ZERO => {
             notes.push(format!("{lost_msat} were earned, and lost: the locks had ended before this peer could claim"));
         }
-        Stage::Closed(Ending::Missed { reason } | Ending::NoTicket { reason } | Ending::FeeUnpaid { reason }) => {
+        Some(Ending::Missed { reason } | Ending::NoTicket { reason } | Ending::FeeUnpaid { reason }) => {
             notes.push(reason.clone())
         }
-        Stage::Closed(Ending::Accepted { .. } | Ending::Rejected { .. } | Ending::NotReached { .. })
-        | Stage::Committed
-        | Stage::Paying(_)
-        | Stage::Paid(_)
-        | Stage::Ticketed(_)
-        | Stage::Invoiced(_)
-        | Stage::Locked(_)
-        | Stage::Uploaded(_)
-        | Stage::Judged(_) => {}
+        Some(Ending::Accepted { .. } | Ending::Rejected { .. } | Ending::NotReached { .. }) | None => {}
     }
     notes
 }

@@ -14,17 +14,9 @@ const DAY_MS: u64 = 86_400_000;
 /// What submissions to bounties cost in the last 24 hours, or may still cost because their fee is on its way.
 pub fn spent_today(journal: &Journal, now: UnixMs) -> Result<Msat, JournalError> {
     let under_way = journal.unfinished(None)?;
-    let on_the_way = under_way.iter().filter_map(|entry| match &entry.stage {
-        Stage::Paying(fee) if entry.commitment.body.claim.is_some() => Some(most_cost(fee.amount_msat)),
-        Stage::Committed
-        | Stage::Paying(_)
-        | Stage::Paid(_)
-        | Stage::Ticketed(_)
-        | Stage::Invoiced(_)
-        | Stage::Locked(_)
-        | Stage::Uploaded(_)
-        | Stage::Judged(_)
-        | Stage::Closed(_) => None,
+    let on_the_way = under_way.iter().filter_map(|entry| {
+        let Stage::Paying(fee) = &entry.stage else { return None };
+        entry.commitment.body.claim.is_some().then(|| most_cost(fee.amount_msat))
     });
     let paid = journal.spent_on_bounties(UnixMs(now.0.saturating_sub(DAY_MS)))?;
     Ok(Msat::checked_sum(on_the_way.chain([paid])).unwrap_or(Msat::MAX_MONEY))
