@@ -2,19 +2,27 @@
 
 use super::*;
 
-#[tokio::test]
-async fn the_same_request_for_a_pay_back_is_paid_and_booked_once_however_often_it_comes() {
-    let world = World::new();
+/// A bounty that alice has earned 15,000 sat of, closed by its sponsor.
+async fn closed(world: &World) -> Coordinator {
     let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
     world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
     assert_eq!(world.submit(&mut coordinator, "alice", 1_300, "1350").await, reached(15_000));
     let handle = coordinator.bounty_handle();
-    let ask = |ask| key("sponsor").sign(SponsorRequest { bounty: world.id(), ask });
-    handle.sponsor(ask(SponsorAsk::Close)).await.expect("closing");
+    let close = key("sponsor").sign(SponsorRequest { bounty: world.id(), ask: SponsorAsk::Close });
+    handle.sponsor(close).await.expect("closing");
     while handle.bounty().await.expect("a view").phase != BountyPhase::Closed {
         coordinator.step().await.expect("a step");
         world.pass_time(false).await;
     }
+    coordinator
+}
+
+#[tokio::test]
+async fn the_same_request_for_a_pay_back_is_paid_and_booked_once_however_often_it_comes() {
+    let world = World::new();
+    let mut coordinator = closed(&world).await;
+    let handle = coordinator.bounty_handle();
+    let ask = |ask| key("sponsor").sign(SponsorRequest { bounty: world.id(), ask });
     let surplus = handle.bounty().await.expect("a view").surplus_msat;
     let quarter = Msat::new(surplus.msat() / 4);
     let request = InvoiceRequest { amount: quarter, description: "a quarter".into(), expiry_s: 3_600 };
@@ -44,16 +52,9 @@ async fn the_same_request_for_a_pay_back_is_paid_and_booked_once_however_often_i
 #[tokio::test]
 async fn a_pay_back_that_expired_while_nobody_looked_is_given_up_for_another_and_paid_once() {
     let world = World::new();
-    let mut coordinator = world.coordinator(&Fuse::never()).await.expect("taken on");
-    world.play(&mut coordinator, &mut [], false, |view| view.phase == BountyPhase::Open).await;
-    assert_eq!(world.submit(&mut coordinator, "alice", 1_300, "1350").await, reached(15_000));
+    let mut coordinator = closed(&world).await;
     let handle = coordinator.bounty_handle();
     let ask = |ask| key("sponsor").sign(SponsorRequest { bounty: world.id(), ask });
-    handle.sponsor(ask(SponsorAsk::Close)).await.expect("closing");
-    while handle.bounty().await.expect("a view").phase != BountyPhase::Closed {
-        coordinator.step().await.expect("a step");
-        world.pass_time(false).await;
-    }
     let surplus = handle.bounty().await.expect("a view").surplus_msat;
     assert_eq!(surplus, Msat::new(625_000));
     let invoice = async |expiry_s, amount| {
