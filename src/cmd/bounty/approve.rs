@@ -20,13 +20,13 @@ pub(in crate::cmd) struct Quote {
     pub(in crate::cmd) claim: String,
     /// What it costs, routing aside.
     pub(in crate::cmd) fee_msat: Msat,
-    /// The files that it changes.
+    /// The files that it may change: names of the sponsor's, without control characters.
     pub(in crate::cmd) files: Vec<String>,
     /// Hash of the change.
     pub(in crate::cmd) diff: Blake3Hash,
     /// How long the change is.
     pub(in crate::cmd) diff_bytes: usize,
-    /// It was decided before, and a fee paid for that.
+    /// It is to be paid for even if it was decided before.
     pub(in crate::cmd) again: bool,
 }
 

@@ -208,7 +208,7 @@ pub(super) async fn run(
         coordinator: client.url().to_owned(),
         claim: claim.shown(rules.decimals).to_string(),
         fee_msat: rules.fee_msat,
-        files: claimed.bounty.manifest.targets.clone(),
+        files: claimed.bounty.manifest.targets.iter().map(|target| plain(target)).collect(),
         diff: Blake3Hash::of(diff.as_bytes()),
         diff_bytes: diff.len(),
         again: args.again,

@@ -145,10 +145,10 @@ impl Approve for Person {
     }
 }
 
-/// What the person reads. The sponsor's words come last, and can't end their quotation.
+/// What the person reads. A sponsor's words can't end their quotation, and what it calls the bounty comes last.
 fn ask(quote: &Quote) -> Result<ElicitRequestParams, PeerError> {
     let Quote { bounty, title, coordinator, claim, fee_msat, files, diff: _, diff_bytes, again } = quote;
-    let again = if *again { " It was decided before: this is another fee for the same change." } else { "" };
+    let again = if *again { " If it was decided before, this is another fee for the same change." } else { "" };
     let files = files.iter().map(|file| quoted(file)).collect::<Vec<_>>().join(", ");
     let message = format!(
         "Pay {fee_msat}, and what routing takes, to submit a change of {diff_bytes} bytes in {files}, claiming a score of {claim}, to \
