@@ -62,7 +62,7 @@ def sat(msat):
 
 @dataclasses.dataclass
 class Answer:
-    """The last line of a bounty command."""
+    """The last line of a command."""
 
     ok: bool
     result: dict
@@ -77,7 +77,10 @@ class L402t:
         self.program, self.coordinator, self.data = program, coordinator, data
 
     def bounty(self, *arguments):
-        command = [self.program, "bounty", *arguments, "--data", str(self.data), "--json"]
+        return self.run("bounty", *arguments)
+
+    def run(self, *arguments):
+        command = [self.program, *arguments, "--data", str(self.data), "--json"]
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         lines = ended.stdout.decode("utf-8", "replace").splitlines()
         try:
@@ -85,7 +88,7 @@ class L402t:
             error = last["error"] or {"code": "", "message": ""}
             return Answer(last["ok"], last["result"] or {}, error["code"], error["message"])
         except (IndexError, ValueError, KeyError, TypeError):
-            return Answer(False, {}, "no_answer", f"l402t bounty {arguments[0]} ended with {ended.returncode} and no answer")
+            return Answer(False, {}, "no_answer", f"l402t {' '.join(arguments[:2])} ended with {ended.returncode} and no answer")
 
     def open_bounties(self):
         answer = self.bounty("list", "--coordinator", self.coordinator)
@@ -97,13 +100,18 @@ class L402t:
     def claim(self, bounty, folder):
         return self.bounty("claim", bounty, "--coordinator", self.coordinator, "--into", str(folder))
 
-    def submissions(self):
-        """Every submission of this wallet, once those under way have ended; `None` while that can't be told."""
-        answer = self.bounty("status")
-        if not answer.ok:
-            say(f"submissions: {answer.message}")
+    def books(self):
+        """What this wallet has done, once submissions under way have ended; `None` while that can't be told."""
+        status, ledger = self.bounty("status"), self.run("ledger")
+        if not status.ok:
+            say(f"submissions: {status.message}")
             return None
-        return answer.result["submissions"]
+        # Before the first payment there is nothing to account for.
+        if not ledger.ok and ledger.code != "no_ledger":
+            say(f"the ledger: {ledger.message}")
+            return None
+        bought = sum(one["amount_msat"] + one["routing_msat"] for one in ledger.result.get("purchases", []))
+        return Books(status.result["submissions"], bought)
 
 
 class Rules:
@@ -114,7 +122,7 @@ class Rules:
         self.sign = 1 if row["direction"] == "higher" else -1
         self.baseline, self.best, self.target = (Decimal(row[name]) for name in ("baseline", "best", "target"))
         self.least_claim = None if row["least_claim"] is None else Decimal(row["least_claim"])
-        self.left_msat, self.fee_msat = row["left_msat"], row["fee_msat"]
+        self.left_msat, self.fee_msat, self.package_fee_msat = row["left_msat"], row["fee_msat"], row["package_fee_msat"]
 
     def gain(self, score, over):
         """By how much a score is better than another one."""
@@ -656,15 +664,20 @@ def proposal(work, best, output):
 
 @dataclasses.dataclass
 class Books:
-    """What this wallet's submissions have cost and brought, by l402t's journal."""
+    """What this wallet's packages and submissions have cost and brought, by l402t's journal."""
 
     submissions: list
+    packages_msat: int
 
     def of(self, bounty):
         return [one for one in self.submissions if one["bounty"] == bounty]
 
     def spent_msat(self):
-        return sum(one["fee_msat"] + one["routing_msat"] for one in self.submissions)
+        return self.packages_msat + sum(one["fee_msat"] + one["routing_msat"] for one in self.submissions)
+
+    def may_spend(self, fee_msat, budget_msat):
+        """Is there room for one more fee, with what its routing may take?"""
+        return self.spent_msat() + fee_msat + most_routing_msat(fee_msat) <= budget_msat
 
     def earned_msat(self):
         return sum(one["reward_msat"] for one in self.submissions)
@@ -704,7 +717,7 @@ def submit_best(l402t, work, books, budget_msat):
     if expected <= rules.fee_msat:
         say(f"  a claim of {claim} is worth {sat(expected)}, and costs {sat(rules.fee_msat)}")
         return False
-    if books.spent_msat() + rules.fee_msat + most_routing_msat(rules.fee_msat) > budget_msat:
+    if not books.may_spend(rules.fee_msat, budget_msat):
         say(f"  a fee of {sat(rules.fee_msat)} more and its routing are beyond the spending cap: {sat(books.spent_msat())} are spent")
         return False
     # Noted first: the same files again would earn nothing.
@@ -725,6 +738,12 @@ def visit(l402t, rules, folder, arguments):
     say(f"{rules.id[:12]}  {rules.title}: best {rules.best}, target {rules.target}, {sat(rules.left_msat)} left")
     claimed = folder / "claimed"
     if not claimed.exists():
+        books, price_msat = l402t.books(), rules.package_fee_msat
+        if books is None:
+            return
+        if price_msat and not books.may_spend(price_msat, arguments.budget_sat * 1000):
+            say(f"  {sat(price_msat)} for its package and the routing are beyond the spending cap: {sat(books.spent_msat())} are spent")
+            return
         answer = l402t.claim(rules.id, claimed)
         if not answer.ok:
             say(f"  {answer.code}: {answer.message}")
@@ -735,8 +754,7 @@ def visit(l402t, rules, folder, arguments):
     else:
         climb(l402t, work, arguments.tries)
     begun = -1
-    while (submissions := l402t.submissions()) is not None:
-        books = Books(submissions)
+    while (books := l402t.books()) is not None:
         # Others submit, too: what is left is asked again before each fee.
         current = next((one for one in l402t.open_bounties() if one.id == rules.id), None)
         if current is None or len(books.of(rules.id)) == begun:
@@ -753,7 +771,7 @@ def read_arguments():
     parser.add_argument("--data", metavar="DIR", required=True, type=pathlib.Path, help="l402t's data folder: one wallet; this script's own files are in DIR/agent")
     parser.add_argument("--l402t", metavar="PATH", default="l402t", help="the program [default: l402t]")
     parser.add_argument("--model-command", metavar="CMD", type=shlex.split, help="gets the task as JSON on stdin, prints new files as JSON on stdout")
-    parser.add_argument("--budget-sat", metavar="N", type=int, default=100, help="most that all submissions of this wallet may cost [default: 100]")
+    parser.add_argument("--budget-sat", metavar="N", type=int, default=100, help="most that all packages and submissions of this wallet may cost [default: 100]")
     parser.add_argument("--tries", metavar="N", type=int, default=12, help="most candidates tried for one bounty [default: 12]")
     parser.add_argument("--once", action="store_true", help="look at each open bounty once, then end")
     arguments = parser.parse_args()
@@ -774,17 +792,17 @@ def main():
     l402t = L402t(arguments.l402t, arguments.coordinator, arguments.data)
     while True:
         # First of all, what an earlier start has begun.
-        if l402t.submissions() is not None:
+        if l402t.books() is not None:
             for rules in l402t.open_bounties():
                 try:
                     visit(l402t, rules, own / rules.id, arguments)
                 except (OSError, ValueError, RuntimeError, KeyError) as error:
                     say(f"  left alone: {error}")
-        submissions = l402t.submissions()
-        if submissions is not None:
-            say(Books(submissions).line())
+        books = l402t.books()
+        if books is not None:
+            say(books.line())
         if arguments.once:
-            sys.exit(1 if submissions is None else 0)
+            sys.exit(1 if books is None else 0)
         time.sleep(POLL_S)
 
 

@@ -28,6 +28,9 @@ pub enum BountyCommand {
     #[command(after_help = "Example: l402t bounty watch --min-reward-sat 1000 --max-fee-sat 20 --json")]
     Watch(BountyWatchArgs),
     /// Download what a bounty gives its agents into a folder of its own, with instructions
+    ///
+    /// Costs what `show` says the package costs, once (L402): claimed again it costs nothing until the bounty is over. Killed at
+    /// any point, the same command goes on without paying twice.
     #[command(after_help = "Example: l402t bounty claim ID --into ./logs")]
     Claim(BountyClaimArgs),
     /// Score a changed workspace on the public items, in the same boxes that decide later
@@ -106,7 +109,8 @@ pub struct BountyWatchArgs {
     pub coordinator: Option<String>,
 }
 
-/// `l402t bounty claim`. With `--json` the result is {folder, workspace, targets [file], …as one of `list`'s}.
+/// `l402t bounty claim`. With `--json` the result is {folder, workspace, targets [file], package {token, payment_hash, paid_msat,
+/// routing_msat}, …as one of `list`'s}; token: `free`, `reused`, `bought`.
 #[derive(Clone, Debug, Args)]
 pub struct BountyClaimArgs {
     /// The bounty's id
@@ -115,6 +119,9 @@ pub struct BountyClaimArgs {
     /// Where to; what is there already is never touched [default: bounty-ID in this folder]
     #[arg(long, value_name = "DIR")]
     pub into: Option<PathBuf>,
+    /// Buy another token if the coordinator does not accept the one that was bought from it
+    #[arg(long)]
+    pub pay_again: bool,
     /// The coordinator's URL [default: the configured one]
     #[arg(long, value_name = "URL")]
     pub coordinator: Option<String>,

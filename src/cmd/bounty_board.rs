@@ -65,7 +65,11 @@ pub(super) async fn open(
         observer: Arc::new(Unwatched),
         entropy: Arc::new(SystemEntropy),
     };
-    let settings = BoardSettings { folder, most_bounties: config.most, least_budget, options: without_gifts(options) };
+    let package_fee = Msat::from_sat(config.package_fee_sat).ok_or_else(|| {
+        Failure::usage("package_fee_sat", "coordinator.bounties.package_fee_sat is more than there is", "Lower it")
+    })?;
+    let options = Options { package_fee, ..without_gifts(options) };
+    let settings = BoardSettings { folder, most_bounties: config.most, least_budget, options };
     Ok(Bounties { board: Board::open(settings, around).await?, coordinator, _scratch: scratch })
 }
 

@@ -13,15 +13,24 @@ use crate::cli::FetchArgs;
 use crate::clock::SystemClock;
 use crate::config::NodeKind;
 use crate::fetch::{
-    Blame, FetchError, FetchEvent, Fetched, Payment, Request, Session, TokenStore, Unaccepted, Wallet, WalletError,
+    Blame, FetchError, FetchEvent, Fetched, Payment, Request, Session, TokenStore, Tokens, Unaccepted, Wallet,
+    WalletError,
 };
-use crate::http::client::CoordinatorClient;
 use crate::http::client::web::WebUrl;
+use crate::http::client::{ClientError, CoordinatorClient};
 use crate::ln::Lightning;
 use crate::peer::folder::DataFolder;
 use crate::protocol::amount::Msat;
+use crate::protocol::api::LightningView;
 use crate::protocol::ids::PaymentHash;
 use crate::ui::{Progress, Ui, Unit};
+
+/// Where tokens are, in the data folder.
+pub(super) const FOLDER: &str = "fetch";
+/// What a coordinator says that has bounties only.
+const NO_TRAINING: &str = "no_training";
+/// The most bytes of a download.
+const MOST_BYTES: u64 = 1 << 40;
 
 /// With `--json`, the result.
 #[derive(Debug, Serialize)]
@@ -56,12 +65,14 @@ pub async fn run(args: FetchArgs, context: Context) -> Result<Answer, Failure> {
         output,
         max_price: sat(args.max_price.unwrap_or(limits.max_price_sat))?,
         max_routing_fee: sat(limits.max_routing_fee_sat)?,
+        max_bytes: MOST_BYTES,
+        tokens: Tokens::OfOrigin,
         unaccepted: if args.pay_again { Unaccepted::PayAgain } else { Unaccepted::Refuse },
     };
-    let store = TokenStore::open(&data.join("fetch")).map_err(FetchError::from)?;
+    let store = TokenStore::open(&data.join(FOLDER)).map_err(FetchError::from)?;
     let wallet = Arc::new(PeersWallet { context: context.clone(), data, node: Mutex::new(None) });
     let mut session = Session::new(store, wallet.clone(), Arc::new(SystemClock));
-    let mut teller = Teller { ui: context.ui.clone(), bar: None };
+    let mut teller = Teller::new(&context.ui);
     let ended = tokio::select! {
         ended = session.fetch(&request, |event| teller.tell(&event)) => ended.map_err(Failure::from),
         () = context.stop.requested() => Err(interrupted()),
@@ -102,13 +113,17 @@ fn report(ui: &Ui, request: &Request, fetched: &Fetched) -> Answer {
 }
 
 /// Tells people on stderr.
-struct Teller {
+pub(super) struct Teller {
     ui: Ui,
     bar: Option<Progress>,
 }
 
 impl Teller {
-    fn tell(&mut self, event: &FetchEvent) {
+    pub(super) fn new(ui: &Ui) -> Self {
+        Self { ui: ui.clone(), bar: None }
+    }
+
+    pub(super) fn tell(&mut self, event: &FetchEvent) {
         match event {
             FetchEvent::Paying { amount, payee } => self.ui.say(format!("paying {amount} to node {payee}")),
             FetchEvent::Paid { routing_fee } => self.ui.say(format!("paid, {routing_fee} in routing fees")),
@@ -139,7 +154,7 @@ impl PeersWallet {
         let view = match (config.lightning.node, &config.lightning.chain, &config.peer.coordinator) {
             (NodeKind::Embedded, None, Some(url)) => {
                 let client = CoordinatorClient::new(url).map_err(no_coordinator)?;
-                Some(client.run().await.map_err(no_coordinator)?.lightning)
+                Some(lightning_of(&client).await.map_err(no_coordinator)?)
             }
             (NodeKind::Embedded | NodeKind::Lnd, _, _) => None,
         };
@@ -154,7 +169,16 @@ impl PeersWallet {
     }
 }
 
-fn no_coordinator(error: crate::http::client::ClientError) -> Failure {
+/// A coordinator's node, whatever it has work for.
+async fn lightning_of(client: &CoordinatorClient) -> Result<LightningView, ClientError> {
+    match client.run().await {
+        Ok(run) => Ok(run.lightning),
+        Err(ClientError::Refused { error, .. }) if error.code == NO_TRAINING => Ok(client.bounties().await?.lightning),
+        Err(error) => Err(error),
+    }
+}
+
+fn no_coordinator(error: ClientError) -> Failure {
     let fix = "Start the coordinator, or name a chain under [lightning.chain] in the configuration";
     Failure::payment("no_chain", format!("the wallet follows its coordinator's chain, but {error}"), fix)
 }

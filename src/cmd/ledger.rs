@@ -4,10 +4,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::bounty::list::plain;
 use super::{Answer, Context, Failure};
 use crate::cli::LedgerArgs;
-use crate::peer::folder::journal_in;
-use crate::peer::journal::{Journal, Totals as PeerTotals};
+use crate::fetch::{Bought, FetchError, purchases};
+use crate::peer::folder::{journal_in, packages_in};
+use crate::peer::journal::{Journal, JournalError, Totals as PeerTotals};
 use crate::peer::stage::{Ending, Entry, Stage};
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{ContributionId, RoundNumber, RunId};
@@ -28,7 +30,45 @@ const SHORT_ID: usize = 12;
 struct PeerLedger {
     side: &'static str,
     contributions: Vec<PeerRow>,
-    totals: PeerTotals,
+    /// Packages of bounties, and what `l402t fetch` paid for.
+    purchases: Vec<Bought>,
+    totals: Sums,
+}
+
+/// What came in and went out of a peer's wallet.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Sums {
+    /// Submission fees.
+    fees_msat: Msat,
+    /// What was bought by L402 beside them: packages of bounties, downloads.
+    purchases_msat: Msat,
+    /// Routing on top of both.
+    routing_msat: Msat,
+    /// Rewards.
+    received_msat: Msat,
+}
+
+impl Sums {
+    pub(super) fn new(totals: PeerTotals, purchases: &[Bought]) -> Self {
+        let sum = |amounts: &mut dyn Iterator<Item = Msat>| Msat::checked_sum(amounts).unwrap_or(Msat::MAX_MONEY);
+        let paid = || purchases.iter().filter(|bought| bought.is_paid);
+        let routing = sum(&mut paid().map(|bought| bought.routing_msat));
+        Self {
+            fees_msat: totals.fees_msat,
+            purchases_msat: sum(&mut paid().map(|bought| bought.amount_msat)),
+            routing_msat: totals.routing_msat.checked_add(routing).unwrap_or(Msat::MAX_MONEY),
+            received_msat: totals.received_msat,
+        }
+    }
+}
+
+/// What a peer's data folder has bought by L402, or may have.
+pub(super) fn bought(data: &Path) -> Result<Vec<Bought>, Failure> {
+    let mut all = Vec::new();
+    for folder in [packages_in(data), data.join(super::fetch::FOLDER)] {
+        all.extend(purchases(&folder).map_err(FetchError::from)?);
+    }
+    Ok(all)
 }
 
 #[derive(Debug, Serialize)]
@@ -67,7 +107,7 @@ pub fn run(args: &LedgerArgs, context: &Context) -> Result<Answer, Failure> {
     if data.join(tables::FILE).exists() {
         let db = tables::look(&data).map_err(unreadable)?;
         show_coordinator(context, &db, round).map_err(unreadable)
-    } else if journal_in(&data).exists() {
+    } else if journal_in(&data).exists() || !bought(&data)?.is_empty() {
         show_peer(context, &data, round)
     } else {
         let message = format!("{} is not the data folder of a coordinator or a peer", data.display());
@@ -80,21 +120,16 @@ fn unreadable(error: StoreError) -> Failure {
 }
 
 fn show_peer(context: &Context, data: &Path, round: Option<RoundNumber>) -> Result<Answer, Failure> {
-    let failed = |error| Failure::usage("journal", error, "Check the folder and the disk");
-    let journal = Journal::open_read_only(&journal_in(data)).map_err(failed)?;
-    let entries = journal.entries().map_err(failed)?;
-    let mut contributions = Vec::new();
-    for entry in entries.iter().filter(|entry| round.is_none_or(|round| round == entry.round())) {
-        contributions.push(PeerRow {
-            run: entry.run(),
-            round: entry.round(),
-            contribution: entry.contribution,
-            state: state(entry),
-            notes: notes(entry, journal.notes(entry.contribution).map_err(failed)?),
-            totals: journal.totals_of(entry.contribution).map_err(failed)?,
-        });
-    }
-    let totals = PeerTotals::sum(contributions.iter().map(|row| row.totals));
+    let contributions = match journal_in(data) {
+        journal if journal.exists() => {
+            let failed = |error| Failure::usage("journal", error, "Check the folder and the disk");
+            contributions(&journal, round).map_err(failed)?
+        }
+        _ => Vec::new(),
+    };
+    // No round's own.
+    let purchases = if round.is_none() { bought(data)? } else { Vec::new() };
+    let totals = Sums::new(PeerTotals::sum(contributions.iter().map(|row| row.totals)), &purchases);
     let mut table = Table::new(&[
         ("round", Align::Right),
         ("contribution", Align::Left),
@@ -108,13 +143,37 @@ fn show_peer(context: &Context, data: &Path, round: Option<RoundNumber>) -> Resu
         let amounts = amounts([row.totals.fees_msat, row.totals.routing_msat, row.totals.received_msat]);
         table.row([row.round.to_string(), id, row.state.clone()].into_iter().chain(amounts));
     }
-    let sums = amounts([totals.fees_msat, totals.routing_msat, totals.received_msat]);
+    for bought in &purchases {
+        let state = if bought.is_paid { "bought" } else { "being paid" };
+        let what = bought.path.rsplit('/').find(|part| part.len() > SHORT_ID).unwrap_or(&bought.path);
+        let what = plain(&what.chars().take(SHORT_ID).collect::<String>());
+        let amounts = amounts([bought.amount_msat, bought.routing_msat, Msat::ZERO]);
+        table.row([String::new(), what, state.to_owned()].into_iter().chain(amounts));
+    }
+    let spent = totals.fees_msat.checked_add(totals.purchases_msat).unwrap_or(Msat::MAX_MONEY);
+    let sums = amounts([spent, totals.routing_msat, totals.received_msat]);
     table.row(["all".to_owned(), String::new(), String::new()].into_iter().chain(sums));
     table.lines().iter().for_each(|line| context.ui.line(line));
     for row in &contributions {
         row.notes.iter().for_each(|note| context.ui.line(format!("round {}: {note}", row.round)));
     }
-    Ok(Answer::yes(PeerLedger { side: "peer", contributions, totals }))
+    Ok(Answer::yes(PeerLedger { side: "peer", contributions, purchases, totals }))
+}
+
+fn contributions(journal: &Path, round: Option<RoundNumber>) -> Result<Vec<PeerRow>, JournalError> {
+    let journal = Journal::open_read_only(journal)?;
+    let entries = journal.entries()?;
+    let rows = entries.iter().filter(|entry| round.is_none_or(|round| round == entry.round())).map(|entry| {
+        Ok(PeerRow {
+            run: entry.run(),
+            round: entry.round(),
+            contribution: entry.contribution,
+            state: state(entry),
+            notes: notes(entry, journal.notes(entry.contribution)?),
+            totals: journal.totals_of(entry.contribution)?,
+        })
+    });
+    rows.collect()
 }
 
 fn amounts<const N: usize>(amounts: [Msat; N]) -> [String; N] {
@@ -162,6 +221,7 @@ fn show_coordinator(context: &Context, db: &Connection, round: Option<RoundNumbe
     let mut table = Table::new(&[
         ("round", Align::Right),
         ("fees received", Align::Right),
+        ("packages sold", Align::Right),
         ("rewards paid", Align::Right),
         ("came back", Align::Right),
         ("still locked", Align::Right),
@@ -170,6 +230,7 @@ fn show_coordinator(context: &Context, db: &Connection, round: Option<RoundNumbe
     let cells = |totals: &Totals| {
         amounts([
             totals.fees_received_msat,
+            totals.packages_sold_msat,
             totals.rewards_settled_msat,
             totals.rewards_refunded_msat,
             totals.rewards_locked_msat,

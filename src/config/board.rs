@@ -12,12 +12,14 @@ pub struct BoardConfig {
     pub most: usize,
     /// Smallest budget, in sat.
     pub least_budget_sat: u64,
+    /// What whoever wants to work on a bounty pays for its package by L402, in sat; 0: nothing.
+    pub package_fee_sat: u64,
     /// Boxes that run at one time.
     pub slots: u32,
 }
 
 impl Default for BoardConfig {
     fn default() -> Self {
-        Self { enabled: false, most: 32, least_budget_sat: 1_000, slots: 2 }
+        Self { enabled: false, most: 32, least_budget_sat: 1_000, package_fee_sat: 1, slots: 2 }
     }
 }

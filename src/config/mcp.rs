@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct McpConfig {
-    /// Submissions that cost more than this, in sat, wait until a person has said yes in the client; 0: every one.
+    /// What costs more than this, in sat, waits until a person has said yes in the client; 0: everything that costs.
     pub confirm_above_sat: u64,
     /// Where claimed bounties lie: nothing outside of it is read or written for a client. Without it, the folder that the server
     /// was started in.

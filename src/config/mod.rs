@@ -207,9 +207,9 @@ impl Default for FetchConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BountyConfig {
-    /// The most that one submission may cost, in sat; what its route takes comes on top.
+    /// The most that one submission or one package may cost, in sat; what its route takes comes on top.
     pub max_fee_sat: u64,
-    /// The most that submissions may cost within 24 hours, fees and their routing, in sat.
+    /// The most that packages and submissions may cost within 24 hours, fees and their routing, in sat.
     pub max_daily_fees_sat: u64,
     /// The least that a claim must be worth, in sat; others are not submitted.
     pub min_reward_sat: u64,

@@ -10,9 +10,10 @@ use super::engine::Shared;
 use super::error::{CoordinatorError, refusal};
 use super::handle::Refusal;
 use crate::ln::{InvoiceRequest, InvoiceStatus};
+use crate::protocol::amount::Msat;
 use crate::protocol::api::Phase;
 use crate::protocol::ids::{ContributionId, PaymentHash, PeerId, RoundNumber, UnixMs};
-use crate::protocol::l402::{Grant, Identifier, TokenId, mint};
+use crate::protocol::l402::{Goods, Grant, Identifier, RootKey, TokenId, mint};
 use crate::protocol::sign::Signed;
 use crate::protocol::statements::Commitment;
 use crate::store::StoreError;
@@ -20,7 +21,7 @@ use crate::store::coordinator::{self as tables, ChallengeRow, ChallengeState};
 use crate::store::database::Connection;
 
 /// How long a fee invoice may be paid.
-const CHALLENGE_MS: u64 = 120_000;
+pub(super) const CHALLENGE_MS: u64 = 120_000;
 /// No challenge is made with less than this left to pay it.
 const MIN_CHALLENGE_MS: u64 = 2_000;
 /// How long after its expiry a challenge is looked after, in case it was paid in the last moment.
@@ -29,7 +30,7 @@ const CHALLENGE_GRACE_MS: u64 = 30_000;
 const MAX_CHALLENGES_PER_PEER: usize = 4;
 /// Open challenges that the node is asked about in one go, and how long it is left alone where there are more: they may
 /// be thousands, and each costs it a call.
-const FEES_AT_ONCE: u32 = 32;
+pub(super) const FEES_AT_ONCE: u32 = 32;
 const FEES_PAUSE_MS: u64 = 2_000;
 
 type Kept = Result<ChallengeRow, CoordinatorError>;
@@ -50,7 +51,7 @@ impl Arriving {
     }
 }
 
-/// Which open challenges the node is asked about next.
+/// Which invoices of open challenges the node is asked about next.
 #[derive(Debug)]
 pub(super) struct FeeWatch {
     after: PaymentHash,
@@ -59,13 +60,47 @@ pub(super) struct FeeWatch {
 }
 
 impl FeeWatch {
-    const START: PaymentHash = PaymentHash::from_bytes([0; 32]);
+    pub(super) const START: PaymentHash = PaymentHash::from_bytes([0; 32]);
+
+    /// From where on; `None` while the node is to be left alone.
+    pub(super) fn from(&self, now_ms: u64) -> Option<PaymentHash> {
+        (now_ms >= self.not_before_ms).then_some(self.after)
+    }
+
+    /// So many are looked at now, and this is the last of them.
+    pub(super) fn goes_on(&mut self, count: usize, last: Option<PaymentHash>, now_ms: u64) {
+        let (from, full) = (self.after, count >= FEES_AT_ONCE as usize);
+        self.after = last.filter(|_| full).unwrap_or(Self::START);
+        if full || from != Self::START {
+            self.not_before_ms = now_ms + FEES_PAUSE_MS;
+        }
+    }
+}
+
+/// How an invoice stands that comes with a challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// It is paid.
+    Paid(Msat),
+    /// It may still be.
+    Open,
+    /// It isn't, and the node takes nothing for it any more.
+    Over,
 }
 
 impl Default for FeeWatch {
     fn default() -> Self {
         Self { after: Self::START, not_before_ms: 0 }
     }
+}
+
+/// A token, worthless until its invoice is paid.
+#[derive(Debug)]
+pub(super) struct Minted {
+    token_id: TokenId,
+    root_key: RootKey,
+    /// Base64.
+    pub(super) macaroon: String,
 }
 
 /// The seats of a round that are spoken for: who was given a challenge and may still come with the money. Counting them
@@ -113,24 +148,30 @@ impl Shared {
             expiry_s: u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX).max(1),
         };
         let invoice = self.ln.create_invoice(&request).await?;
-        let token_id = TokenId::from_bytes(blake3::derive_key("l402t token id v1", invoice.payment_hash.as_bytes()));
-        let root_key = self.run.secret.root_key(&token_id);
-        let identifier = Identifier { payment_hash: invoice.payment_hash, token_id };
         // A token bought in time is taken until tickets are no longer sold.
-        let grant = Grant { contribution, valid_until_s: deadline.0 / 1_000 + 1 };
+        let minted = self.mint(invoice.payment_hash, Goods::Ticket(contribution), deadline.0 / 1_000 + 1);
         let row = ChallengeRow {
             payment_hash: invoice.payment_hash,
-            token_id,
+            token_id: minted.token_id,
             contribution,
             round,
             peer,
-            root_key,
-            macaroon: mint(&root_key, &identifier, &grant).to_base64(),
+            root_key: minted.root_key,
+            macaroon: minted.macaroon,
             bolt11: invoice.bolt11,
             expires_ms,
             state: ChallengeState::Open,
         };
         self.keep_challenge(row).await
+    }
+
+    /// Mints the token that an invoice pays for.
+    pub(super) fn mint(&self, payment_hash: PaymentHash, goods: Goods, valid_until_s: u64) -> Minted {
+        let token_id = TokenId::from_bytes(blake3::derive_key("l402t token id v1", payment_hash.as_bytes()));
+        let root_key = self.run.secret.root_key(&token_id);
+        let identifier = Identifier { payment_hash, token_id };
+        let macaroon = mint(&root_key, &identifier, &Grant { goods, valid_until_s }).to_base64();
+        Minted { token_id, root_key, macaroon }
     }
 
     /// Puts a challenge on disk, unless another request has made one for the same contribution in the meantime. The
@@ -170,24 +211,30 @@ impl Shared {
     }
 
     async fn look_at_fee(&self, row: ChallengeRow) -> Result<(), CoordinatorError> {
-        let over = self.clock.now() > row.expires_ms.plus_ms(CHALLENGE_GRACE_MS);
-        // Given up only once the node takes nothing for it any more: what came later would be in no book.
-        let given_up = match self.ln.invoice(row.payment_hash).await? {
-            InvoiceStatus::Settled { amount } => return self.with(move |core| core.book_fee(&row, amount)).await,
-            InvoiceStatus::Canceled | InvoiceStatus::NotFound => over,
-            InvoiceStatus::Open | InvoiceStatus::Accepted { .. } => {
-                over && self.ln.cancel(row.payment_hash).await.is_ok()
+        match self.awaited(row.payment_hash, row.expires_ms).await? {
+            Awaited::Paid(amount) => self.with(move |core| core.book_fee(&row, amount)).await,
+            Awaited::Open => Ok(()),
+            Awaited::Over => {
+                self.with(move |core| {
+                    core.promised = None;
+                    let expire = |t: &_| tables::set_challenge_state(t, &row.payment_hash, ChallengeState::Expired);
+                    Ok(core.db.write(|t| expire(t))?)
+                })
+                .await
             }
-        };
-        if given_up {
-            self.with(move |core| {
-                core.promised = None;
-                let expire = |t: &_| tables::set_challenge_state(t, &row.payment_hash, ChallengeState::Expired);
-                Ok(core.db.write(|t| expire(t))?)
-            })
-            .await?;
         }
-        Ok(())
+    }
+
+    /// How an invoice stands that was to be paid until then. Given up only once the node takes nothing for it any more: what came
+    /// later would be in no book.
+    pub(super) async fn awaited(&self, hash: PaymentHash, until: UnixMs) -> Result<Awaited, CoordinatorError> {
+        let over = self.clock.now() > until.plus_ms(CHALLENGE_GRACE_MS);
+        let given_up = match self.ln.invoice(hash).await? {
+            InvoiceStatus::Settled { amount } => return Ok(Awaited::Paid(amount)),
+            InvoiceStatus::Canceled | InvoiceStatus::NotFound => over,
+            InvoiceStatus::Open | InvoiceStatus::Accepted { .. } => over && self.ln.cancel(hash).await.is_ok(),
+        };
+        Ok(if given_up { Awaited::Over } else { Awaited::Open })
     }
 }
 
@@ -263,16 +310,9 @@ impl Core {
     /// The next open challenges to ask the node about; none where it is to be left alone.
     fn fees_to_look_at(&mut self) -> Result<Vec<ChallengeRow>, CoordinatorError> {
         let now_ms = self.clock.uptime_ms();
-        if now_ms < self.fees.not_before_ms {
-            return Ok(Vec::new());
-        }
-        let from = self.fees.after;
+        let Some(from) = self.fees.from(now_ms) else { return Ok(Vec::new()) };
         let rows = tables::open_challenges(self.db.read(), &from, FEES_AT_ONCE)?;
-        let full = rows.len() >= FEES_AT_ONCE as usize;
-        self.fees.after = rows.last().filter(|_| full).map_or(FeeWatch::START, |row| row.payment_hash);
-        if full || from != FeeWatch::START {
-            self.fees.not_before_ms = now_ms + FEES_PAUSE_MS;
-        }
+        self.fees.goes_on(rows.len(), rows.last().map(|row| row.payment_hash), now_ms);
         Ok(rows)
     }
 }

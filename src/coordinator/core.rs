@@ -47,6 +47,9 @@ pub(super) enum Record<'a> {
         contribution: ContributionId,
         payment_hash: PaymentHash,
     },
+    PackageSold {
+        payment_hash: PaymentHash,
+    },
     PeerRegistered {
         peer: PeerId,
         node_id: &'a str,
@@ -90,6 +93,8 @@ pub(super) struct Core {
     pub(super) promised: Option<Promised>,
     /// Which open challenges the node is asked about next.
     pub(super) fees: FeeWatch,
+    /// The same for a bounty's package.
+    pub(super) sales: FeeWatch,
     /// Where what has been stored is told. Here, so that nothing stored goes untold when an engine's step is dropped.
     pub(super) events: broadcast::Sender<RunEvent>,
     pub(super) aggregates: Aggregates,
@@ -132,6 +137,7 @@ impl Core {
             opening,
             promised: None,
             fees: FeeWatch::default(),
+            sales: FeeWatch::default(),
             events,
             aggregates,
             bounty,

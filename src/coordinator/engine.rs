@@ -24,6 +24,7 @@ use crate::clock::{Clock, Timer};
 use crate::ln::bolt11::Network;
 use crate::ln::{Lightning, LnError, LnEvent, NodeInfo};
 use crate::offload::{self, Task};
+use crate::protocol::amount::Msat;
 use crate::protocol::api::Phase;
 use crate::protocol::ids::{Blake3Hash, RoundNumber, UnixMs};
 use crate::protocol::round::Event;
@@ -56,6 +57,8 @@ pub struct Options {
     pub regtest_rpc: Option<String>,
     /// Who takes the fee.
     pub gate: Gate,
+    /// What a bounty's package costs; zero: nothing.
+    pub package_fee: Msat,
     /// Held while it is decided whether to open a channel, so that no peer gets two: the same for all who share a node.
     pub channel_gate: Arc<tokio::sync::Mutex<()>>,
 }
@@ -288,6 +291,7 @@ impl Coordinator {
     pub async fn reconcile(&mut self) -> Result<(), CoordinatorError> {
         self.shared.look_at_chain().await?;
         self.shared.look_at_all_fees().await?;
+        self.shared.look_at_all_sales().await?;
         self.shared.move_payments().await
     }
 
@@ -296,6 +300,7 @@ impl Coordinator {
         self.shared.look_at_chain().await?;
         self.open_round().await?;
         self.shared.watch_fees().await?;
+        self.shared.watch_sales().await?;
         self.tick().await?;
         self.shared.move_payments().await?;
         // What it waits for must not keep an agent's reward waiting.

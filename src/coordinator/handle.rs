@@ -45,6 +45,24 @@ pub struct AggregateFile {
     pub next_checkpoint: Blake3Hash,
 }
 
+/// A bounty's package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it has to be.
+    pub hash: Blake3Hash,
+}
+
+/// The answer to a request for a bounty's package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PackageAnswer {
+    /// Paid for, or free.
+    File(PackageFile),
+    /// Pay this first. Given without credentials, and for bad, expired or unpaid ones.
+    PaymentRequired(Challenge),
+}
+
 /// The answer to a ticket request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TicketAnswer {
@@ -108,6 +126,9 @@ pub trait CoordinatorHandle: Send + Sync + std::fmt::Debug {
 pub trait BountyHandle: CoordinatorHandle {
     /// The bounty.
     async fn bounty(&self) -> Result<BountyView, Refusal>;
+
+    /// What the bounty gives its agents. `credentials` is the request's `Authorization` header, if there was one.
+    async fn package(&self, credentials: Option<String>) -> Result<PackageAnswer, Refusal>;
 
     /// The bytes of a closed bounty's signed closing.
     async fn closing(&self) -> Result<Vec<u8>, Refusal>;

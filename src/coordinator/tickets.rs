@@ -13,8 +13,8 @@ use super::settings::Gate;
 use crate::ln::InvoiceStatus;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::Ticket;
-use crate::protocol::ids::{ContributionId, RoundNumber};
-use crate::protocol::l402::{Credentials, Expectation, TokenError, verify};
+use crate::protocol::ids::{ContributionId, PaymentHash, RoundNumber};
+use crate::protocol::l402::{Credentials, Goods, TokenError, verify};
 use crate::protocol::reward;
 use crate::protocol::round::{self, Account, Event};
 use crate::protocol::sign::Signed;
@@ -103,7 +103,7 @@ impl Shared {
         };
         let token = credentials.token_id();
         let (now_s, root_key) = (self.clock.now().0 / 1_000, self.run.secret.root_key(&token));
-        let verified = verify(&credentials, &root_key, now_s, &Expectation { contribution });
+        let verified = verify(&credentials, &root_key, now_s, Goods::Ticket(contribution));
         // A signature of ours needs no look at the disk to be told from a forged one.
         if let Err(refused) = &verified
             && *refused != TokenError::BadSignature
@@ -116,13 +116,18 @@ impl Shared {
         if let Err(refused) = verified {
             return Ok(Err(refused));
         }
-        // Whoever has the preimage was given it by the node that took the money; the books wait for the node's own word.
+        match self.arrived(row.payment_hash).await? {
+            Some(amount) => Ok(Ok(self.with(move |core| core.book_fee(&row, amount)).await?)),
+            None => Ok(Err(TokenError::Unpaid(credentials.payment_hash()))),
+        }
+    }
+
+    /// What an invoice has brought, whose preimage was shown: whoever has that was given it by the node that took the money; the
+    /// books wait for the node's own word. `None` if that doesn't come.
+    pub(super) async fn arrived(&self, payment_hash: PaymentHash) -> Result<Option<Msat>, CoordinatorError> {
         for look in 0..FEE_LOOKS {
-            match self.ln.invoice(row.payment_hash).await? {
-                InvoiceStatus::Settled { amount } => {
-                    self.with(move |core| core.book_fee(&row, amount)).await?;
-                    return Ok(Ok(()));
-                }
+            match self.ln.invoice(payment_hash).await? {
+                InvoiceStatus::Settled { amount } => return Ok(Some(amount)),
                 InvoiceStatus::Open | InvoiceStatus::Accepted { .. } if look + 1 < FEE_LOOKS => {
                     self.clock.sleep(FEE_LOOK_MS).await;
                 }
@@ -132,7 +137,7 @@ impl Shared {
                 | InvoiceStatus::Canceled => break,
             }
         }
-        Ok(Err(TokenError::Unpaid(credentials.payment_hash())))
+        Ok(None)
     }
 }
 

@@ -8,13 +8,10 @@ use std::path::{Path, PathBuf};
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
-use super::FetchEvent;
 use super::error::FetchError;
 use super::store::{Begun, TokenStore};
+use super::{FetchEvent, Request};
 use crate::http::client::web::{Part, Reply, Rest};
-
-/// The most bytes of a download.
-const MAX_BYTES: u64 = 1 << 40;
 
 /// A download into a file, as far as it is.
 #[derive(Debug)]
@@ -22,6 +19,8 @@ pub(super) struct Download {
     output: PathBuf,
     part: PathBuf,
     url: String,
+    /// The most bytes of it.
+    most: u64,
     begun: Option<Begun>,
     have: u64,
 }
@@ -37,7 +36,8 @@ pub(super) enum Progress {
 
 impl Download {
     /// Looks at what an earlier try has left.
-    pub(super) async fn open(store: &TokenStore, output: &Path, url: &str) -> Result<Self, FetchError> {
+    pub(super) async fn open(store: &mut TokenStore, request: &Request) -> Result<Self, FetchError> {
+        let (output, url) = (&request.output, request.url.as_str());
         let output = std::path::absolute(output).map_err(|source| disk(output, source))?;
         if fs::try_exists(&output).await.map_err(|source| disk(&output, source))? {
             return Err(FetchError::Exists(output));
@@ -50,7 +50,7 @@ impl Download {
             Some(_) => fs::metadata(&part).await.map_or(0, |metadata| metadata.len()),
             None => 0,
         };
-        Ok(Self { output, part, url: url.to_owned(), begun, have })
+        Ok(Self { output, part, url: url.to_owned(), most: request.max_bytes, begun, have })
     }
 
     /// Bytes that are here.
@@ -93,8 +93,8 @@ impl Download {
                 reply.content_length()
             }
         };
-        if total_bytes.is_some_and(|total| total > MAX_BYTES) {
-            return Err(FetchError::Untrusted(format!("it announces more than {MAX_BYTES} bytes")));
+        if total_bytes.is_some_and(|total| total > self.most) {
+            return Err(FetchError::Untrusted(format!("it announces more than {} bytes", self.most)));
         }
         let mut file = self.open_part().await.map_err(|source| disk(&self.part, source))?;
         if part.is_none() {
@@ -110,7 +110,7 @@ impl Download {
                 Ok(Some(chunk)) => {
                     let chunk = chunk.as_ref();
                     let after = self.have.saturating_add(chunk.len() as u64);
-                    if after > total_bytes.unwrap_or(MAX_BYTES) {
+                    if after > total_bytes.unwrap_or(self.most) {
                         return Err(FetchError::Untrusted("it sends more bytes than it announced".into()));
                     }
                     file.write_all(chunk).await.map_err(|source| disk(&self.part, source))?;

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 
 pub use error::{Blame, FetchError, WalletError};
 pub use session::Session;
-pub use store::TokenStore;
+pub use store::{Bought, TokenStore, purchases};
 
 use crate::http::client::web::WebUrl;
 use crate::ln::Lightning;
@@ -35,8 +35,39 @@ pub struct Request {
     pub max_price: Msat,
     /// The most that is paid to nodes on the way.
     pub max_routing_fee: Msat,
+    /// The most bytes that it may have.
+    pub max_bytes: u64,
     /// What to do about a token that was bought here and never taken.
     pub unaccepted: Unaccepted,
+    /// Which tokens are shown before another is bought.
+    pub tokens: Tokens,
+}
+
+impl Request {
+    /// Are tokens of that path shown?
+    fn shows(&self, path: &str) -> bool {
+        self.tokens == Tokens::OfOrigin || path == self.url.path()
+    }
+}
+
+/// Which tokens are shown to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// All that were bought there: what they are good for is the server's affair.
+    OfOrigin,
+    /// Those that were bought for the same path.
+    OfPath,
+}
+
+/// What there is already for a URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing: it will have to be bought, unless it is free.
+    Nothing,
+    /// A purchase of this price, whose end isn't known: its money may be gone.
+    Begun(Msat),
+    /// A token.
+    Bought,
 }
 
 /// What to do where the server doesn't take a token that it sold.

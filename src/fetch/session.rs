@@ -10,9 +10,9 @@ use super::download::{Download, Progress};
 use super::error::FetchError;
 use super::purchase::{Errand, Purchase, pay_once};
 use super::store::{State, Token, TokenStore};
-use super::{FetchEvent, Fetched, Payment, Request, Unaccepted, Wallet};
+use super::{FetchEvent, Fetched, Payment, Request, Standing, Unaccepted, Wallet};
 use crate::clock::Clock;
-use crate::http::client::web::{Reply, Wanted, WebClient, WebError};
+use crate::http::client::web::{Reply, Wanted, WebClient, WebError, WebUrl};
 
 /// Tokens of one origin that are tried before another is bought: each refusal costs the server an invoice.
 const MAX_TOKENS_TRIED: usize = 3;
@@ -54,13 +54,23 @@ impl Session {
         Self { store, wallet, clock }
     }
 
+    /// What an earlier run has left for a URL.
+    pub fn standing(&self, url: &WebUrl) -> Result<Standing, FetchError> {
+        let is_for = |token: &Token| token.path == url.path();
+        if let Some(begun) = self.store.unfinished(&url.origin())?.iter().find(|token| is_for(token)) {
+            return Ok(Standing::Begun(begun.amount));
+        }
+        let tokens = self.store.usable(&url.origin(), url.path(), self.clock.now())?;
+        Ok(if tokens.iter().any(is_for) { Standing::Bought } else { Standing::Nothing })
+    }
+
     /// Downloads a resource, and pays for it at most once.
     pub async fn fetch(
         &mut self,
         request: &Request,
         mut tell: impl FnMut(FetchEvent) + Send,
     ) -> Result<Fetched, FetchError> {
-        let mut download = Download::open(&self.store, &request.output, request.url.as_str()).await?;
+        let mut download = Download::open(&mut self.store, request).await?;
         let resumed_from = download.have();
         if download.is_whole() {
             let bytes = download.finish(&mut self.store).await?;
@@ -73,7 +83,7 @@ impl Session {
         if let Given::Challenges(challenges) = given {
             let (bought, paid) = self.buy(request, &challenges, &mut tell).await?;
             payment = paid;
-            given = self.ask(&client, request, &mut download, bought.header().as_deref()).await?;
+            given = ask(&client, request, &mut download, bought.header().as_deref()).await?;
             if matches!(given, Given::Challenges(_)) {
                 return Err(FetchError::PaidInVain { amount: bought.amount, payment_hash: bought.payment_hash });
             }
@@ -90,6 +100,16 @@ impl Session {
         Ok(Fetched { bytes, resumed_from: resumed_from.min(bytes), payment })
     }
 
+    /// Finds out what became of purchases for other paths that an earlier run did not see the end of, and starts nothing.
+    pub async fn look_up_others(&mut self, request: &Request) -> Result<(), FetchError> {
+        for token in self.store.unfinished(&request.url.origin())? {
+            if token.path != request.url.path() {
+                self.pay(&token, Errand::LookUp, request, &mut |_| {}).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Purchases that an earlier run did not see the end of: until that is known, nothing else is bought there.
     async fn end_unfinished(
         &mut self,
@@ -97,6 +117,9 @@ impl Session {
         tell: &mut (impl FnMut(FetchEvent) + Send),
     ) -> Result<(), FetchError> {
         for token in self.store.unfinished(&request.url.origin())? {
+            if !request.shows(&token.path) {
+                continue;
+            }
             // What was allowed then need not be allowed or wanted now.
             let wanted = token.path == request.url.path() && token.amount <= request.max_price;
             let errand = if wanted { Errand::Pay } else { Errand::LookUp };
@@ -114,10 +137,11 @@ impl Session {
         used: &mut Option<Token>,
     ) -> Result<Given, FetchError> {
         let path = request.url.path();
-        let tokens = self.store.usable(&request.url.origin(), path, self.clock.now())?;
+        let mut tokens = self.store.usable(&request.url.origin(), path, self.clock.now())?;
+        tokens.retain(|token| request.shows(&token.path));
         let mut last = None;
         for token in tokens.into_iter().take(MAX_TOKENS_TRIED) {
-            let given = self.ask(client, request, download, token.header().as_deref()).await?;
+            let given = ask(client, request, download, token.header().as_deref()).await?;
             let Given::Challenges(challenges) = given else {
                 *used = Some(token);
                 return Ok(given);
@@ -130,7 +154,7 @@ impl Session {
         }
         match last {
             Some(challenges) => Ok(Given::Challenges(challenges)),
-            None => self.ask(client, request, download, None).await,
+            None => ask(client, request, download, None).await,
         }
     }
 
@@ -182,7 +206,7 @@ impl Session {
         let purchase = pay_once(&*ln, &*self.clock, &token.invoice, errand, request.max_routing_fee).await?;
         match &purchase {
             Purchase::Paid { preimage, routing_fee } => {
-                self.store.paid(&token.payment_hash, preimage)?;
+                self.store.paid(&token.payment_hash, preimage, *routing_fee)?;
                 tell(FetchEvent::Paid { routing_fee: *routing_fee });
             }
             Purchase::Unpaid { .. } => self.store.set_state(&token.payment_hash, State::Unpaid)?,
@@ -222,57 +246,56 @@ impl Session {
                 wait = (wait * 2).min(LONGEST_WAIT);
             }
             tell(FetchEvent::GoingOn { reason });
-            given = self.ask(client, request, download, header).await?;
+            given = ask(client, request, download, header).await?;
         }
     }
+}
 
-    /// Asks until there is an answer that asking again won't change.
-    async fn ask(
-        &self,
-        client: &WebClient,
-        request: &Request,
-        download: &mut Download,
-        authorization: Option<&str>,
-    ) -> Result<Given, FetchError> {
-        let (mut tries, mut wait) = (1, FIRST_WAIT);
-        loop {
-            let answer = client.get(&request.url, Wanted { authorization, rest: download.rest() }).await;
-            let (failed, asked_wait) = match answer {
-                Ok(reply) => {
-                    let url = || request.url.as_str().to_owned();
-                    match reply.status().as_u16() {
-                        200 => {
-                            download.start_over();
-                            return Ok(Given::Content(reply));
-                        }
-                        206 if download.rest().is_some() && reply.part().is_some() => {
-                            return Ok(Given::Content(reply));
-                        }
-                        402 => return Ok(Given::Challenges(reply.challenges())),
-                        // Nothing after what is here: either it is the whole, or the content is another by now.
-                        416 if download.is_whole() => return Ok(Given::Nothing),
-                        206 | 416 if download.have() > 0 => {
-                            download.start_over();
-                            (FetchError::Status { url: url(), status: reply.status().as_u16() }, Duration::ZERO)
-                        }
-                        300..=399 => {
-                            let to = reply.location().unwrap_or_default().chars().take(500).collect();
-                            return Err(FetchError::Moved { url: url(), to });
-                        }
-                        status @ (408 | 429 | 502..=504) => {
-                            (FetchError::Status { url: url(), status }, reply.retry_after().unwrap_or_default())
-                        }
-                        status => return Err(FetchError::Status { url: url(), status }),
+/// Asks until there is an answer that asking again won't change.
+async fn ask(
+    client: &WebClient,
+    request: &Request,
+    download: &mut Download,
+    authorization: Option<&str>,
+) -> Result<Given, FetchError> {
+    let (mut tries, mut wait) = (1, FIRST_WAIT);
+    loop {
+        let answer = client.get(&request.url, Wanted { authorization, rest: download.rest() }).await;
+        let (failed, asked_wait) = match answer {
+            Ok(reply) => {
+                let url = || request.url.as_str().to_owned();
+                match reply.status().as_u16() {
+                    200 => {
+                        download.start_over();
+                        return Ok(Given::Content(reply));
                     }
+                    206 if download.rest().is_some() && reply.part().is_some() => {
+                        return Ok(Given::Content(reply));
+                    }
+                    402 => return Ok(Given::Challenges(reply.challenges())),
+                    // Nothing after what is here: either it is the whole, or the content is another by now.
+                    416 if download.is_whole() => return Ok(Given::Nothing),
+                    206 | 416 if download.have() > 0 => {
+                        download.start_over();
+                        (FetchError::Status { url: url(), status: reply.status().as_u16() }, Duration::ZERO)
+                    }
+                    300..=399 => {
+                        let to = reply.location().unwrap_or_default().chars().take(500).collect();
+                        return Err(FetchError::Moved { url: url(), to });
+                    }
+                    status @ (408 | 429 | 502..=504) => {
+                        (FetchError::Status { url: url(), status }, reply.retry_after().unwrap_or_default())
+                    }
+                    status => return Err(FetchError::Status { url: url(), status }),
                 }
-                Err(error) => (error.into(), Duration::ZERO),
-            };
-            if tries >= TRIES {
-                return Err(failed);
             }
-            tries += 1;
-            sleep(wait.max(asked_wait).min(LONGEST_WAIT)).await;
-            wait *= 2;
+            Err(error) => (error.into(), Duration::ZERO),
+        };
+        if tries >= TRIES {
+            return Err(failed);
         }
+        tries += 1;
+        sleep(wait.max(asked_wait).min(LONGEST_WAIT)).await;
+        wait *= 2;
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, Row, params};
+use serde::Serialize;
 
 use super::challenge::{self, Offer};
 use crate::protocol::amount::Msat;
@@ -17,7 +18,8 @@ use crate::store::database::{CommitObserver, Database, Transaction, Unwatched};
 
 const NAME: &str = "tokens.db";
 
-const SCHEMA: &[&str] = &["
+const SCHEMA: &[&str] = &[
+    "
 CREATE TABLE tokens (
     payment_hash BLOB PRIMARY KEY CHECK (length(payment_hash) = 32),
     origin TEXT NOT NULL,
@@ -38,7 +40,11 @@ CREATE TABLE downloads (
     validator TEXT,
     total_bytes INTEGER
 ) STRICT;
-"];
+",
+    "
+ALTER TABLE tokens ADD COLUMN routing_msat INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// A token's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,12 +165,18 @@ impl TokenStore {
         })
     }
 
-    /// Notes the proof of payment.
-    pub(super) fn paid(&mut self, payment_hash: &PaymentHash, preimage: &Preimage) -> Result<(), StoreError> {
+    /// Notes the proof of payment, and what the route took.
+    pub(super) fn paid(
+        &mut self,
+        payment_hash: &PaymentHash,
+        preimage: &Preimage,
+        routing: Msat,
+    ) -> Result<(), StoreError> {
         self.0.write(|t| {
             t.execute(
-                "UPDATE tokens SET state = ?2, preimage = ?3 WHERE payment_hash = ?1 AND preimage IS NULL",
-                params![payment_hash.as_bytes(), State::Paid.name(), preimage.as_bytes()],
+                "UPDATE tokens SET state = ?2, preimage = ?3, routing_msat = ?4
+                 WHERE payment_hash = ?1 AND preimage IS NULL",
+                params![payment_hash.as_bytes(), State::Paid.name(), preimage.as_bytes(), integer(routing.msat())?],
             )?;
             Ok(())
         })
@@ -234,6 +246,55 @@ impl TokenStore {
             Ok(())
         })
     }
+}
+
+/// Something that was paid for, or may be any moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Bought {
+    /// Of the server.
+    pub origin: String,
+    /// What there.
+    pub path: String,
+    /// Its payment.
+    pub payment_hash: PaymentHash,
+    /// What the server gets.
+    pub amount_msat: Msat,
+    /// What nodes on the way got.
+    pub routing_msat: Msat,
+    /// Since when.
+    pub bought_ms: UnixMs,
+    /// Is it certain that it was paid?
+    pub is_paid: bool,
+}
+
+/// Everything that was bought with the tokens of a folder, the oldest first, also while somebody has it open; nothing where there
+/// is no store. What was certainly not paid is left out.
+pub fn purchases(folder: &Path) -> Result<Vec<Bought>, StoreError> {
+    if !folder.join(NAME).exists() {
+        return Ok(Vec::new());
+    }
+    let db = Database::look(folder, NAME, SCHEMA.len() as u32)?;
+    let version: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let routing = if version < 2 { "0" } else { "routing_msat" };
+    let query = format!(
+        "SELECT origin, path, payment_hash, amount_msat, {routing}, bought_ms, preimage IS NOT NULL FROM tokens
+         WHERE state <> 'unpaid' ORDER BY bought_ms, payment_hash"
+    );
+    let mut statement = db.prepare(&query)?;
+    let mut rows = statement.query([])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        all.push(Bought {
+            origin: row.get(0)?,
+            path: row.get(1)?,
+            payment_hash: PaymentHash::from_bytes(row.get(2)?),
+            amount_msat: Msat::new(unsigned(row.get(3)?)?),
+            routing_msat: Msat::new(unsigned(row.get(4)?)?),
+            bought_ms: UnixMs(unsigned(row.get(5)?)?),
+            is_paid: row.get(6)?,
+        });
+    }
+    Ok(all)
 }
 
 fn set_state(t: &Transaction<'_>, payment_hash: &PaymentHash, state: State) -> Result<(), StoreError> {

@@ -21,7 +21,7 @@ use crate::protocol::api::{
     RunView, Ticket,
 };
 use crate::protocol::ids::{Blake3Hash, ContributionId, Preimage, RoundNumber, UnixMs};
-use crate::protocol::l402::{Credentials, Expectation, Grant, Identifier, RootKey, TokenError, TokenId, mint, verify};
+use crate::protocol::l402::{Credentials, Goods, Grant, Identifier, RootKey, TokenError, TokenId, mint, verify};
 use crate::protocol::manifest::{
     CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, ShardParams, TimingParams, TrainingDataParams,
     TrainingParams,
@@ -370,10 +370,26 @@ impl FakeCoordinator {
         self.blobs.path().join(hash.to_string())
     }
 
-    fn check(&self, credentials: &str, contribution: ContributionId) -> Result<(), TokenError> {
+    fn check(&self, credentials: &str, goods: Goods) -> Result<(), TokenError> {
         let credentials = Credentials::parse(credentials)?;
         let now_s = self.now_s.load(Ordering::SeqCst);
-        verify(&credentials, &ROOT_KEY, now_s, &Expectation { contribution }).map(|_| ())
+        verify(&credentials, &ROOT_KEY, now_s, goods).map(|_| ())
+    }
+
+    /// Nothing where the credentials are good, a challenge where they aren't.
+    fn sold(&self, credentials: Option<String>, goods: Goods) -> Result<(), Challenge> {
+        let refused = match credentials.map(|credentials| self.check(&credentials, goods)) {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        let number = self.challenges.fetch_add(1, Ordering::SeqCst);
+        let mut token_id = [0; 32];
+        token_id[..8].copy_from_slice(&number.to_le_bytes());
+        let identifier =
+            Identifier { payment_hash: fee_preimage().payment_hash(), token_id: TokenId::from_bytes(token_id) };
+        let macaroon = mint(&ROOT_KEY, &identifier, &Grant { goods, valid_until_s: NOW_S + 600 }).to_base64();
+        Err(Challenge { macaroon, invoice: fee_invoice(), refused })
     }
 }
 
@@ -433,19 +449,10 @@ impl CoordinatorHandle for FakeCoordinator {
             return Err(refuse(409, "wrong_round"));
         }
         let contribution = commitment.body.contribution_id();
-        let refused = match credentials.map(|credentials| self.check(&credentials, contribution)) {
-            Some(Ok(())) => return Ok(TicketAnswer::Ticket(Box::new(ticket()))),
-            Some(Err(error)) => Some(error),
-            None => None,
-        };
-        let number = self.challenges.fetch_add(1, Ordering::SeqCst);
-        let mut token_id = [0; 32];
-        token_id[..8].copy_from_slice(&number.to_le_bytes());
-        let identifier =
-            Identifier { payment_hash: fee_preimage().payment_hash(), token_id: TokenId::from_bytes(token_id) };
-        let grant = Grant { contribution, valid_until_s: NOW_S + 600 };
-        let macaroon = mint(&ROOT_KEY, &identifier, &grant).to_base64();
-        Ok(TicketAnswer::PaymentRequired(Challenge { macaroon, invoice: fee_invoice(), refused }))
+        Ok(match self.sold(credentials, Goods::Ticket(contribution)) {
+            Ok(()) => TicketAnswer::Ticket(Box::new(ticket())),
+            Err(challenge) => TicketAnswer::PaymentRequired(challenge),
+        })
     }
 
     async fn submit_invoices(

@@ -7,6 +7,7 @@ use super::checks::NotWorthIt;
 use super::journal::JournalError;
 use crate::ln::LnError;
 use crate::protocol::amount::Msat;
+use crate::store::StoreError;
 
 /// Whose doing it was, for the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,9 @@ pub enum PeerError {
     /// The journal can't be read or written.
     #[error("the journal: {0}")]
     Journal(#[from] JournalError),
+    /// What was bought by L402 can't be read.
+    #[error("the tokens that were bought: {0}")]
+    Tokens(#[from] StoreError),
     /// The coordinator did not answer for as long as it may.
     #[error("the coordinator did not answer for {patience_s} s while trying to {doing}: {detail}")]
     Unreachable {
@@ -77,12 +81,12 @@ pub enum PeerError {
     /// A submission to a bounty that can't pay off.
     #[error("{0}")]
     NotWorthIt(#[from] NotWorthIt),
-    /// One more submission could cost more than the owner allows a day.
-    #[error("a submission may cost {cost}, {spent} were spent in the last 24 hours, and at most {most} may be")]
+    /// One more payment could cost more than the owner allows a day.
+    #[error("this may cost {cost}, {spent} were spent in the last 24 hours, and at most {most} may be")]
     SpendingCap {
-        /// Its fee, and what its route may take.
+        /// It, and what its route may take.
         cost: Msat,
-        /// On submissions to bounties, routing included, also what is under way.
+        /// On bounties, routing included, also what is under way.
         spent: Msat,
         /// What the owner allows.
         most: Msat,
@@ -163,6 +167,7 @@ impl PeerError {
             | PeerError::Io { .. }
             | PeerError::InUse(_)
             | PeerError::Journal(_)
+            | PeerError::Tokens(_)
             | PeerError::Terms(_)
             | PeerError::NotWorthIt(_)
             | PeerError::SpendingCap { .. }
@@ -188,6 +193,7 @@ impl PeerError {
             PeerError::Io { .. } => "io",
             PeerError::InUse(_) => "data_in_use",
             PeerError::Journal(_) => "journal",
+            PeerError::Tokens(_) => "store",
             PeerError::Unreachable { .. } => "coordinator_unreachable",
             PeerError::Refused { code, .. } => code,
             PeerError::Untrusted(_) => "coordinator_untrusted",
@@ -218,6 +224,7 @@ impl PeerError {
             }
             PeerError::Io { .. } => "Check the path and the disk, then start again: nothing is lost",
             PeerError::InUse(_) => "Stop the other one, or choose another --data folder",
+            PeerError::Tokens(_) => "Check the disk, then start again: nothing is paid twice",
             PeerError::Journal(_) => {
                 "Check the disk and start again; keep the data folder, it may hold unclaimed rewards"
             }

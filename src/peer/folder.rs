@@ -48,6 +48,11 @@ impl DataFolder {
         lightning_in(&self.root)
     }
 
+    /// Where bounties' packages are downloaded to, with the tokens that were bought for them.
+    pub fn packages(&self) -> PathBuf {
+        packages_in(&self.root)
+    }
+
     /// A downloaded blob.
     pub fn blob(&self, hash: &Blake3Hash) -> PathBuf {
         self.root.join("blobs").join(hash.to_string())
@@ -166,6 +171,11 @@ pub fn lightning_in(root: &Path) -> PathBuf {
 /// The journal's database in a peer's data folder.
 pub fn journal_in(root: &Path) -> PathBuf {
     root.join("peer.sqlite")
+}
+
+/// Where bounties' packages are downloaded to in a peer's data folder, with the tokens that were bought for them.
+pub fn packages_in(root: &Path) -> PathBuf {
+    root.join("packages")
 }
 
 /// A round's published payload in a peer's data folder.

@@ -14,11 +14,8 @@ use super::error::PeerError;
 use super::events::PeerEvent;
 use super::journal::{Line, LineKind};
 use super::session::Session;
+use super::spending::routing_cap;
 use super::stage::{Ending, Entry, Fee, Judged, Offer, PaidFee};
-
-/// A fee's route may take at most this share of the fee, but always [`MIN_ROUTING_CAP`].
-const ROUTING_CAP_DIVISOR: u64 = 10;
-const MIN_ROUTING_CAP: Msat = Msat::new(5_000);
 
 /// Most blocks that a fee's route may lock.
 const FEE_CLTV_BLOCKS: u32 = 1_008;
@@ -36,16 +33,6 @@ const CLAIM_AGAIN_MS: u64 = 1_000;
 /// The node's proof of payment is for this fee: what is shown to the coordinator must be worth what was paid.
 pub(super) fn check_proof(fee: &Fee, preimage: &Preimage) -> Result<(), LnError> {
     if preimage.payment_hash() == fee.payment_hash { Ok(()) } else { Err(LnError::WrongPreimage(fee.payment_hash)) }
-}
-
-/// What a fee's route may take.
-fn routing_cap(fee: Msat) -> Msat {
-    MIN_ROUTING_CAP.max(Msat::new(fee.msat() / ROUTING_CAP_DIVISOR))
-}
-
-/// The most that paying a fee can cost.
-pub(super) fn most_cost(fee: Msat) -> Msat {
-    fee.checked_add(routing_cap(fee)).unwrap_or(Msat::MAX_MONEY)
 }
 
 impl Session {

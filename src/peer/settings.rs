@@ -9,7 +9,7 @@ use crate::protocol::amount::Msat;
 pub struct PeerSettings {
     /// What the owner allows.
     pub limits: Limits,
-    /// The most that submissions to bounties may cost within 24 hours, fees and their routing; `None`: no such limit.
+    /// The most that bounties may cost within 24 hours, packages and submissions, with their routing; `None`: no such limit.
     pub max_daily_fees: Option<Msat>,
     /// How long a coordinator may stay unreachable, in ms.
     pub give_up_after_ms: u64,

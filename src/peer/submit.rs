@@ -52,7 +52,7 @@ pub enum Repeat {
     Again,
 }
 
-/// Whoever is asked before a submission costs anything. One that was begun, or is told again, costs nothing more.
+/// Whoever is asked before anything is paid for. A submission that was begun, or is told again, costs nothing more.
 #[async_trait]
 pub trait Consent: Send + Sync {
     /// An error is a no.
@@ -128,6 +128,11 @@ impl Submitter {
         &self.session
     }
 
+    /// The bounty as it is now.
+    pub(super) async fn look(&self) -> Result<BountyView, PeerError> {
+        self.session.bounty(&*self.board).await
+    }
+
     /// Submits, and waits for the verdict and the money. Where an unfinished submission is the same, that is carried on instead.
     pub async fn submit(
         &self,
@@ -166,7 +171,7 @@ impl Submitter {
             }
         }
         check_bounty_limits(self.session.terms.bounty()?, &self.session.parts.settings.limits)?;
-        let view = self.session.bounty(&*self.board).await?;
+        let view = self.look().await?;
         checks::worth(&view, submission.claim, &self.session.parts.settings.limits)?;
         self.session.may_pay_fee()?;
         consent.ask().await?;
@@ -187,7 +192,7 @@ impl Submitter {
         let (session, doing) = (&self.session, "open a round");
         let waiting = session.timer();
         loop {
-            let phase = self.session.bounty(&*self.board).await?.phase;
+            let phase = self.look().await?.phase;
             if phase != BountyPhase::Open {
                 return Err(NotWorthIt::NotOpen(phase).into());
             }

@@ -16,6 +16,7 @@
 //! | GET /v1/bounties | [`BountyList`] |
 //! | POST /v1/bounties, [`PostRequest`] | [`PostAnswer`] |
 //! | GET /v1/bounties/{bounty} | [`BountyView`] |
+//! | GET /v1/bounties/{bounty}/package | the package's bytes, or 402 |
 //! | GET /v1/bounties/{bounty}/closing | the signed closing's bytes |
 //! | POST /v1/bounties/{bounty}/sponsor, `Signed<SponsorRequest>` | [`BountyView`] |
 //! | GET /v1/openapi.json | the API's OpenAPI description |
@@ -211,6 +212,10 @@ pub struct BountyView {
     pub submissions: u32,
     /// Rewards earned.
     pub paid_msat: Msat,
+    /// What its package costs now, through L402; zero: nothing, as for every bounty that has closed.
+    pub package_fee_msat: Msat,
+    /// Its sponsor marks it as a demonstration: the held-out part is no secret.
+    pub demo_only: bool,
     /// Taken of the escrow, and paid to nobody: the sponsor's, once the bounty is closed.
     pub surplus_msat: Msat,
     /// The newest round; `None` before the first.

@@ -29,6 +29,8 @@ CREATE TRIGGER postings_never_go BEFORE DELETE ON postings BEGIN SELECT RAISE(AB
 pub struct Totals {
     /// Submission fees received.
     pub fees_received_msat: Msat,
+    /// Received for a bounty's package.
+    pub packages_sold_msat: Msat,
     /// Rewards locked in hold invoices at this moment.
     pub rewards_locked_msat: Msat,
     /// Rewards that peers have claimed.
@@ -63,6 +65,7 @@ pub fn account_name(account: Account) -> &'static str {
     match account {
         Account::Wallet => "wallet",
         Account::Fees => "fees",
+        Account::Packages => "packages",
         Account::Locked => "locked",
         Account::Settled => "settled",
         Account::Routing => "routing",
@@ -104,6 +107,7 @@ pub fn totals(db: &Connection, round: Option<RoundNumber>) -> Result<Totals, Sto
     let msat = |sum: i64| u64::try_from(sum).map(Msat::new).map_err(|_| StoreError::Corrupt { what: "ledger" });
     Ok(Totals {
         fees_received_msat: msat(sum(Account::Fees, Account::Wallet)?)?,
+        packages_sold_msat: msat(sum(Account::Packages, Account::Wallet)?)?,
         rewards_locked_msat: msat(locked)?,
         rewards_settled_msat: msat(settled)?,
         rewards_refunded_msat: msat(refunded)?,

@@ -16,6 +16,8 @@ use serde_json::Value;
 
 const BUDGET_MSAT: u64 = 40_000_000;
 const FEE_MSAT: u64 = 10_000;
+/// What a package costs if nothing is said.
+const PACKAGE_MSAT: u64 = 1_000;
 /// Of 20 items the workspace gets 4 right, and 20 pay everything.
 const MSAT_AN_ITEM: u64 = BUDGET_MSAT / 16;
 const ITEMS: u32 = 20;
@@ -240,6 +242,20 @@ impl Scene {
         wallet["result"]["channels"].as_array().expect("a list").iter().map(|one| number(one, "can_send_msat")).sum()
     }
 
+    /// What an agent has paid for packages, and how often.
+    fn agents_packages(&self, agent: &str) -> (u64, usize) {
+        let result = self.output(&["ledger", "--data", agent]).1["result"].take();
+        let purchases = result["purchases"].as_array().expect("a list");
+        assert!(purchases.iter().all(|one| one["is_paid"] == true), "{result}");
+        (number(&result["totals"], "purchases_msat"), purchases.len())
+    }
+
+    /// What packages of a bounty were sold for.
+    fn sold_msat(&self, bounty: &str) -> u64 {
+        let data = format!("c/bounties/{bounty}");
+        number(&self.output(&["ledger", "--data", &data]).1["result"]["totals"], "packages_sold_msat")
+    }
+
     /// Fees, and rewards, of everything an agent ever submitted.
     fn agents_book(&self, agent: &str) -> (u64, u64) {
         let (code, ledger) = self.output(&["ledger", "--data", agent]);
@@ -333,6 +349,12 @@ fn who_reaches_the_claim_is_paid_and_who_cheats_is_not_and_every_msat_is_somewhe
     assert_eq!(scene.agents_book("a"), (FEE_MSAT, 8 * MSAT_AN_ITEM));
     assert_eq!(scene.agents_book("b"), (2 * FEE_MSAT, 0));
     assert_eq!(scene.coordinators_book(&bounty), (3 * FEE_MSAT, 8 * MSAT_AN_ITEM));
+    assert_eq!([scene.agents_packages("a"), scene.agents_packages("b")], [(PACKAGE_MSAT, 1); 2]);
+    assert_eq!(scene.sold_msat(&bounty), 2 * PACKAGE_MSAT);
+    // Whoever comes too late may look for nothing.
+    let arguments = ["bounty", "claim", &bounty, "--coordinator", &scene.url, "--data", "d", "--into", "late"];
+    let (code, late) = scene.output(&arguments);
+    assert_eq!((code, &late["result"]["package"]["token"]), (Some(0), &Value::from("free")), "{late}");
 
     let replayed = scene.replayed(&bounty);
     assert_eq!((number(&replayed, "submissions"), number(&replayed, "reached")), (3, 1), "{replayed}");
@@ -388,15 +410,65 @@ fn whoever_is_killed_the_budget_is_locked_once_and_the_claim_paid_once() {
 }
 
 #[test]
+fn a_claim_that_is_killed_again_and_again_is_paid_for_once() {
+    let (scene, service) = Scene::open();
+    let bounty = scene.posted();
+    let arguments = ["bounty", "claim", &bounty, "--coordinator", &scene.url, "--data", "a"];
+    let claim = |into: &str| scene.command(&[&arguments[..], &["--into", into]].concat());
+    // A wallet's first start takes a second or so: each try gets a little further.
+    let mut killed = 0;
+    for patience_ms in std::iter::successors(Some(100), |ms| Some(ms + ms / 3)) {
+        let mut child = claim("mine").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        sleep(Duration::from_millis(patience_ms));
+        let _ = child.kill();
+        child.wait().expect("it ends");
+        // The last one may be killed with everything done but its answer.
+        if scene.path().join("mine").exists() {
+            break;
+        }
+        killed += 1;
+        assert!(killed < 25, "it never ends");
+    }
+    assert!(killed > 0 && scene.path().join("mine/AGENTS.md").exists());
+    // Again it costs nothing; where something lies already it doesn't even begin.
+    let (code, again) = scene.output(&[&arguments[..], &["--into", "again"]].concat());
+    assert_eq!((code, &again["result"]["package"]["token"]), (Some(0), &Value::from("reused")), "{again}");
+    assert_eq!(number(&again["result"]["package"], "paid_msat"), 0);
+    let (code, refused) = scene.output(&[&arguments[..], &["--into", "mine"]].concat());
+    assert_eq!((code, &refused["error"]["code"]), (Some(2), &Value::from("folder_exists")), "{refused}");
+    assert_eq!(scene.agents_packages("a"), (PACKAGE_MSAT, 1));
+    // It is a resource as any other that is sold by L402, to whoever pays.
+    let url = format!("{}/v1/bounties/{bounty}/package", scene.url);
+    let config = format!("[peer]\ncoordinator = \"{}\"\n", scene.url);
+    fs::write(scene.path().join("a.toml"), config).expect("written");
+    let (code, fetched) = scene.output(&["fetch", &url, "--data", "a", "--config", "a.toml", "--output", "bought"]);
+    assert_eq!((code, number(&fetched["result"], "paid_msat")), (Some(0), PACKAGE_MSAT), "{fetched}");
+    let package = |path: &str| fs::read(scene.path().join(path)).expect("there");
+    assert_eq!(package("bought"), package("mine/claim.package"));
+    assert_eq!(scene.agents_packages("a"), (2 * PACKAGE_MSAT, 2));
+    assert_eq!(scene.sold_msat(&bounty), 2 * PACKAGE_MSAT);
+    // What the owner doesn't allow is not paid, and nobody's money moves.
+    fs::write(scene.path().join("poor.toml"), "[bounty]\nmax_daily_fees_sat = 5\n").expect("written");
+    let poor = ["--data", "b", "--config", "poor.toml", "--into", "none"];
+    let (code, refused) = scene.output(&[&arguments[..5], &poor[..]].concat());
+    assert_eq!((code, &refused["error"]["code"]), (Some(2), &Value::from("spending_cap")), "{refused}");
+    assert_eq!(scene.sold_msat(&bounty), 2 * PACKAGE_MSAT);
+    service.kill();
+}
+
+#[test]
 fn the_example_agent_earns_within_its_spending_cap_and_submits_nothing_twice() {
     let (scene, service) = Scene::open();
     let logs = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bounties/logs");
     let posted = scene.post_folder(logs.to_str().expect("a name")).end();
     assert_eq!(posted["result"]["phase"], "open", "{posted}");
+    let open_bounty = posted["result"]["bounty"].as_str().expect("an id");
 
     let submissions = || scene.output(&["bounty", "status", "--data", "a"]).1["result"]["submissions"].clone();
     scene.example_agent("a", "9");
     assert_eq!(submissions(), Value::Array(Vec::new()), "a fee of 10 sat is beyond the cap");
+    scene.example_agent("b", "5");
+    assert_eq!(scene.sold_msat(open_bounty), PACKAGE_MSAT, "a package of 1 sat and its routing are beyond that of b");
     scene.example_agent("a", "100");
     let (fees, earned) = scene.agents_book("a");
     assert_eq!(fees, FEE_MSAT);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{FEE_MSAT, MSAT_AN_ITEM, Scene, answers, number};
+use super::{FEE_MSAT, MSAT_AN_ITEM, PACKAGE_MSAT, Scene, answers, number};
 
 /// What a route may take of so small a fee, in msat.
 const ROUTING_MSAT: u64 = 5_000;
@@ -84,15 +84,17 @@ impl Client {
 
     /// Submits, and answers the server's question.
     fn submit(&mut self, claim: &str, action: &str, yes: bool) -> Value {
-        self.begin(
-            "tools/call",
-            json!({ "name": "bounty_submit", "arguments": { "folder": "claimed", "claim": claim } }),
-        );
+        self.pay("bounty_submit", json!({ "folder": "claimed", "claim": claim }), "Pay 10 sat", (action, yes))
+    }
+
+    /// Calls what costs something, and answers the server's question.
+    fn pay(&mut self, tool: &str, arguments: Value, price: &str, (action, yes): (&str, bool)) -> Value {
+        self.begin("tools/call", json!({ "name": tool, "arguments": arguments }));
         let question = self.next();
         assert_eq!(question["method"], "elicitation/create", "{question}");
         let message = question["params"]["message"].as_str().expect("text");
-        assert!(message.contains("10 sat") && message.contains("Double numbers"), "{message}");
-        let result = json!({ "action": action, "content": { "submit": yes } });
+        assert!(message.contains(price) && message.contains("Double numbers"), "{message}");
+        let result = json!({ "action": action, "content": { "pay": yes } });
         self.send(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": result }));
         said(&self.next())
     }
@@ -127,9 +129,9 @@ fn can_ask() -> Value {
     json!({ "elicitation": {} })
 }
 
-/// Lets `a` spend two fees a day.
+/// Lets `a` spend a package and two fees a day.
 fn configure(scene: &Scene) {
-    let most_sat = (2 * FEE_MSAT + ROUTING_MSAT) / 1_000;
+    let most_sat = (PACKAGE_MSAT + 2 * FEE_MSAT + ROUTING_MSAT) / 1_000;
     let url = &scene.url;
     let text = format!(
         "[peer]\ncoordinator = \"{url}\"\n[bounty]\nmax_daily_fees_sat = {most_sat}\n[mcp]\nfolder = \"mine\"\n"
@@ -155,9 +157,24 @@ fn a_client_earns_what_its_person_agreed_to_pay_for_and_no_more_than_a_day_allow
     let listed = client.call("bounty_list", json!({}));
     assert_eq!(listed["result"]["bounties"][0]["bounty"], bounty.as_str(), "{listed}");
     assert_eq!(code(&client.call("bounty_claim", json!({ "bounty": bounty, "into": "/tmp/elsewhere" }))), "outside");
-    let claimed = client.call("bounty_claim", json!({ "bounty": bounty, "into": "claimed" }));
-    assert_eq!(claimed["ok"], true, "{claimed}");
-    assert_eq!(client.call("bounty_claim", json!({ "bounty": bounty, "into": "claimed" }))["ok"], false);
+    let claim = |into: &str| json!({ "bounty": bounty, "into": into });
+    assert_eq!(code(&client.call("bounty_claim", claim("claimed"))), "confirmation_unavailable");
+    client.hang_up();
+    let mut client = Client::start(&scene, OLD, can_ask());
+    let no = client.pay("bounty_claim", claim("claimed"), "Pay 1 sat", ("decline", false));
+    assert_eq!((code(&no), scene.sold_msat(&bounty)), ("declined", 0), "{no}");
+    let claimed = client.pay("bounty_claim", claim("claimed"), "Pay 1 sat", ("accept", true));
+    assert_eq!(
+        (&claimed["ok"], number(&claimed["result"]["package"], "paid_msat")),
+        (&json!(true), PACKAGE_MSAT),
+        "{claimed}"
+    );
+    client.hang_up();
+    // What is paid for costs nothing more, and nobody has to be asked.
+    let mut client = Client::start(&scene, OLD, json!({}));
+    let again = client.call("bounty_claim", claim("again"));
+    assert_eq!(again["result"]["package"]["token"], "reused", "{again}");
+    assert_eq!(code(&client.call("bounty_claim", claim("claimed"))), "folder_exists");
     change(&scene, &answers(8, 0));
     let tried = client.call("bounty_try", json!({ "folder": "claimed" }));
     assert_eq!((&tried["result"]["improves"], &tried["result"]["score"]), (&json!(true), &json!("8")), "{tried}");
@@ -179,11 +196,12 @@ fn a_client_earns_what_its_person_agreed_to_pay_for_and_no_more_than_a_day_allow
     assert_eq!(code(&client.submit("8", "decline", true)), "declined");
     assert_eq!(code(&client.submit("8", "accept", false)), "declined");
     let unpaid = client.call("wallet_balance", json!({}));
-    assert_eq!(number(&unpaid["result"], "spent_today_msat"), 0, "{unpaid}");
+    assert_eq!(number(&unpaid["result"], "spent_24h_msat"), PACKAGE_MSAT, "{unpaid}");
     let submitted = client.submit("8", "accept", true);
     assert_eq!(number(&submitted["result"], "reward_msat"), 4 * MSAT_AN_ITEM, "{submitted}");
     let balance = client.call("wallet_balance", json!({}))["result"].clone();
-    assert_eq!((number(&balance, "spent_today_msat"), number(&balance, "left_today_msat")), (FEE_MSAT, 15_000));
+    let (spent, left) = (number(&balance, "spent_24h_msat"), number(&balance, "left_24h_msat"));
+    assert_eq!((spent, left), (PACKAGE_MSAT + FEE_MSAT, FEE_MSAT + ROUTING_MSAT), "{balance}");
     assert_eq!(number(&balance["totals"], "received_msat"), 4 * MSAT_AN_ITEM, "{balance}");
     assert!(number(&balance["wallet"], "in_channels_sat") > 0, "{balance}");
     client.hang_up();
@@ -193,10 +211,10 @@ fn a_client_earns_what_its_person_agreed_to_pay_for_and_no_more_than_a_day_allow
     let mut client = Client::start(&scene, NEW, can_ask());
     let arguments = |claim: &str| json!({ "folder": "claimed", "claim": claim });
     let params = |claim: &str| json!({ "name": "bounty_submit", "arguments": arguments(claim) });
-    let yes = json!({ "submit": { "action": "accept", "content": { "submit": true } } });
+    let yes = json!({ "pay": { "action": "accept", "content": { "pay": true } } });
     let first = client.request("tools/call", params("11"))["result"].clone();
     assert_eq!(first["resultType"], "input_required", "{first}");
-    assert_eq!(first["inputRequests"]["submit"]["method"], "elicitation/create", "{first}");
+    assert_eq!(first["inputRequests"]["pay"]["method"], "elicitation/create", "{first}");
     let mut other = params("12");
     other["inputResponses"] = yes.clone();
     other["requestState"] = first["requestState"].clone();
@@ -206,8 +224,8 @@ fn a_client_earns_what_its_person_agreed_to_pay_for_and_no_more_than_a_day_allow
         "a yes to claiming 11 is none to claiming 12: {asked_again}"
     );
     let mut agreed = params("12");
-    let spent = number(&client.call("wallet_balance", json!({}))["result"], "spent_today_msat");
-    assert_eq!(spent, FEE_MSAT, "a question costs nothing");
+    let spent = number(&client.call("wallet_balance", json!({}))["result"], "spent_24h_msat");
+    assert_eq!(spent, PACKAGE_MSAT + FEE_MSAT, "a question costs nothing");
     agreed["inputResponses"] = yes;
     agreed["requestState"] = asked_again["requestState"].clone();
     let submitted = said(&client.request("tools/call", agreed.clone()));
@@ -239,7 +257,7 @@ fn a_submission_of_a_server_that_was_killed_or_left_goes_on_and_is_paid_for_once
     let (scene, service) = Scene::open();
     configure(&scene);
     let bounty = scene.posted();
-    let arguments = ["bounty", "claim", &bounty, "--coordinator", &scene.url, "--into", "mine/claimed"];
+    let arguments = ["bounty", "claim", &bounty, "--coordinator", &scene.url, "--data", "a", "--into", "mine/claimed"];
     assert_eq!(scene.output(&arguments).0, Some(0));
     change(&scene, &answers(10, 2));
 
@@ -248,7 +266,7 @@ fn a_submission_of_a_server_that_was_killed_or_left_goes_on_and_is_paid_for_once
     let mut client = Client::start(&scene, OLD, can_ask());
     client.begin("tools/call", submit.clone());
     let question = client.next();
-    let result = json!({ "action": "accept", "content": { "submit": true } });
+    let result = json!({ "action": "accept", "content": { "pay": true } });
     client.send(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": result }));
     while scene.output(&["ledger", "--data", "a"]).1["result"]["totals"]["fees_msat"].as_u64().unwrap_or(0) == 0 {
         std::thread::sleep(Duration::from_millis(20));

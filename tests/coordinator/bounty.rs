@@ -5,6 +5,7 @@ mod crash;
 mod pay_back;
 mod reader;
 mod reruns;
+mod sales;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use reader::Reader;
 
 const START: UnixMs = UnixMs(1_800_000_000_000);
 const FEE_SAT: u64 = 7;
+const PACKAGE_FEE: Msat = Msat::new(2_000);
 const LIMITS: PayLimits = PayLimits { max_fee: Msat::new(10_000), max_cltv_blocks: 1_100 };
 const SALT: [u8; 32] = [5; 32];
 
@@ -166,7 +168,8 @@ impl World {
 
     /// The bounty's coordinator, posted to if it isn't yet. `None` if it dies on the way.
     async fn coordinator(&self, fuse: &Arc<Fuse>) -> Option<Coordinator> {
-        let (around, options) = (self.around(fuse), Options::default());
+        let options = Options { package_fee: PACKAGE_FEE, ..Options::default() };
+        let around = self.around(fuse);
         let mut coordinator = match open(&self.data(), &options, &around).await {
             Ok(Some(coordinator)) => coordinator,
             Ok(None) => start(&self.data(), self.request.clone(), &options, &around).await.ok()?,

@@ -10,7 +10,7 @@ use l402t::clock::Stopwatch;
 use l402t::coordinator::handle::CoordinatorHandle;
 use l402t::http::server::{Limits, Rate, Server, Services};
 use l402t::protocol::api::Ticket;
-use l402t::protocol::l402::{ChallengeParams, Grant, Identifier, Macaroon, RootKey, mint, parse_challenge};
+use l402t::protocol::l402::{ChallengeParams, Goods, Grant, Identifier, Macaroon, RootKey, mint, parse_challenge};
 use l402t::protocol::sign::Signed;
 use l402t::protocol::statements::Commitment;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -109,7 +109,7 @@ async fn no_token_but_the_right_one_buys_a_ticket_and_none_costs_another_invoice
         from_bytes(&bytes)
     };
     let identifier = Identifier::of(&good).expect("ours");
-    let forged_grant = Grant { contribution: hers.body.contribution_id(), valid_until_s: u64::MAX };
+    let forged_grant = Grant { goods: Goods::Ticket(hers.body.contribution_id()), valid_until_s: u64::MAX };
     let forged = mint(&RootKey::from_bytes([7; 32]), &identifier, &forged_grant);
     // The last caveat (type, length, text, end) taken out, as if the token were for any contribution.
     let last = good.caveats().last().expect("caveats").len() + 3;

@@ -136,7 +136,7 @@ async fn a_token_is_good_for_its_own_contribution_its_own_preimage_and_one_ticke
         other.register(&*scene.handle).await.expect("registered");
     }
     let theirs = other.commit(&*scene.handle).await.expect("signed");
-    assert!(matches!(scene.refused(&theirs, credentials.clone()).await, TokenError::WrongContribution { .. }));
+    assert!(matches!(scene.refused(&theirs, credentials.clone()).await, TokenError::WrongGoods { .. }));
 
     let paid_before = scene.world.network.balance("alice");
     let first = scene.ticket(commitment.clone(), Some(credentials.clone())).await.expect("sold");

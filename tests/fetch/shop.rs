@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use l402t::clock::{Clock, ManualClock};
-use l402t::fetch::{FetchError, Fetched, Request, Session, TokenStore, Unaccepted, Wallet, WalletError};
+use l402t::fetch::{FetchError, Fetched, Request, Session, TokenStore, Tokens, Unaccepted, Wallet, WalletError};
 use l402t::http::client::web::WebUrl;
 use l402t::ln::simulated::{Faults, Network};
 use l402t::ln::{InvoiceRequest, InvoiceStatus, Lightning};
@@ -140,7 +140,9 @@ impl Shop {
             output: self.output(name),
             max_price: PRICE,
             max_routing_fee: Msat::new(1_000),
+            max_bytes: 1 << 30,
             unaccepted: Unaccepted::Refuse,
+            tokens: Tokens::OfOrigin,
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is shown to whoever decides whether a submission is paid for.
+//! What is shown to whoever decides whether something is paid for.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use crate::peer::submit::Consent;
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{Blake3Hash, BountyId};
 
-/// A submission that is about to be paid for.
+/// Something that is about to be paid for.
 #[derive(Clone, Debug, Serialize)]
 pub(in crate::cmd) struct Quote {
     pub(in crate::cmd) bounty: BountyId,
@@ -16,21 +16,33 @@ pub(in crate::cmd) struct Quote {
     pub(in crate::cmd) title: String,
     /// Where.
     pub(in crate::cmd) coordinator: String,
-    /// As a decimal number.
-    pub(in crate::cmd) claim: String,
     /// What it costs, routing aside.
     pub(in crate::cmd) fee_msat: Msat,
-    /// The files that it may change: names of the sponsor's, without control characters.
-    pub(in crate::cmd) files: Vec<String>,
-    /// Hash of the change.
-    pub(in crate::cmd) diff: Blake3Hash,
-    /// How long the change is.
-    pub(in crate::cmd) diff_bytes: usize,
-    /// It is to be paid for even if it was decided before.
-    pub(in crate::cmd) again: bool,
+    pub(in crate::cmd) order: Order,
 }
 
-/// Whoever decides whether a submission is paid for.
+/// What is paid for.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::cmd) enum Order {
+    /// What the bounty gives its agents.
+    Package,
+    /// A submission.
+    Submission {
+        /// As a decimal number.
+        claim: String,
+        /// The files that it may change: names of the sponsor's, without control characters.
+        files: Vec<String>,
+        /// Hash of the change.
+        diff: Blake3Hash,
+        /// How long the change is.
+        diff_bytes: usize,
+        /// It is to be paid for even if it was decided before.
+        again: bool,
+    },
+}
+
+/// Whoever decides whether something is paid for.
 #[async_trait]
 pub(in crate::cmd) trait Approve: Send + Sync {
     /// An error: it isn't.
@@ -48,7 +60,7 @@ impl Approve for Typed {
     }
 }
 
-/// Asks about one submission, when it is certain that it would cost something.
+/// Asks about one payment, when it is certain that it would be made.
 pub(super) struct Asking<'a> {
     pub(super) approve: &'a dyn Approve,
     pub(super) quote: Quote,

@@ -6,10 +6,13 @@ use serde::Serialize;
 
 use super::super::answer::word;
 use super::super::{Answer, Context, Failure};
-use super::claimed::{Note, write};
-use super::desk::{client, look, refused};
+use super::approve::Approve;
+use super::buy::{Buyer, Paid};
+use super::claimed::{Note, must_be_free, write};
+use super::desk::{DATA, client, look};
 use super::list::Row;
 use crate::cli::BountyClaimArgs;
+use crate::fetch::Unaccepted;
 use crate::protocol::ids::BountyId;
 
 #[derive(Debug, Serialize)]
@@ -19,6 +22,8 @@ struct Report<'a> {
     workspace: &'a Path,
     /// The files in it that may change.
     targets: &'a [String],
+    /// How it was paid for.
+    package: Paid,
     #[serde(flatten)]
     row: Row<'a>,
 }
@@ -28,29 +33,31 @@ pub(in crate::cmd) fn folder_name(bounty: BountyId) -> PathBuf {
     PathBuf::from(format!("bounty-{}", bounty.short()))
 }
 
-/// Runs the command.
-pub(super) async fn run(args: &BountyClaimArgs, context: &Context, scratch: &Path) -> Result<Answer, Failure> {
-    context.log_to_stderr()?;
+/// Runs the command. `approve` is asked before anything is paid.
+pub(super) async fn run(
+    args: &BountyClaimArgs,
+    context: &Context,
+    scratch: &Path,
+    approve: &dyn Approve,
+) -> Result<Answer, Failure> {
+    let data = context.open_data(DATA)?;
     let client = client(context, args.coordinator.as_deref())?;
-    let view = look(&client, args.bounty).await?;
     let folder = args.into.clone().unwrap_or_else(|| folder_name(args.bounty));
-    let hash = view.manifest.body.posting.body.package;
-    let path = scratch.join("fetched");
-    let fetched = client.of_bounty(args.bounty).fetch_blob(hash, &path, |_| {}).await;
-    fetched.map_err(refused("download the package"))?;
+    must_be_free(&folder)?;
+    let view = look(&client, args.bounty).await?;
     let note = Note { coordinator: client.url().to_owned(), bounty: args.bounty, manifest: view.manifest.clone() };
-    let (to, place) = (folder.clone(), scratch.to_owned());
-    let work = move || {
-        let bytes = std::fs::read(&path).map_err(|error| Failure::io("read", &path, &error))?;
-        write(&to, &note, &bytes, &place)
-    };
-    let claimed = context.blocking(work).await?;
+    let unaccepted = if args.pay_again { Unaccepted::PayAgain } else { Unaccepted::Refuse };
+    let buyer = Buyer { context, client: &client, data, view: &view, note: &note, unaccepted, approve };
+    let (bytes, package) = buyer.get().await?;
+    let (to, place, note) = (folder.clone(), scratch.to_owned(), note.clone());
+    let claimed = context.blocking(move || write(&to, &note, &bytes, &place)).await?;
     context.ui.line(format!("{}: read AGENTS.md there", folder.display()));
     let shown = word(&folder);
     let report = Report {
         folder: &folder,
         workspace: &claimed.workspace,
         targets: &claimed.bounty.manifest.targets,
+        package,
         row: Row::of(&view),
     };
     Ok(Answer::yes(report)

@@ -53,14 +53,20 @@ pub(super) fn is_claimed(folder: &Path) -> bool {
     folder.join(NOTE).exists()
 }
 
-/// Writes a claimed bounty into a folder that doesn't exist, or is empty: all of it or nothing.
-pub(super) fn write(folder: &Path, note: &Note, bytes: &[u8], scratch: &Path) -> Result<Claimed, Failure> {
-    let tree = unpack(note, bytes)?;
-    let failed = |path: &Path, error: std::io::Error| Failure::io("write", path, &error);
+/// A folder that a bounty is claimed into doesn't exist, or is empty.
+pub(super) fn must_be_free(folder: &Path) -> Result<(), Failure> {
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
         let message = format!("{} is there already, and not empty", folder.display());
         return Err(Failure::usage("folder_exists", message, "Name another folder with --into DIR"));
     }
+    Ok(())
+}
+
+/// Writes a claimed bounty into a folder that doesn't exist, or is empty: all of it or nothing.
+pub(super) fn write(folder: &Path, note: &Note, bytes: &[u8], scratch: &Path) -> Result<Claimed, Failure> {
+    let tree = unpack(note, bytes)?;
+    let failed = |path: &Path, error: std::io::Error| Failure::io("write", path, &error);
+    must_be_free(folder)?;
     let mut unfinished = folder.as_os_str().to_owned();
     unfinished.push(".l402t-new");
     let unfinished = PathBuf::from(unfinished);

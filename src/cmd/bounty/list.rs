@@ -1,15 +1,12 @@
 //! `l402t bounty list`, `show` and `watch`: what there is to earn.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::super::{Answer, Context, Failure};
 use super::desk::{client, look, refused, sat};
-use crate::bounty::manifest::{DemoOnly, FILE, Manifest};
-use crate::bounty::package;
 use crate::cli::{BountyIdArgs, BountyListArgs, BountyWatchArgs};
 use crate::http::client::CoordinatorClient;
 use crate::peer::check_bounty;
@@ -36,6 +33,9 @@ pub(super) struct Row<'a> {
     left_msat: Msat,
     paid_msat: Msat,
     fee_msat: Msat,
+    /// What `claim` pays for its package.
+    package_fee_msat: Msat,
+    demo_only: bool,
     submissions: u32,
     submission_cap: u32,
     deadline_ms: UnixMs,
@@ -62,6 +62,8 @@ impl<'a> Row<'a> {
             left_msat: left(view),
             paid_msat: view.paid_msat,
             fee_msat: rules.fee_msat,
+            package_fee_msat: view.package_fee_msat,
+            demo_only: view.demo_only,
             submissions: view.submissions,
             submission_cap: rules.submission_cap,
             deadline_ms: rules.deadline_ms,
@@ -71,18 +73,18 @@ impl<'a> Row<'a> {
     }
 
     fn show(&self, context: &Context) {
-        let Self { bounty, title, best, target, left_msat, fee_msat, .. } = self;
+        let Self { bounty, title, best, target, left_msat, fee_msat, package_fee_msat, .. } = self;
         context.ui.line(format!("{bounty}  {}", self.phase.name()));
         context.ui.line(format!("  {}", plain(title)));
         let least = self.least_claim.as_deref().unwrap_or("none");
-        context
-            .ui
-            .line(format!("  best {best}, target {target}, least claim {least}; {left_msat} left, fee {fee_msat}"));
+        context.ui.line(format!(
+            "  best {best}, target {target}, least claim {least}; {left_msat} left, fee {fee_msat}, package {package_fee_msat}"
+        ));
     }
 }
 
 /// A sponsor's words must not move a terminal's cursor, turn a line round, or hide in it.
-pub(super) fn plain(text: &str) -> String {
+pub(in crate::cmd) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || is_unseen(c) { ' ' } else { c }).take(200).collect()
 }
 
@@ -154,62 +156,42 @@ struct Found<'a> {
     row: Row<'a>,
 }
 
-/// What `watch` looks for, and what it has seen of it.
-struct Search<'a> {
+/// What `watch` looks for, and what it has told of.
+struct Search {
     client: CoordinatorClient,
     least: Msat,
     most_fee: Msat,
-    /// Where packages are put, if those that are marked demo_only are left out.
-    packages: Option<&'a Path>,
+    /// Are those told of that are marked demo_only?
+    demos: bool,
     told: BTreeSet<BountyId>,
-    out: BTreeSet<BountyId>,
 }
 
-impl Search<'_> {
-    /// The bounties that fit, and were not told of yet; and what was left out for now, and why.
-    async fn look(&mut self) -> Result<(Vec<BountyView>, Vec<String>), Failure> {
-        let (mut found, mut put_off) = (Vec::new(), Vec::new());
-        for view in bounties(&self.client).await? {
+impl Search {
+    /// The bounties that fit, and were not told of yet.
+    async fn look(&mut self) -> Result<Vec<BountyView>, Failure> {
+        let mut found = bounties(&self.client).await?;
+        found.retain(|view| {
             let rules = &view.manifest.body.posting.body.rules;
-            let fits = view.phase == BountyPhase::Open && left(&view) >= self.least && rules.fee_msat <= self.most_fee;
-            if !fits || self.told.contains(&view.bounty) || self.out.contains(&view.bounty) {
-                continue;
-            }
-            let is_demo = match self.packages {
-                Some(scratch) => is_demo(&self.client, &view, scratch).await,
-                None => Ok(false),
-            };
-            match is_demo {
-                Ok(false) => {
-                    self.told.insert(view.bounty);
-                    found.push(view);
-                }
-                Ok(true) => {
-                    self.out.insert(view.bounty);
-                }
-                // One package that can't be had keeps nobody from the others; it is looked at again.
-                Err(failure) => put_off.push(format!("bounty {} is left out for now: {failure}", view.bounty)),
-            }
-        }
-        Ok((found, put_off))
+            let fits = view.phase == BountyPhase::Open && left(view) >= self.least && rules.fee_msat <= self.most_fee;
+            fits && (self.demos || !view.demo_only) && self.told.insert(view.bounty)
+        });
+        Ok(found)
     }
 }
 
 /// `watch`.
-pub(super) async fn watch(args: &BountyWatchArgs, context: &Context, scratch: &Path) -> Result<Answer, Failure> {
+pub(super) async fn watch(args: &BountyWatchArgs, context: &Context) -> Result<Answer, Failure> {
     context.log_to_stderr()?;
     let mut search = Search {
         client: client(context, args.coordinator.as_deref())?,
         least: sat("--min-reward-sat", args.min_reward_sat)?,
         most_fee: sat("--max-fee-sat", args.max_fee_sat.unwrap_or(context.config.bounty.max_fee_sat))?,
-        packages: args.no_demo.then_some(scratch),
+        demos: !args.no_demo,
         told: BTreeSet::new(),
-        out: BTreeSet::new(),
     };
     loop {
         match search.look().await {
-            Ok((found, put_off)) => {
-                put_off.iter().for_each(|why| context.ui.say(why));
+            Ok(found) => {
                 for view in &found {
                     let row = Row::of(view);
                     row.show(context);
@@ -231,28 +213,13 @@ pub(super) async fn watch(args: &BountyWatchArgs, context: &Context, scratch: &P
     Ok(actions.into_iter().fold(Answer::yes(serde_json::json!({ "found": search.told })), Answer::then))
 }
 
-/// Only the package says.
-async fn is_demo(client: &CoordinatorClient, view: &BountyView, scratch: &Path) -> Result<bool, Failure> {
-    let hash = view.manifest.body.posting.body.package;
-    let path = scratch.join(hash.to_string());
-    let fetched = client.of_bounty(view.bounty).fetch_blob(hash, &path, |_| {}).await;
-    fetched.map_err(refused("download the package"))?;
-    let bytes = std::fs::read(&path).map_err(|error| Failure::io("read", &path, &error))?;
-    // It isn't needed again.
-    let _ = std::fs::remove_file(&path);
-    let toml = package::decode(&bytes).ok().and_then(|tree| tree.get(FILE).map(|file| file.content.clone()));
-    let manifest = toml.and_then(|toml| Manifest::parse(std::str::from_utf8(&toml).ok()?).ok());
-    // What can't be read is no bounty for money either.
-    Ok(manifest.is_none_or(|manifest| manifest.demo_only == DemoOnly::Yes))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
     use crate::http::server::{Limits, Server, Services, Settings, TrustedProxies};
-    use crate::http::testing::bounties::{FakeBoard, bounty_id};
+    use crate::http::testing::bounties::{FakeBoard, bounty_view};
 
     #[test]
     fn a_sponsors_words_are_shown_as_they_read() {
@@ -261,27 +228,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_package_that_can_not_be_had_keeps_nobody_from_the_other_bounties() {
-        let board = Arc::new(FakeBoard::new());
-        let services = Services { training: None, board: Some(board) };
+    async fn a_bounty_is_told_of_once_and_only_if_it_fits() {
+        let services = Services { training: None, board: Some(Arc::new(FakeBoard::new())) };
         let settings = Settings { limits: Limits::default(), proxies: TrustedProxies::default() };
         let server = Server::start("127.0.0.1:0".parse().expect("an address"), services, settings).await.expect("free");
-        let scratch = tempfile::tempdir().expect("a folder");
-        let mut search = Search {
-            client: CoordinatorClient::new(&format!("http://{}", server.address())).expect("a URL"),
-            least: Msat::ZERO,
-            most_fee: Msat::MAX_MONEY,
-            packages: Some(scratch.path()),
-            told: BTreeSet::new(),
-            out: BTreeSet::new(),
-        };
-        // The fake has no packages.
-        let (found, put_off) = search.look().await.expect("the list is there");
-        assert!(found.is_empty() && put_off.len() == 1 && put_off[0].contains(&bounty_id().to_string()), "{put_off:?}");
-        // It is not given up for that.
-        search.packages = None;
-        assert_eq!(search.look().await.expect("the list is there").0.len(), 1);
-        assert!(search.look().await.expect("the list is there").0.is_empty(), "told once");
+        let client = CoordinatorClient::new(&format!("http://{}", server.address())).expect("a URL");
+        let fee = bounty_view().manifest.body.posting.body.rules.fee_msat;
+        let mut search = Search { client, least: Msat::MAX_MONEY, most_fee: fee, demos: false, told: BTreeSet::new() };
+        let found = async |search: &mut Search| search.look().await.expect("the list is there").len();
+        assert_eq!(found(&mut search).await, 0, "it pays too little");
+        search.least = Msat::ZERO;
+        search.most_fee = Msat::ZERO;
+        assert_eq!(found(&mut search).await, 0, "it costs too much");
+        search.most_fee = fee;
+        assert_eq!(found(&mut search).await, 1);
+        assert_eq!(found(&mut search).await, 0, "told once");
         server.stop().await;
     }
 }

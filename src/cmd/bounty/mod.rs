@@ -2,12 +2,13 @@
 
 pub(super) mod approve;
 mod attempt;
+mod buy;
 mod check;
 pub(super) mod claim;
 mod claimed;
 pub(super) mod desk;
 pub(super) mod joined;
-mod list;
+pub(super) mod list;
 mod post;
 mod status;
 mod submit;
@@ -28,7 +29,7 @@ pub async fn run(args: BountyArgs, context: Context) -> Result<Answer, Failure> 
     answer_to(args.command, &context, &Typed).await
 }
 
-/// Does it, and tells people. `approve` is asked before a submission costs anything.
+/// Does it, and tells people. `approve` is asked before anything is paid for.
 pub(super) async fn answer_to(
     command: BountyCommand,
     context: &Context,
@@ -42,8 +43,8 @@ pub(super) async fn answer_to(
     match command {
         BountyCommand::List(args) => list::list(&args, context).await,
         BountyCommand::Show(args) => list::show(&args, context).await,
-        BountyCommand::Watch(args) => list::watch(&args, context, &folder).await,
-        BountyCommand::Claim(args) => claim::run(&args, context, &folder).await,
+        BountyCommand::Watch(args) => list::watch(&args, context).await,
+        BountyCommand::Claim(args) => claim::run(&args, context, &folder, approve).await,
         BountyCommand::Try(args) => context.blocking(move || attempt::run(&args, &own, &folder)).await,
         BountyCommand::Submit(args) => submit::run(&args, context, &folder, approve).await,
         BountyCommand::Status(args) => status::status(&args, context).await,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::{Answer, Context, Failure};
-use super::approve::{Approve, Asking, Quote};
+use super::approve::{Approve, Asking, Order, Quote};
 use super::claimed::{self, Change, Claimed};
 use super::desk::{Bench, DATA, Workplace, client};
 use super::joined;
@@ -206,12 +206,14 @@ pub(super) async fn run(
         bounty,
         title: plain(&claimed.note.manifest.body.posting.body.title),
         coordinator: client.url().to_owned(),
-        claim: claim.shown(rules.decimals).to_string(),
         fee_msat: rules.fee_msat,
-        files: claimed.bounty.manifest.targets.iter().map(|target| plain(target)).collect(),
-        diff: Blake3Hash::of(diff.as_bytes()),
-        diff_bytes: diff.len(),
-        again: args.again,
+        order: Order::Submission {
+            claim: claim.shown(rules.decimals).to_string(),
+            files: claimed.bounty.manifest.targets.iter().map(|target| plain(target)).collect(),
+            diff: Blake3Hash::of(diff.as_bytes()),
+            diff_bytes: diff.len(),
+            again: args.again,
+        },
     };
     let asking = Asking { approve, quote };
     let folder = DataFolder::open(&data)?;

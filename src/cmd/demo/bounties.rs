@@ -171,6 +171,8 @@ pub(super) struct Summary {
     paid_msat: Msat,
     /// Fees that agents have paid.
     fees_msat: Msat,
+    /// What they have paid for packages.
+    packages_msat: Msat,
     /// What of the budgets came back to the sponsor: never taken, or taken and paid back.
     refunded_msat: Msat,
     /// Budgets = rewards + what came back, and the coordinator's books say the same as the agents' and the sponsor's.
@@ -286,7 +288,7 @@ impl Demo<'_> {
     async fn settle(&self, time: &Stopwatch) -> Result<Summary, Failure> {
         let (mut taken, mut paid_back, mut identical) = (Msat::ZERO, Msat::ZERO, true);
         let (mut fees, mut settled, mut still_locked) = (Msat::ZERO, Msat::ZERO, Msat::ZERO);
-        let (mut book_taken, mut book_back) = (Msat::ZERO, Msat::ZERO);
+        let (mut book_taken, mut book_back, mut sold) = (Msat::ZERO, Msat::ZERO, Msat::ZERO);
         for id in &self.bounties {
             let closed = self.bounty(SPONSOR, &["close", id]).await?;
             taken = plus(taken, msat(&closed["result"], "taken_msat")?)?;
@@ -300,6 +302,7 @@ impl Demo<'_> {
             let totals = &call(&["ledger", "--data", &data, "--json"]).await?.1["result"]["totals"];
             for (sum, key) in [
                 (&mut fees, "fees_received_msat"),
+                (&mut sold, "packages_sold_msat"),
                 (&mut settled, "rewards_settled_msat"),
                 (&mut book_taken, "escrow_taken_msat"),
                 (&mut book_back, "escrow_paid_back_msat"),
@@ -309,12 +312,13 @@ impl Demo<'_> {
             }
         }
         let agents: std::collections::BTreeSet<&str> = self.rows.iter().map(|row| row.who).collect();
-        let (mut received, mut spent) = (Msat::ZERO, Msat::ZERO);
+        let (mut received, mut spent, mut bought) = (Msat::ZERO, Msat::ZERO, Msat::ZERO);
         for who in agents {
             let data = self.folder.of(who).display().to_string();
             let totals = &call(&["ledger", "--data", &data, "--json"]).await?.1["result"]["totals"];
             received = plus(received, msat(totals, "received_msat")?)?;
             spent = plus(spent, msat(totals, "fees_msat")?)?;
+            bought = plus(bought, msat(totals, "purchases_msat")?)?;
         }
         let rewards = self.rows.iter().try_fold(Msat::ZERO, |sum, row| plus(sum, row.reward_msat))?;
         let not_taken = budgets().checked_sub(taken).ok_or_else(|| Failure::bug("more was taken than was locked"))?;
@@ -323,8 +327,14 @@ impl Demo<'_> {
         for row in self.rows.iter().filter(|row| row.verdict != "reached") {
             *rejected.entry(row.verdict.clone()).or_insert(0) += 1;
         }
-        let agree =
-            [(received, rewards), (settled, rewards), (book_taken, taken), (book_back, paid_back), (fees, spent)];
+        let agree = [
+            (received, rewards),
+            (settled, rewards),
+            (book_taken, taken),
+            (book_back, paid_back),
+            (fees, spent),
+            (sold, bought),
+        ];
         Ok(Summary {
             bounties: self.bounties.len() as u32,
             submissions: self.rows.len() as u32,
@@ -332,6 +342,7 @@ impl Demo<'_> {
             rejected,
             paid_msat: rewards,
             fees_msat: fees,
+            packages_msat: sold,
             refunded_msat: plus(not_taken, paid_back)?,
             msat_conserved: agree.iter().all(|(a, b)| a == b)
                 && taken == plus(rewards, paid_back)?
@@ -360,10 +371,11 @@ impl Demo<'_> {
         table.lines().iter().for_each(|line| self.ui.line(line));
         let yes = |so: bool| if so { "yes" } else { "NO" };
         self.ui.line(format!(
-            "{} paid of {}, {} came back to the sponsor; every msat accounted for: {}; replays identical: {}; {} s",
+            "{} paid of {}, {} came back to the sponsor; {} for packages; every msat accounted for: {}; replays identical: {}; {} s",
             sat(summary.paid_msat),
             sat(budgets()),
             sat(summary.refunded_msat),
+            sat(summary.packages_msat),
             yes(summary.msat_conserved),
             yes(summary.replay_identical),
             summary.seconds

@@ -1,4 +1,4 @@
-//! The person at the client, who is asked before a submission is paid for.
+//! The person at the client, who is asked before anything is paid for.
 //!
 //! Up to protocol version 2025-11-25 the server asks by itself (`elicitation/create`); later the call is answered with the
 //! question, and repeated with the person's answer.
@@ -14,14 +14,14 @@ use rmcp::model::{
 };
 use rmcp::service::{Peer, RequestContext, RoleServer};
 
-use crate::cmd::bounty::approve::{Approve, Quote};
+use crate::cmd::bounty::approve::{Approve, Order, Quote};
 use crate::peer::error::PeerError;
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::Blake3Hash;
 
 /// The question, and the only field of its answer.
-const NAME: &str = "submit";
-/// How long a person may think. Meanwhile nothing else is submitted.
+const NAME: &str = "pay";
+/// How long a person may think. Meanwhile nothing else is paid for.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Questions that wait for their answer.
 const MOST_QUESTIONS: usize = 16;
@@ -136,9 +136,13 @@ impl Approve for Person {
             }
             Way::None => {
                 let fee = quote.fee_msat;
-                let message =
-                    format!("a submission that costs {fee} needs a person's yes, and this client can't ask for it");
-                let fix = "Have the owner run `l402t bounty submit`, or raise [mcp] confirm_above_sat";
+                let message = format!("what costs {fee} needs a person's yes, and this client can't ask for it");
+                let fix = match quote.order {
+                    Order::Package => "Have the owner run `l402t bounty claim`, or raise [mcp] confirm_above_sat",
+                    Order::Submission { .. } => {
+                        "Have the owner run `l402t bounty submit`, or raise [mcp] confirm_above_sat"
+                    }
+                };
                 Err(PeerError::NotAgreed { code: "confirmation_unavailable", message, fix })
             }
         }
@@ -147,15 +151,26 @@ impl Approve for Person {
 
 /// What the person reads. A sponsor's words can't end their quotation, and what it calls the bounty comes last.
 fn ask(quote: &Quote) -> Result<ElicitRequestParams, PeerError> {
-    let Quote { bounty, title, coordinator, claim, fee_msat, files, diff: _, diff_bytes, again } = quote;
-    let again = if *again { " If it was decided before, this is another fee for the same change." } else { "" };
-    let files = files.iter().map(|file| quoted(file)).collect::<Vec<_>>().join(", ");
-    let message = format!(
-        "Pay {fee_msat}, and what routing takes, to submit a change of {diff_bytes} bytes in {files}, claiming a score of {claim}, to \
-         bounty {bounty} at {coordinator}? The fee is gone even if the claim is missed.{again}\nIn its sponsor's words: {}",
-        quoted(title)
-    );
-    let field = |schema: BooleanSchema| schema.title("Pay and submit").with_default(false);
+    let Quote { bounty, title, coordinator, fee_msat, order } = quote;
+    let (what, button) = match order {
+        Order::Package => {
+            let what = format!(
+                "for the files of bounty {bounty} at {coordinator}? They can be downloaded again for nothing until it is over."
+            );
+            (what, "Pay and download")
+        }
+        Order::Submission { claim, files, diff: _, diff_bytes, again } => {
+            let again = if *again { " If it was decided before, this is another fee for the same change." } else { "" };
+            let files = files.iter().map(|file| quoted(file)).collect::<Vec<_>>().join(", ");
+            let what = format!(
+                "to submit a change of {diff_bytes} bytes in {files}, claiming a score of {claim}, to bounty {bounty} at \
+                 {coordinator}? The fee is gone even if the claim is missed.{again}"
+            );
+            (what, "Pay and submit")
+        }
+    };
+    let message = format!("Pay {fee_msat}, and what routing takes, {what}\nIn its sponsor's words: {}", quoted(title));
+    let field = |schema: BooleanSchema| schema.title(button).with_default(false);
     let requested_schema = ElicitationSchema::builder().required_bool_property(NAME, field).build();
     let requested_schema = requested_schema.map_err(|error| garbled(&error))?;
     Ok(ElicitRequestParams::FormElicitationParams { meta: None, message, requested_schema })
@@ -185,7 +200,7 @@ fn garbled(error: &dyn std::fmt::Display) -> PeerError {
     PeerError::NotAgreed { code: "confirmation_failed", message, fix: "Nothing was paid. Call it again" }
 }
 
-/// What a yes is to: bounty, claim, fee, change.
+/// What a yes is to: bounty, fee, and what for.
 fn digest(quote: &Quote) -> Result<Blake3Hash, PeerError> {
     serde_json::to_vec(quote).map(|bytes| Blake3Hash::of(&bytes)).map_err(|error| garbled(&error))
 }

@@ -131,8 +131,9 @@ pub(super) fn all() -> Vec<Tool> {
         tool::<Show>("bounty_show", "Show one bounty as it is now.", looks().open_world(true)),
         tool::<Claim>(
             "bounty_claim",
-            "Download what a bounty gives its agents into a new folder, with instructions in AGENTS.md. Free, and binds to nothing.",
-            adds().idempotent(false).open_world(true),
+            "Download what a bounty gives its agents into a new folder, with instructions in AGENTS.md. Costs package_fee_msat, \
+             once: claimed again it is free until the bounty is over. May ask the person at the client first.",
+            ToolAnnotations::new().read_only(false).destructive(true).open_world(true),
         ),
         tool::<Try>(
             "bounty_try",
@@ -179,9 +180,9 @@ impl Call {
     /// What only one call at a time may have.
     pub(super) fn takes(&self) -> Takes {
         match self {
-            Self::Submit(_) | Self::Status(_) => Takes::DataFolder,
+            Self::Claim(_) | Self::Submit(_) | Self::Status(_) => Takes::DataFolder,
             Self::Try(_) => Takes::Boxes,
-            Self::List(_) | Self::Show(_) | Self::Claim(_) | Self::Balance(_) => Takes::Nothing,
+            Self::List(_) | Self::Show(_) | Self::Balance(_) => Takes::Nothing,
         }
     }
 
@@ -193,7 +194,7 @@ impl Call {
             Self::Show(Show { bounty, coordinator }) => BountyCommand::Show(BountyIdArgs { bounty, coordinator }),
             Self::Claim(Claim { bounty, into, coordinator }) => {
                 let into = place.below(&into.unwrap_or_else(|| folder_name(bounty)))?;
-                BountyCommand::Claim(BountyClaimArgs { bounty, into: Some(into), coordinator })
+                BountyCommand::Claim(BountyClaimArgs { bounty, into: Some(into), pay_again: false, coordinator })
             }
             Self::Try(Try { folder, workspace }) => {
                 BountyCommand::Try(BountyTryArgs { folder: place.inside(&folder)?, workspace: inside(workspace)? })

@@ -39,7 +39,7 @@ impl Core {
         Ok(reached)
     }
 
-    /// Publishes the held-out part, every diff and every score. Files and blobs are there before the transaction that lets
+    /// Publishes the package, the held-out part, every diff and every score. Files and blobs are there before the transaction that lets
     /// anyone see them.
     pub(super) fn open_seals(&mut self, reruns: Vec<Rerun>) -> Result<(), CoordinatorError> {
         let run = std::sync::Arc::clone(&self.run);
@@ -57,6 +57,7 @@ impl Core {
             }
         }
         let bytes = self.private.get(&task.held_out, MAX_HELD_OUT_BYTES)?;
+        let package = task.posting().package;
         let held_out: Blake3Hash = self.blobs.put(&bytes)?;
         let closing = run.key.sign(Closing {
             bounty: task.posting().bounty_id(),
@@ -77,6 +78,7 @@ impl Core {
                 escrow.claimed_msat = Some(claimed);
             },
             |t, _| {
+                tables::publish(t, &package)?;
                 tables::publish(t, &held_out)?;
                 payloads.iter().try_for_each(|payload| tables::publish(t, payload))
             },

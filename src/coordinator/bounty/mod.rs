@@ -10,6 +10,7 @@ mod escrow;
 mod judging;
 mod pay_back;
 mod posting;
+mod sales;
 mod service;
 mod state;
 mod waiting;

@@ -30,7 +30,7 @@ use crate::protocol::round::RoundRules;
 use crate::protocol::sign::{IdentityKey, Signed};
 use crate::protocol::statements::Tranche;
 use crate::store::StoreError;
-use crate::store::coordinator::{self as tables, meta, set_meta};
+use crate::store::coordinator::{meta, set_meta};
 
 const META_HELD_OUT: &str = "bounty_held_out";
 const META_SALT: &str = "bounty_salt";
@@ -152,7 +152,7 @@ pub(super) fn start(
         timing: timing(bounty.manifest.limits.wall_ms),
         max_payload_bytes: payload::length(bounty.manifest.max_diff_bytes),
     });
-    let package_blob = data.blobs.put(&bytes)?;
+    data.blobs.put(&bytes)?;
     let held_out = data.private.put(&held_out)?;
     let (signed, manifest) = (manifest.to_bytes(), manifest);
     let run = of_task(manifest, (bounty, exam), request.held_out_salt, held_out, key.clone(), secret);
@@ -162,8 +162,7 @@ pub(super) fn start(
         set_meta(t, META_HELD_OUT, held_out.as_bytes())?;
         set_meta(t, META_SALT, &request.held_out_salt)?;
         Escrow::new(now).save(t)?;
-        set_meta(t, META_MANIFEST, &signed)?;
-        tables::publish(t, &package_blob)
+        set_meta(t, META_MANIFEST, &signed)
     })?;
     write_manifest(folder, &signed)?;
     Ok(run)

@@ -5,8 +5,10 @@ use async_trait::async_trait;
 use super::super::core::Core;
 use super::super::engine::Shared;
 use super::super::error::{CoordinatorError, refusal};
-use super::super::handle::{BountyHandle, Refusal};
+use super::super::handle::{BountyHandle, PackageAnswer, Refusal};
 use super::closing::CLOSING_FILE;
+use crate::bounty::manifest::DemoOnly;
+use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyPhase, BountyView, LightningView};
 use crate::protocol::bounty::statements::{SponsorAsk, SponsorRequest};
 use crate::protocol::sign::Signed;
@@ -18,6 +20,10 @@ impl BountyHandle for Shared {
     async fn bounty(&self) -> Result<BountyView, Refusal> {
         self.somebody_asks();
         Ok(self.bounty_view().await?)
+    }
+
+    async fn package(&self, credentials: Option<String>) -> Result<PackageAnswer, Refusal> {
+        Ok(self.give_package(credentials).await?)
     }
 
     async fn closing(&self) -> Result<Vec<u8>, Refusal> {
@@ -46,7 +52,9 @@ impl Shared {
     }
 
     pub(super) async fn bounty_view_with(&self, lightning: LightningView) -> Result<BountyView, CoordinatorError> {
-        self.read(move |core| core.view(lightning)).await
+        let mut view = self.read(move |core| core.view(lightning)).await?;
+        view.package_fee_msat = self.package_fee(view.phase);
+        Ok(view)
     }
 }
 
@@ -86,6 +94,8 @@ impl Core {
             least_claim: state.book.least_claim(),
             submissions: u32::try_from(state.book.entries().len()).unwrap_or(u32::MAX),
             paid_msat: state.book.paid(),
+            package_fee_msat: Msat::ZERO,
+            demo_only: task.bounty.manifest.demo_only == DemoOnly::Yes,
             surplus_msat: self.surplus()?,
             closed_rounds: tables::count_closed(self.db.read())?,
             current_round: last.map(|row| row.state.number),

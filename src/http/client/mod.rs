@@ -130,6 +130,11 @@ impl CoordinatorClient {
         Self { run_path: format!("{ROOT}/bounties/{bounty}"), ..self.clone() }
     }
 
+    /// Where a bounty's package is: sold by L402.
+    pub fn package_url(&self, bounty: BountyId) -> String {
+        format!("{}/{ROOT}/bounties/{bounty}/package", self.url())
+    }
+
     /// `GET /v1/bounties`
     pub async fn bounties(&self) -> Result<BountyList, ClientError> {
         self.call(Method::GET, self.url_of(&[ROOT, "bounties"])?, None).await

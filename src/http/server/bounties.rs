@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use super::content;
 use super::extract::{PathParam, SignedBody, declared_length, read_body, require_content_type, require_length};
 use super::failure::Failure;
-use super::handlers::{Answer, json};
+use super::handlers::{Answer, credentials, json};
 use super::limits::MAX_POSTING_BYTES;
 use super::rate::Client;
 use super::routes::App;
+use crate::coordinator::handle::PackageAnswer;
 use crate::protocol::api::PostRequest;
 use crate::protocol::bounty::statements::SponsorRequest;
 use crate::protocol::ids::BountyId;
@@ -48,6 +49,23 @@ pub(super) async fn post(State(app): State<App>, Extension(client): Extension<Cl
 pub(super) async fn bounty(State(app): State<App>, PathParam(id): PathParam<BountyId>) -> Answer {
     let bounty = app.services.need_bounty(&id)?;
     Ok(json(app.call(async move { bounty.bounty().await }).await?))
+}
+
+pub(super) async fn package(
+    State(app): State<App>,
+    Extension(client): Extension<Client>,
+    PathParam(id): PathParam<BountyId>,
+    headers: HeaderMap,
+) -> Answer {
+    let bounty = app.services.need_bounty(&id)?;
+    let credentials = credentials(&headers);
+    let answer = async move { bounty.package(credentials).await };
+    match app.call_sold(client, answer, |answer| matches!(answer, PackageAnswer::PaymentRequired(_))).await? {
+        PackageAnswer::File(file) => content::file(&file.path, file.hash, content::REVALIDATE, &headers).await,
+        PackageAnswer::PaymentRequired(challenge) => {
+            Err(Failure::payment_required(&challenge, "a bounty's package has a price"))
+        }
+    }
 }
 
 pub(super) async fn closing(State(app): State<App>, PathParam(id): PathParam<BountyId>, headers: HeaderMap) -> Answer {

@@ -27,7 +27,7 @@ impl Failure {
     }
 
     /// 402 with a fresh challenge. Clients pay again only on 402, so bad credentials get one too.
-    pub(super) fn payment_required(challenge: &Challenge) -> Self {
+    pub(super) fn payment_required(challenge: &Challenge, what: &str) -> Self {
         let Ok(header) = HeaderValue::try_from(challenge_header(&challenge.macaroon, &challenge.invoice)) else {
             return Self::internal("the challenge is not a valid header");
         };
@@ -35,7 +35,7 @@ impl Failure {
             None => Self::new(
                 StatusCode::PAYMENT_REQUIRED,
                 "payment_required",
-                "a ticket costs the submission fee",
+                what,
                 "pay the invoice in the WWW-Authenticate header, then repeat the request with the macaroon and the preimage",
             ),
             Some(error) => Self::new(

@@ -8,7 +8,6 @@ use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::content;
 use super::extract::{
@@ -89,25 +88,21 @@ pub(super) async fn ticket(
     headers: HeaderMap,
     SignedBody(commitment): SignedBody<Commitment>,
 ) -> Answer {
+    let credentials = credentials(&headers);
+    let answer = async move { run.ticket(round, commitment, credentials).await };
+    match app.call_sold(client, answer, |answer| matches!(answer, TicketAnswer::PaymentRequired(_))).await? {
+        TicketAnswer::Ticket(ticket) => Ok(json(*ticket)),
+        TicketAnswer::PaymentRequired(challenge) => {
+            Err(Failure::payment_required(&challenge, "a ticket costs the submission fee"))
+        }
+    }
+}
+
+/// What a request shows to have been paid.
+pub(super) fn credentials(headers: &HeaderMap) -> Option<String> {
     let texts: Vec<_> =
         headers.get_all(AUTHORIZATION).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
-    let credentials = find_credentials(texts.iter().map(|text| &**text)).map(str::to_owned);
-    // Whether it will be a challenge is known only afterwards, when its invoice has been made: take first, give back.
-    app.challenges.take(client, Instant::now()).map_err(Failure::too_many_requests)?;
-    let answer = app.call(async move { run.ticket(round, commitment, credentials).await }).await;
-    let made_an_invoice = match &answer {
-        Ok(TicketAnswer::Ticket(_)) => false,
-        Ok(TicketAnswer::PaymentRequired(_)) => true,
-        // After a timeout it may still be made.
-        Err(failure) => !failure.is_refusal(),
-    };
-    if !made_an_invoice {
-        app.challenges.give_back(client, Instant::now());
-    }
-    match answer? {
-        TicketAnswer::Ticket(ticket) => Ok(json(*ticket)),
-        TicketAnswer::PaymentRequired(challenge) => Err(Failure::payment_required(&challenge)),
-    }
+    find_credentials(texts.iter().map(|text| &**text)).map(str::to_owned)
 }
 
 pub(super) async fn invoices(

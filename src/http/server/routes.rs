@@ -29,7 +29,7 @@ pub(super) struct App {
     pub(super) services: Services,
     pub(super) limits: Limits,
     requests: Arc<RateLimiter>,
-    pub(super) challenges: Arc<RateLimiter>,
+    challenges: Arc<RateLimiter>,
     pub(super) postings: Arc<RateLimiter>,
     calls: Arc<Semaphore>,
     upload_memory: Arc<Memory>,
@@ -71,6 +71,31 @@ impl App {
             Ok(Err(_)) => Err(Failure::internal("the coordinator panicked")),
             Err(_) => Err(Failure::timed_out()),
         }
+    }
+
+    /// Asks for what is sold. A challenge makes an invoice, so a client gets only so many of them.
+    pub(super) async fn call_sold<T, A>(
+        &self,
+        client: Client,
+        answer: A,
+        is_challenge: impl FnOnce(&T) -> bool,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        A: Future<Output = Result<T, Refusal>> + Send + 'static,
+    {
+        // Whether it will be a challenge is known only afterwards, when its invoice has been made: take first, give back.
+        self.challenges.take(client, Instant::now()).map_err(Failure::too_many_requests)?;
+        let answer = self.call(answer).await;
+        let made_an_invoice = match &answer {
+            Ok(answer) => is_challenge(answer),
+            // After a timeout it may still be made.
+            Err(failure) => !failure.is_refusal(),
+        };
+        if !made_an_invoice {
+            self.challenges.give_back(client, Instant::now());
+        }
+        answer
     }
 
     /// Waits until no call of the coordinator is under way.
@@ -139,6 +164,7 @@ fn table() -> Vec<Route> {
         route(Method::GET, "/v1/bounties", bounties::list),
         route(Method::POST, "/v1/bounties", bounties::post),
         route(Method::GET, "/v1/bounties/{bounty}", bounties::bounty),
+        route(Method::GET, "/v1/bounties/{bounty}/package", bounties::package),
         route(Method::GET, "/v1/bounties/{bounty}/closing", bounties::closing),
         route(Method::POST, "/v1/bounties/{bounty}/sponsor", bounties::sponsor),
     ]);

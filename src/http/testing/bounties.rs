@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 
 use super::{FakeCoordinator, NOW_S, coordinator_key, peer_key, refuse, run_view};
-use crate::coordinator::handle::{BountyBoard, BountyHandle, Refusal};
+use crate::coordinator::handle::{BountyBoard, BountyHandle, PackageAnswer, PackageFile, Refusal};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyList, BountyPhase, BountyView, PostAnswer, PostRequest};
 use crate::protocol::bounty::pay::Direction;
@@ -16,10 +16,14 @@ use crate::protocol::bounty::statements::{
 };
 use crate::protocol::bounty::verdict::{Outcome, Rejection};
 use crate::protocol::ids::{Blake3Hash, BountyId, Preimage, RoundNumber, UnixMs};
+use crate::protocol::l402::Goods;
 use crate::protocol::manifest::TimingParams;
 use crate::protocol::sign::{IdentityKey, Signed, Statement as _};
 use crate::protocol::statements::{Commitment, Tranche};
 use crate::protocol::transcript::ContributionRecord;
+
+/// What the bounty gives its agents.
+pub(crate) const PACKAGE: &[u8] = b"package";
 
 pub(crate) fn sponsor_key() -> IdentityKey {
     IdentityKey::from_secret_bytes(&[3; 32]).expect("a valid key")
@@ -46,7 +50,7 @@ pub(crate) fn posting() -> Signed<Posting> {
             fee_msat: Msat::new(1_000),
             deadline_ms: UnixMs((NOW_S + 86_400) * 1_000),
         },
-        package: Blake3Hash::of(b"package"),
+        package: Blake3Hash::of(PACKAGE),
         baseline_tree: Blake3Hash::of(b"tree"),
         held_out: [4; 32],
     })
@@ -85,6 +89,8 @@ fn view_of(posting: Signed<Posting>) -> BountyView {
         least_claim: Some(score(9_810)),
         submissions: 2,
         paid_msat: Msat::new(25_000_000),
+        package_fee_msat: Msat::new(1_000),
+        demo_only: false,
         surplus_msat: Msat::ZERO,
         current_round: Some(RoundNumber(1)),
         closed_rounds: 1,
@@ -172,6 +178,17 @@ pub(crate) fn closing() -> Signed<Closing> {
 impl BountyHandle for FakeCoordinator {
     async fn bounty(&self) -> Result<BountyView, Refusal> {
         Ok(bounty_view())
+    }
+
+    async fn package(&self, credentials: Option<String>) -> Result<PackageAnswer, Refusal> {
+        let goods = Goods::Package(bounty_id());
+        Ok(match self.sold(credentials, goods) {
+            Ok(()) => {
+                let hash = self.publish(PACKAGE);
+                PackageAnswer::File(PackageFile { path: self.blob_path(hash), hash })
+            }
+            Err(challenge) => PackageAnswer::PaymentRequired(challenge),
+        })
     }
 
     async fn closing(&self) -> Result<Vec<u8>, Refusal> {

@@ -12,7 +12,7 @@ use crate::peer::terms::RunTerms;
 use crate::protocol::amount::{Msat, Ppm};
 use crate::protocol::api::RunView;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, Preimage, RoundNumber, RunId, UnixMs};
-use crate::protocol::l402::{ChallengeParams, Grant, Identifier, RootKey, Scheme, TokenId, mint};
+use crate::protocol::l402::{ChallengeParams, Goods, Grant, Identifier, RootKey, Scheme, TokenId, mint};
 use crate::protocol::manifest::{MAX_CONTRIBUTIONS, RunManifest};
 use crate::protocol::reward::tranche_amounts;
 use crate::protocol::sign::{IdentityKey, Statement};
@@ -38,7 +38,7 @@ async fn challenge(node: &dyn Lightning, amount: Msat) -> (PaymentHash, String) 
 
 fn macaroon(payment_hash: PaymentHash) -> String {
     let identifier = Identifier { payment_hash, token_id: TokenId::from_bytes([1; 32]) };
-    let grant = Grant { contribution: ContributionId::from_bytes([2; 32]), valid_until_s: 600 };
+    let grant = Grant { goods: Goods::Ticket(ContributionId::from_bytes([2; 32])), valid_until_s: 600 };
     mint(&RootKey::from_bytes([3; 32]), &identifier, &grant).to_base64()
 }
 

@@ -23,7 +23,7 @@ use crate::protocol::bounty::verdict as bounty;
 use crate::protocol::held_out::secret_commitment;
 use crate::protocol::ids::{Blake3Hash, ContributionId, PaymentHash, Preimage, RoundNumber, UnixMs};
 use crate::protocol::l402::{
-    ChallengeParams, Credentials, Expectation, Grant, Identifier, RootKey, Scheme, TokenId, mint, verify,
+    ChallengeParams, Credentials, Goods, Grant, Identifier, RootKey, Scheme, TokenId, mint, verify,
 };
 use crate::protocol::manifest::{
     CodecParams, HeldOutParams, JudgeParams, RewardParams, RunManifest, ShardParams, TimingParams, TrainingDataParams,
@@ -395,7 +395,7 @@ impl CoordinatorApi for FakeCoordinator {
         let id = commitment.body.contribution_id();
         let habit = self.habit(commitment.body.round);
         if let Some(credentials) = credentials {
-            let hash = verify(credentials, &ROOT, 0, &Expectation { contribution: id }).expect("good credentials");
+            let hash = verify(credentials, &ROOT, 0, Goods::Ticket(id)).expect("good credentials");
             let settled = matches!(self.node.invoice(hash).await.expect("online"), InvoiceStatus::Settled { .. });
             if settled && habit != Habit::TakesFees {
                 let known = self.known();
@@ -414,7 +414,7 @@ impl CoordinatorApi for FakeCoordinator {
         let request = InvoiceRequest { amount, description: "fee".into(), expiry_s: 600 };
         let invoice = self.node.create_invoice(&request).await.expect("online");
         let identifier = Identifier { payment_hash: invoice.payment_hash, token_id: TokenId::from_bytes([1; 32]) };
-        let macaroon = mint(&ROOT, &identifier, &Grant { contribution: id, valid_until_s: 600 });
+        let macaroon = mint(&ROOT, &identifier, &Grant { goods: Goods::Ticket(id), valid_until_s: 600 });
         let mut known = self.known();
         let sequence = known.len() as u32;
         let amounts = self.amounts(habit, &commitment.body);
@@ -574,6 +574,8 @@ impl BountyApi for FakeCoordinator {
             least_claim: rules.direction.better_by(rules.baseline, rules.step()),
             submissions: 0,
             paid_msat: Msat::ZERO,
+            package_fee_msat: Msat::ZERO,
+            demo_only: false,
             surplus_msat: Msat::ZERO,
             current_round: run.current_round,
             closed_rounds: run.closed_rounds,

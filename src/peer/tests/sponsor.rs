@@ -115,6 +115,8 @@ impl Desk {
         let view = self.run.bounty().await.expect("there");
         BountyView {
             phase: *self.phase.lock().expect("not poisoned"),
+            package_fee_msat: Msat::ZERO,
+            demo_only: false,
             surplus_msat: *self.surplus.lock().expect("not poisoned"),
             ..view
         }

@@ -16,7 +16,7 @@ use crate::peer::identity;
 use crate::peer::journal::{Journal, Totals};
 use crate::peer::session::PeerParts;
 use crate::peer::settings::PeerSettings;
-use crate::peer::spending::spent_today;
+use crate::peer::spending::spent_24h;
 use crate::peer::stage::{Ending, Stage};
 use crate::peer::submit::{Asked, Repeat, Submission, Submitted, Submitter, Withdrawal};
 use crate::protocol::amount::Msat;
@@ -317,14 +317,18 @@ async fn a_day_allows_no_more_than_its_limit_and_what_is_on_its_way_counts() {
     assert!(matches!(submitted.ending, Some(Ending::Accepted { .. })), "{submitted:?}");
     // The same again costs nothing; another one would.
     assert!(limited(Msat::new(cost), 8_790).await.expect("told").earlier);
-    let refused = limited(Msat::new(FEE.msat() + cost - 1), 8_800).await.expect_err("spent today");
+    let refused = limited(Msat::new(FEE.msat() + cost - 1), 8_800).await.expect_err("spent in 24 hours");
     assert!(matches!(refused, PeerError::SpendingCap { spent: FEE, .. }), "{refused}");
     stall.check_the_books().await;
 
     let journal = Journal::open_read_only(&stall.data.path().join("peer.sqlite")).expect("there");
     let now = SystemClock.now();
-    assert_eq!(spent_today(&journal, now).expect("read"), FEE);
-    assert_eq!(spent_today(&journal, now.plus_ms(86_400_001)).expect("read"), Msat::ZERO, "a day later");
+    assert_eq!(spent_24h(Some(&journal), stall.data.path(), now).expect("read"), FEE);
+    assert_eq!(
+        spent_24h(Some(&journal), stall.data.path(), now.plus_ms(86_400_001)).expect("read"),
+        Msat::ZERO,
+        "a day later"
+    );
 }
 
 #[tokio::test]

@@ -11,4 +11,4 @@ pub use header::{
     ChallengeParams, HeaderError, Scheme, challenge_header, credentials_header, find_credentials, parse_challenge,
 };
 pub use macaroon::{MAX_MACAROON_BYTES, Macaroon, MacaroonError};
-pub use token::{Credentials, Expectation, Grant, Identifier, RootKey, TokenError, TokenId, mint, verify};
+pub use token::{Credentials, Goods, Grant, Identifier, RootKey, TokenError, TokenId, mint, verify};

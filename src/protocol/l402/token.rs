@@ -1,13 +1,13 @@
 //! What a token of this service grants, and when credentials prove it.
 //!
 //! A token is for one contribution, and so for one run, round, peer and payload: the contribution's id is the digest of
-//! all four. Caveats may only narrow. Unknown ones are skipped, as Aperture does, since their holder added them for others.
+//! all four; or for one bounty's package. Caveats may only narrow. Unknown ones are skipped, as Aperture does, since their holder added them for others.
 
 use std::fmt;
 
 use super::header::{Scheme, credentials_header};
 use super::macaroon::{Macaroon, MacaroonError};
-use crate::protocol::ids::{ContributionId, PaymentHash, Preimage};
+use crate::protocol::ids::{BountyId, ContributionId, PaymentHash, Preimage};
 
 const IDENTIFIER_VERSION: u16 = 0;
 const IDENTIFIER_BYTES: usize = 66;
@@ -18,6 +18,7 @@ const SERVICE: &str = "l402t";
 const CAVEAT_SERVICES: &str = "services";
 const CAVEAT_VALID_UNTIL: &str = "l402t_valid_until";
 const CAVEAT_CONTRIBUTION: &str = "l402t_contribution";
+const CAVEAT_BOUNTY: &str = "l402t_bounty";
 const CAVEAT_PREIMAGE: &str = "preimage";
 
 /// The secret that one token is minted with. Its `Debug` shows nothing.
@@ -103,11 +104,45 @@ impl Identifier {
     }
 }
 
+/// What is sold for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goods {
+    /// A ticket for this contribution.
+    Ticket(ContributionId),
+    /// What this bounty gives its agents, as often as it is asked for.
+    Package(BountyId),
+}
+
+impl Goods {
+    fn caveat(self) -> &'static str {
+        match self {
+            Goods::Ticket(_) => CAVEAT_CONTRIBUTION,
+            Goods::Package(_) => CAVEAT_BOUNTY,
+        }
+    }
+
+    fn to_caveat(self) -> String {
+        match self {
+            Goods::Ticket(contribution) => format!("{}={contribution}", self.caveat()),
+            Goods::Package(bounty) => format!("{}={bounty}", self.caveat()),
+        }
+    }
+}
+
+impl fmt::Display for Goods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Goods::Ticket(contribution) => write!(f, "contribution {contribution}"),
+            Goods::Package(bounty) => write!(f, "bounty {bounty}"),
+        }
+    }
+}
+
 /// What a token is minted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The only contribution that it buys a ticket for.
-    pub contribution: ContributionId,
+    /// All that it buys.
+    pub goods: Goods,
     /// It holds before this Unix time, in seconds.
     pub valid_until_s: u64,
 }
@@ -117,7 +152,7 @@ pub fn mint(root_key: &RootKey, identifier: &Identifier, grant: &Grant) -> Macar
     Macaroon::new(root_key.as_bytes(), &identifier.to_bytes(), LOCATION)
         .with_caveat(&format!("{CAVEAT_SERVICES}={SERVICE}:0"))
         .with_caveat(&format!("{CAVEAT_VALID_UNTIL}={}", grant.valid_until_s))
-        .with_caveat(&format!("{CAVEAT_CONTRIBUTION}={}", grant.contribution))
+        .with_caveat(&grant.goods.to_caveat())
 }
 
 /// Why credentials buy nothing. Each has a stable code.
@@ -140,13 +175,13 @@ pub enum TokenError {
         /// The coordinator's clock, in seconds.
         now_s: u64,
     },
-    /// For another contribution.
-    #[error("the token was bought for contribution {bought}, not for {asked}")]
-    WrongContribution {
-        /// The caveat's value.
+    /// For another contribution, or another bounty.
+    #[error("the token was bought for {bought}, not for {asked}")]
+    WrongGoods {
+        /// What the caveat says.
         bought: String,
-        /// The request's.
-        asked: ContributionId,
+        /// What the request asks for.
+        asked: Goods,
     },
     /// For another service.
     #[error("the token is not for this service")]
@@ -170,7 +205,8 @@ impl TokenError {
             TokenError::Unknown(_) => "token_unknown",
             TokenError::BadSignature => "token_bad_signature",
             TokenError::Expired { .. } => "token_expired",
-            TokenError::WrongContribution { .. } => "token_wrong_contribution",
+            TokenError::WrongGoods { asked: Goods::Ticket(_), .. } => "token_wrong_contribution",
+            TokenError::WrongGoods { asked: Goods::Package(_), .. } => "token_wrong_bounty",
             TokenError::WrongService => "token_wrong_service",
             TokenError::Widened(_) => "token_widened",
             TokenError::WrongPreimage(_) => "token_wrong_preimage",
@@ -241,19 +277,12 @@ impl Credentials {
     }
 }
 
-/// What the request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expectation {
-    /// The contribution that a ticket is wanted for.
-    pub contribution: ContributionId,
-}
-
 /// Checks the HMAC chain, the preimage and every caveat. The caller must still see that the invoice is settled.
 pub fn verify(
     credentials: &Credentials,
     root_key: &RootKey,
     now_s: u64,
-    expected: &Expectation,
+    asked: Goods,
 ) -> Result<PaymentHash, TokenError> {
     // Nothing of an unsigned macaroon is looked at.
     if !credentials.macaroon.is_signed_by(root_key.as_bytes()) {
@@ -268,7 +297,7 @@ pub fn verify(
         match name {
             CAVEAT_SERVICES => seen.services(value)?,
             CAVEAT_VALID_UNTIL => seen.valid_until(value)?,
-            CAVEAT_CONTRIBUTION => seen.contribution(value, expected)?,
+            CAVEAT_CONTRIBUTION | CAVEAT_BOUNTY => seen.goods(name, value, asked)?,
             CAVEAT_PREIMAGE if parse_preimage(value)? != credentials.preimage => {
                 return Err(TokenError::WrongPreimage(payment_hash));
             }
@@ -278,7 +307,7 @@ pub fn verify(
     // We mint every token with these; one without them is not ours, whoever signed it.
     let missing = |name| TokenError::Malformed(format!("the macaroon lacks the caveat {name}"));
     seen.services.ok_or_else(|| missing(CAVEAT_SERVICES))?;
-    seen.contribution.ok_or_else(|| missing(CAVEAT_CONTRIBUTION))?;
+    seen.goods.ok_or_else(|| missing(asked.caveat()))?;
     let valid_until_s = seen.valid_until_s.ok_or_else(|| missing(CAVEAT_VALID_UNTIL))?;
     if now_s >= valid_until_s {
         return Err(TokenError::Expired { valid_until_s, now_s });
@@ -291,7 +320,7 @@ pub fn verify(
 struct Seen<'a> {
     services: Option<Vec<&'a str>>,
     valid_until_s: Option<u64>,
-    contribution: Option<()>,
+    goods: Option<()>,
 }
 
 impl<'a> Seen<'a> {
@@ -321,12 +350,13 @@ impl<'a> Seen<'a> {
         Ok(())
     }
 
-    fn contribution(&mut self, value: &str, expected: &Expectation) -> Result<(), TokenError> {
-        if value.parse() != Ok(expected.contribution) {
-            let bought = value.chars().take(64).collect();
-            return Err(TokenError::WrongContribution { bought, asked: expected.contribution });
+    fn goods(&mut self, name: &str, value: &str, asked: Goods) -> Result<(), TokenError> {
+        if format!("{name}={value}") != asked.to_caveat() {
+            // Whoever holds a token may have added caveats of any length to it.
+            let bought = format!("{name} {}", value.chars().take(64).collect::<String>());
+            return Err(TokenError::WrongGoods { bought, asked });
         }
-        self.contribution = Some(());
+        self.goods = Some(());
         Ok(())
     }
 }
@@ -361,7 +391,7 @@ mod tests {
     fn minted() -> Macaroon {
         let identifier =
             Identifier { payment_hash: preimage().payment_hash(), token_id: TokenId::from_bytes([0xaa; 32]) };
-        let grant = Grant { contribution: contribution(5), valid_until_s: NOW_S + 1 };
+        let grant = Grant { goods: Goods::Ticket(contribution(5)), valid_until_s: NOW_S + 1 };
         mint(&RootKey::from_bytes([0x11; 32]), &identifier, &grant)
     }
 
@@ -371,7 +401,7 @@ mod tests {
 
     fn check_at(macaroon: Macaroon, now_s: u64) -> Result<PaymentHash, TokenError> {
         let credentials = Credentials::new(macaroon, preimage())?;
-        verify(&credentials, &RootKey::from_bytes([0x11; 32]), now_s, &Expectation { contribution: contribution(5) })
+        verify(&credentials, &RootKey::from_bytes([0x11; 32]), now_s, Goods::Ticket(contribution(5)))
     }
 
     #[test]
@@ -384,15 +414,15 @@ mod tests {
     #[test]
     fn another_root_key_preimage_or_contribution_is_told_apart() {
         let credentials = Credentials::new(minted(), preimage()).expect("well formed");
-        let expected = Expectation { contribution: contribution(5) };
+        let asked = Goods::Ticket(contribution(5));
         let other_key = RootKey::from_bytes([0x12; 32]);
-        assert_eq!(verify(&credentials, &other_key, NOW_S, &expected), Err(TokenError::BadSignature));
+        assert_eq!(verify(&credentials, &other_key, NOW_S, asked), Err(TokenError::BadSignature));
 
         let key = RootKey::from_bytes([0x11; 32]);
         let stolen = Credentials::new(minted(), Preimage::from_bytes([9; 32])).expect("well formed");
-        assert_eq!(verify(&stolen, &key, NOW_S, &expected), Err(TokenError::WrongPreimage(preimage().payment_hash())));
-        let other = Expectation { contribution: contribution(6) };
-        let error = verify(&credentials, &key, NOW_S, &other).expect_err("bound to contribution 5");
+        assert_eq!(verify(&stolen, &key, NOW_S, asked), Err(TokenError::WrongPreimage(preimage().payment_hash())));
+        let other = Goods::Ticket(contribution(6));
+        let error = verify(&credentials, &key, NOW_S, other).expect_err("bound to contribution 5");
         assert_eq!(error.code(), "token_wrong_contribution");
     }
 
@@ -408,6 +438,25 @@ mod tests {
         assert!(check(minted().with_caveat("services=l402t:0")).is_ok());
         let moved = check(minted().with_caveat(&format!("l402t_contribution={}", contribution(6))));
         assert_eq!(moved.map_err(|e| e.code()), Err("token_wrong_contribution"));
+    }
+
+    #[test]
+    fn a_ticket_is_no_package_and_a_package_is_no_ticket() {
+        let key = RootKey::from_bytes([0x11; 32]);
+        let (ours, other) = (BountyId::from_bytes([5; 32]), BountyId::from_bytes([6; 32]));
+        let identifier = Identifier::of(&minted()).expect("ours");
+        let package = mint(&key, &identifier, &Grant { goods: Goods::Package(ours), valid_until_s: NOW_S + 1 });
+        let check = |macaroon: &Macaroon, goods| {
+            let credentials = Credentials::new(macaroon.clone(), preimage()).expect("well formed");
+            verify(&credentials, &key, NOW_S, goods).map_err(|error| error.code())
+        };
+        assert_eq!(check(&package, Goods::Package(ours)), Ok(preimage().payment_hash()));
+        assert_eq!(check(&package, Goods::Package(other)), Err("token_wrong_bounty"));
+        // The ids have the same bytes: the caveat's name tells them apart.
+        assert_eq!(check(&package, Goods::Ticket(contribution(5))), Err("token_wrong_contribution"));
+        assert_eq!(check(&minted(), Goods::Package(ours)), Err("token_wrong_bounty"));
+        let both = package.with_caveat(&format!("l402t_contribution={}", contribution(5)));
+        assert_eq!(check(&both, Goods::Package(ours)), Err("token_wrong_bounty"), "caveats narrow");
     }
 
     #[test]

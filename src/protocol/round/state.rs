@@ -378,6 +378,8 @@ pub enum Account {
     Wallet,
     /// Submission fees received from peers.
     Fees,
+    /// Received from agents for a bounty's package.
+    Packages,
     /// Rewards locked in hold invoices.
     Locked,
     /// Rewards that peers have claimed.

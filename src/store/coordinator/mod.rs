@@ -1,10 +1,12 @@
-//! The coordinator's tables: the run, its rounds and contributions, payments and the outbox, L402 challenges, peers.
+//! The coordinator's tables: the run, its rounds and contributions, payments and the outbox, L402 challenges, peers, and the
+//! sales of a bounty's package.
 //!
 //! Functions take a connection, so that a caller decides what goes into one transaction.
 
 mod gate;
 mod payments;
 mod rounds;
+mod sales;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ pub use rounds::{
 };
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
+pub use sales::{SaleRow, count_open_sales, forget_sale, insert_sale, open_sales, sale, set_sale_paid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -106,12 +109,12 @@ CREATE TABLE evaluations (
 /// Opens the coordinator's database in its data folder.
 pub fn open(folder: &Path, observer: Arc<dyn CommitObserver>) -> Result<Database, StoreError> {
     let first = [events::SCHEMA, ledger::SCHEMA, TABLES].concat();
-    Database::open(folder, FILE, &[&first, EVALUATIONS], observer)
+    Database::open(folder, FILE, &[&first, EVALUATIONS, sales::SCHEMA], observer)
 }
 
 /// The coordinator's database in a data folder, to look at while a coordinator may be using it.
 pub fn look(folder: &Path) -> Result<Connection, StoreError> {
-    Database::look(folder, FILE, 2)
+    Database::look(folder, FILE, 3)
 }
 
 /// The first row of a query, whose plan is kept: making it takes longer than most of them run.

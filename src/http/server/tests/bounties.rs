@@ -136,6 +136,34 @@ async fn a_bountys_rounds_are_its_own_and_served_as_those_of_training() {
 }
 
 #[tokio::test]
+async fn a_package_costs_an_invoice_and_its_token_buys_it_in_parts_and_as_often_as_one_likes() {
+    let limits = Limits { challenges: Rate { burst: 2, per_minute: 1 }, ..Limits::default() };
+    let served = serve(limits).await;
+    let path = of_bounty("/package");
+    let token = async |answer: Answer| {
+        let challenge = parse_challenge([answer.header("www-authenticate")]).expect("L402");
+        let macaroon = Macaroon::from_base64(&challenge.macaroon).expect("a macaroon");
+        Credentials::new(macaroon, sample::fee_preimage()).expect("ours").to_header()
+    };
+    let first = served.get(&path).await;
+    assert_eq!((first.status, first.header("cache-control")), (402, "no-store"));
+    assert_eq!(first.code(), "payment_required");
+    let paid = token(first).await;
+    for _ in 0..4 {
+        let whole = served.send("GET", &path, &[("Authorization", &paid)], b"").await;
+        assert_eq!((whole.status, whole.body.as_slice()), (200, bounties::PACKAGE), "a paid request is no challenge");
+        assert_eq!(whole.header("etag"), format!("\"{}\"", Blake3Hash::of(bounties::PACKAGE)));
+    }
+    let rest = served.send("GET", &path, &[("Authorization", &paid), ("Range", "bytes=4-")], b"").await;
+    assert_eq!((rest.status, rest.body.as_slice()), (206, &bounties::PACKAGE[4..]));
+    // A ticket's token is none for the package, and two challenges are all that this address gets.
+    let commitment = bounties::submission_commitment().to_bytes();
+    let tickets = token(served.post(&of_bounty("/rounds/1/tickets"), &commitment).await).await;
+    let refused = served.send("GET", &path, &[("Authorization", &tickets)], b"").await;
+    assert_eq!((refused.status, served.board.run.challenges.load(Ordering::SeqCst)), (429, 2));
+}
+
+#[tokio::test]
 async fn a_ticket_of_a_bounty_costs_an_invoice_and_the_preimage_buys_it() {
     let limits = Limits { challenges: Rate { burst: 2, per_minute: 1 }, ..Limits::default() };
     let served = serve(limits).await;
