@@ -97,8 +97,9 @@ class L402t:
             return []
         return [Rules(row) for row in answer.result["bounties"] if row["phase"] == "open" and ID.fullmatch(row["bounty"])]
 
-    def claim(self, bounty, folder):
-        return self.bounty("claim", bounty, "--coordinator", self.coordinator, "--into", str(folder))
+    def claim(self, bounty, folder, price_msat):
+        most = ["--max-price", str(price_msat // 1000)]
+        return self.bounty("claim", bounty, "--coordinator", self.coordinator, "--into", str(folder), *most)
 
     def books(self):
         """What this wallet has done, once submissions under way have ended; `None` while that can't be told."""
@@ -110,8 +111,10 @@ class L402t:
         if not ledger.ok and ledger.code != "no_ledger":
             say(f"the ledger: {ledger.message}")
             return None
-        bought = sum(one["amount_msat"] + one["routing_msat"] for one in ledger.result.get("purchases", []))
-        return Books(status.result["submissions"], bought)
+        packages = [one for one in ledger.result.get("purchases", []) if one["path"].endswith("/package")]
+        # What is still on its way may cost its routing, too.
+        routing = lambda one: one["routing_msat"] if one["is_paid"] else most_routing_msat(one["amount_msat"])
+        return Books(status.result["submissions"], sum(one["amount_msat"] + routing(one) for one in packages))
 
 
 class Rules:
@@ -744,7 +747,7 @@ def visit(l402t, rules, folder, arguments):
         if price_msat and not books.may_spend(price_msat, arguments.budget_sat * 1000):
             say(f"  {sat(price_msat)} for its package and the routing are beyond the spending cap: {sat(books.spent_msat())} are spent")
             return
-        answer = l402t.claim(rules.id, claimed)
+        answer = l402t.claim(rules.id, claimed, price_msat)
         if not answer.ok:
             say(f"  {answer.code}: {answer.message}")
             return

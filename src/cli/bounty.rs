@@ -119,6 +119,9 @@ pub struct BountyClaimArgs {
     /// Where to; what is there already is never touched [default: bounty-ID in this folder]
     #[arg(long, value_name = "DIR")]
     pub into: Option<PathBuf>,
+    /// The most that its package may cost, routing aside [default: [bounty] max_fee_sat]
+    #[arg(long, value_name = "SAT")]
+    pub max_price: Option<u64>,
     /// Buy another token if the coordinator does not accept the one that was bought from it
     #[arg(long)]
     pub pay_again: bool,

@@ -66,6 +66,7 @@ pub async fn run(args: FetchArgs, context: Context) -> Result<Answer, Failure> {
         max_price: sat(args.max_price.unwrap_or(limits.max_price_sat))?,
         max_routing_fee: sat(limits.max_routing_fee_sat)?,
         max_bytes: MOST_BYTES,
+        digest: None,
         tokens: Tokens::OfOrigin,
         unaccepted: if args.pay_again { Unaccepted::PayAgain } else { Unaccepted::Refuse },
     };

@@ -12,6 +12,7 @@ use super::error::FetchError;
 use super::store::{Begun, TokenStore};
 use super::{FetchEvent, Request};
 use crate::http::client::web::{Part, Reply, Rest};
+use crate::protocol::ids::Blake3Hash;
 
 /// A download into a file, as far as it is.
 #[derive(Debug)]
@@ -87,14 +88,14 @@ impl Download {
             Some(Part { first, total }) if first == self.have && total.zip(known).is_none_or(|(a, b)| a == b) => {
                 total.or(known)
             }
-            Some(_) => return Err(FetchError::Untrusted("it sends a part that was not asked for".into())),
+            Some(_) => return Err(FetchError::BadContent("it sends a part that was not asked for".into())),
             None => {
                 self.have = 0;
                 reply.content_length()
             }
         };
         if total_bytes.is_some_and(|total| total > self.most) {
-            return Err(FetchError::Untrusted(format!("it announces more than {} bytes", self.most)));
+            return Err(FetchError::BadContent(format!("it announces more than {} bytes", self.most)));
         }
         let mut file = self.open_part().await.map_err(|source| disk(&self.part, source))?;
         if part.is_none() {
@@ -111,7 +112,7 @@ impl Download {
                     let chunk = chunk.as_ref();
                     let after = self.have.saturating_add(chunk.len() as u64);
                     if after > total_bytes.unwrap_or(self.most) {
-                        return Err(FetchError::Untrusted("it sends more bytes than it announced".into()));
+                        return Err(FetchError::BadContent("it sends more bytes than it announced".into()));
                     }
                     file.write_all(chunk).await.map_err(|source| disk(&self.part, source))?;
                     self.have = after;
@@ -126,6 +127,17 @@ impl Download {
             None => Progress::Broken(format!("the connection ended after {} bytes", self.have)),
             Some(reason) => Progress::Broken(reason),
         })
+    }
+
+    /// Checks what has come, and throws it away if it is something else.
+    pub(super) async fn verify(&self, store: &mut TokenStore, digest: Blake3Hash) -> Result<(), FetchError> {
+        let bytes = fs::read(&self.part).await.map_err(|source| disk(&self.part, source))?;
+        if Blake3Hash::of(&bytes) == digest {
+            return Ok(());
+        }
+        store.end_download(&self.output)?;
+        fs::remove_file(&self.part).await.map_err(|source| disk(&self.part, source))?;
+        Err(FetchError::BadContent("it is not what was asked for: its digest is another".into()))
     }
 
     /// Moves the whole file to its place.

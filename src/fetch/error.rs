@@ -71,6 +71,9 @@ pub enum FetchError {
     /// An answer that can't be trusted.
     #[error("the server's answer is not to be trusted: {0}")]
     Untrusted(String),
+    /// What came can't be it.
+    #[error("the server's content is not to be trusted: {0}")]
+    BadContent(String),
     /// It costs more than allowed.
     #[error("the server asks for {asked}, and at most {most} may be paid")]
     TooExpensive {
@@ -130,6 +133,7 @@ impl FetchError {
             | FetchError::Moved { .. }
             | FetchError::Status { .. }
             | FetchError::Untrusted(_)
+            | FetchError::BadContent(_)
             | FetchError::Expired { .. }
             | FetchError::PaidInVain { .. } => Blame::Remote,
             FetchError::TooExpensive { .. }
@@ -154,6 +158,7 @@ impl FetchError {
             FetchError::Moved { .. } => "redirected",
             FetchError::Status { .. } => "http_status",
             FetchError::Untrusted(_) => "bad_challenge",
+            FetchError::BadContent(_) => "bad_content",
             FetchError::TooExpensive { .. } => "too_expensive",
             FetchError::OtherNetwork { .. } => "other_network",
             FetchError::Wallet(error) => &error.code,
@@ -179,6 +184,9 @@ impl FetchError {
             FetchError::Moved { .. } => "If you trust the new address, fetch that one",
             FetchError::Status { .. } => "Check the address; if it is right, ask the server's operator",
             FetchError::Untrusted(_) => "Nothing was paid. Ask the server's operator",
+            FetchError::BadContent(_) => {
+                "Ask the server's operator. What was paid is in `l402t ledger`, and its token is shown again before another is bought"
+            }
             FetchError::TooExpensive { .. } => "Nothing was paid. If it is worth that, allow it with --max-price SAT",
             FetchError::OtherNetwork { .. } => "Nothing was paid. Use a wallet on the invoice's network",
             FetchError::Wallet(error) => &error.fix,

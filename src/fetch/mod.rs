@@ -22,7 +22,7 @@ pub use store::{Bought, TokenStore, purchases};
 use crate::http::client::web::WebUrl;
 use crate::ln::Lightning;
 use crate::protocol::amount::Msat;
-use crate::protocol::ids::PaymentHash;
+use crate::protocol::ids::{Blake3Hash, PaymentHash};
 
 /// What is wanted, and what it may cost.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Request {
     pub max_routing_fee: Msat,
     /// The most bytes that it may have.
     pub max_bytes: u64,
+    /// What it has to be. A token counts as accepted once it has brought that; without a digest, once the server has taken it.
+    pub digest: Option<Blake3Hash>,
     /// What to do about a token that was bought here and never taken.
     pub unaccepted: Unaccepted,
     /// Which tokens are shown before another is bought.
@@ -64,8 +66,8 @@ pub enum Tokens {
 pub enum Standing {
     /// Nothing: it will have to be bought, unless it is free.
     Nothing,
-    /// A purchase of this price, whose end isn't known: its money may be gone.
-    Begun(Msat),
+    /// A purchase whose end isn't known: its money may be gone.
+    Begun,
     /// A token.
     Bought,
 }

@@ -16,7 +16,7 @@ const MAX_CLTV_BLOCKS: u32 = 1_008;
 /// How often a payment that failed for good is tried again.
 const ATTEMPTS: u32 = 3;
 /// How long a payment may be under way before it is left to a later run.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// How long between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -45,7 +45,7 @@ pub(super) async fn pay_once(
     clock: &dyn Clock,
     bolt11: &str,
     errand: Errand,
-    max_fee: Msat,
+    (max_fee, patience): (Msat, Duration),
 ) -> Result<Purchase, FetchError> {
     let invoice = bolt11::parse_any_network(bolt11)?;
     let limits = PayLimits { max_fee, max_cltv_blocks: MAX_CLTV_BLOCKS };
@@ -80,7 +80,7 @@ pub(super) async fn pay_once(
                 Err(error @ (LnError::UnknownHash(_) | LnError::WrongPreimage(_))) => return Err(error.into()),
             }
         }
-        if watch.elapsed() > PATIENCE {
+        if watch.elapsed() >= patience {
             return Err(FetchError::UnderWay(invoice.payment_hash));
         }
         // A hint may be lost: looking again at intervals is what counts.

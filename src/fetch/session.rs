@@ -8,11 +8,13 @@ use tokio::time::sleep;
 use super::challenge;
 use super::download::{Download, Progress};
 use super::error::FetchError;
-use super::purchase::{Errand, Purchase, pay_once};
+use super::purchase::{Errand, PATIENCE, Purchase, pay_once};
 use super::store::{State, Token, TokenStore};
 use super::{FetchEvent, Fetched, Payment, Request, Standing, Unaccepted, Wallet};
 use crate::clock::Clock;
 use crate::http::client::web::{Reply, Wanted, WebClient, WebError, WebUrl};
+use crate::ln::{Lightning, PaymentStatus};
+use crate::protocol::amount::Msat;
 
 /// Tokens of one origin that are tried before another is bought: each refusal costs the server an invoice.
 const MAX_TOKENS_TRIED: usize = 3;
@@ -57,8 +59,8 @@ impl Session {
     /// What an earlier run has left for a URL.
     pub fn standing(&self, url: &WebUrl) -> Result<Standing, FetchError> {
         let is_for = |token: &Token| token.path == url.path();
-        if let Some(begun) = self.store.unfinished(&url.origin())?.iter().find(|token| is_for(token)) {
-            return Ok(Standing::Begun(begun.amount));
+        if self.store.unfinished(&url.origin())?.iter().any(is_for) {
+            return Ok(Standing::Begun);
         }
         let tokens = self.store.usable(&url.origin(), url.path(), self.clock.now())?;
         Ok(if tokens.iter().any(is_for) { Standing::Bought } else { Standing::Nothing })
@@ -91,20 +93,33 @@ impl Session {
         } else if let Some(token) = &token {
             payment = Payment::Reused { payment_hash: token.payment_hash };
         }
-        if let Some(token) = &token {
-            self.store.set_state(&token.payment_hash, State::Accepted)?;
+        let accepted = |store: &mut TokenStore| match &token {
+            Some(token) => store.set_state(&token.payment_hash, State::Accepted),
+            None => Ok(()),
+        };
+        if request.digest.is_none() {
+            accepted(&mut self.store)?;
         }
         let header = token.as_ref().and_then(Token::header);
         self.receive(&client, request, &mut download, given, header.as_deref(), &mut tell).await?;
+        if let Some(digest) = request.digest {
+            download.verify(&mut self.store, digest).await?;
+            accepted(&mut self.store)?;
+        }
         let bytes = download.finish(&mut self.store).await?;
         Ok(Fetched { bytes, resumed_from: resumed_from.min(bytes), payment })
     }
 
-    /// Finds out what became of purchases for other paths that an earlier run did not see the end of, and starts nothing.
-    pub async fn look_up_others(&mut self, request: &Request) -> Result<(), FetchError> {
-        for token in self.store.unfinished(&request.url.origin())? {
-            if token.path != request.url.path() {
-                self.pay(&token, Errand::LookUp, request, &mut |_| {}).await?;
+    /// Finds out what became of purchases that earlier runs did not see the end of, anywhere, and starts nothing. One that is still
+    /// under way stays so; for this URL it is waited for.
+    pub async fn look_up(&mut self, url: Option<&WebUrl>) -> Result<(), FetchError> {
+        for token in self.store.all_unfinished()? {
+            let is_for = |url: &WebUrl| token.origin == url.origin() && token.path == url.path();
+            let patience = if url.is_some_and(is_for) { PATIENCE } else { Duration::ZERO };
+            match self.pay(&token, (Errand::LookUp, Msat::ZERO, patience), &mut |_| {}).await {
+                Ok(_) => {}
+                Err(FetchError::UnderWay(_)) if patience.is_zero() => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -123,7 +138,7 @@ impl Session {
             // What was allowed then need not be allowed or wanted now.
             let wanted = token.path == request.url.path() && token.amount <= request.max_price;
             let errand = if wanted { Errand::Pay } else { Errand::LookUp };
-            self.pay(&token, errand, request, tell).await?;
+            self.pay(&token, (errand, request.max_routing_fee, PATIENCE), tell).await?;
         }
         Ok(())
     }
@@ -183,9 +198,9 @@ impl Session {
             return Err(FetchError::OtherNetwork { invoice, wallet });
         }
         let token = Token::to_buy(&offer, request.url.origin(), request.url.path(), now);
-        self.store.begin_purchase(&token)?;
+        self.begin(&*ln, &token).await?;
         tell(FetchEvent::Paying { amount: token.amount, payee: offer.invoice.payee_node_id });
-        let routing_fee = match self.pay(&token, Errand::Pay, request, tell).await? {
+        let routing_fee = match self.pay(&token, (Errand::Pay, request.max_routing_fee, PATIENCE), tell).await? {
             Purchase::Paid { routing_fee, .. } => routing_fee,
             Purchase::Unpaid { reason } => return Err(FetchError::NotPaid { reason }),
         };
@@ -194,16 +209,31 @@ impl Session {
         Ok((stored.ok_or(crate::store::StoreError::Corrupt { what: "token" })?, payment))
     }
 
+    /// Writes a purchase down. A payment hash that something else was paid with would make the books tell of one payment, or none.
+    async fn begin(&mut self, ln: &dyn Lightning, token: &Token) -> Result<(), FetchError> {
+        let known = self.store.token(&token.payment_hash)?;
+        let is_new = match &known {
+            None => {
+                matches!(ln.payment(token.payment_hash).await?, PaymentStatus::NotFound | PaymentStatus::Failed { .. })
+            }
+            Some(known) => known.is_unpaid_and_the_same(token),
+        };
+        if !is_new {
+            let message = "its invoice has the payment hash of another payment of this wallet";
+            return Err(FetchError::Untrusted(message.into()));
+        }
+        Ok(self.store.begin_purchase(token)?)
+    }
+
     /// Pays a purchase that is written down, or finds its end, and writes that down.
     async fn pay(
         &mut self,
         token: &Token,
-        errand: Errand,
-        request: &Request,
+        (errand, max_routing_fee, patience): (Errand, Msat, Duration),
         tell: &mut (impl FnMut(FetchEvent) + Send),
     ) -> Result<Purchase, FetchError> {
         let ln = self.wallet.open().await?;
-        let purchase = pay_once(&*ln, &*self.clock, &token.invoice, errand, request.max_routing_fee).await?;
+        let purchase = pay_once(&*ln, &*self.clock, &token.invoice, errand, (max_routing_fee, patience)).await?;
         match &purchase {
             Purchase::Paid { preimage, routing_fee } => {
                 self.store.paid(&token.payment_hash, preimage, *routing_fee)?;
@@ -297,5 +327,70 @@ async fn ask(
         tries += 1;
         sleep(wait.max(asked_wait).min(LONGEST_WAIT)).await;
         wait *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::WalletError;
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::ln::simulated::{Faults, Network};
+    use crate::ln::{InvoiceRequest, PayLimits};
+    use crate::protocol::ids::{PaymentHash, Preimage, UnixMs};
+    use crate::protocol::l402::Scheme;
+
+    struct NoWallet;
+
+    #[async_trait::async_trait]
+    impl Wallet for NoWallet {
+        async fn open(&self) -> Result<Arc<dyn Lightning>, WalletError> {
+            unreachable!("nothing is paid here")
+        }
+    }
+
+    fn token(payment_hash: PaymentHash, invoice: &str) -> Token {
+        Token {
+            payment_hash,
+            origin: "http://shop".into(),
+            path: "/package".into(),
+            scheme: Scheme::L402,
+            macaroon: "m".into(),
+            invoice: invoice.into(),
+            amount: Msat::new(1_000),
+            bought: UnixMs(1),
+            state: State::Paying,
+            preimage: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn one_payment_hash_is_one_purchase_and_never_another_ones() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = TokenStore::open(folder.path()).expect("opened");
+        let mut session = Session::new(store, Arc::new(NoWallet), Arc::new(SystemClock));
+        let network = Network::new(5, Faults::NONE);
+        network.channel("buyer", "shop", Msat::new(50_000_000), Msat::ZERO);
+        let buyer = network.node("buyer");
+
+        // Tried in vain: the same invoice may be tried again, and counts as under way from then on; another one may not.
+        let cheap = token(Preimage::from_bytes([7; 32]).payment_hash(), "lnbcrt1cheap");
+        session.begin(&*buyer, &cheap).await.expect("new");
+        assert!(session.begin(&*buyer, &cheap).await.is_err(), "it is under way");
+        session.store.set_state(&cheap.payment_hash, State::Unpaid).expect("noted");
+        let dear = Token { invoice: "lnbcrt1dear".into(), amount: Msat::new(100_000), ..cheap.clone() };
+        assert!(matches!(session.begin(&*buyer, &dear).await, Err(FetchError::Untrusted(_))));
+        assert_eq!(session.store.all_unfinished().expect("read"), []);
+        session.begin(&*buyer, &Token { bought: UnixMs(9), ..cheap.clone() }).await.expect("again");
+        let begun = session.store.all_unfinished().expect("read");
+        assert_eq!((begun.len(), begun[0].bought, begun[0].amount), (1, UnixMs(9), cheap.amount));
+
+        // What the wallet has paid for something else is no purchase.
+        let request = InvoiceRequest { amount: Msat::new(1_000), description: "x".into(), expiry_s: 600 };
+        let invoice = network.node("shop").create_invoice(&request).await.expect("made");
+        let limits = PayLimits { max_fee: Msat::new(1_000), max_cltv_blocks: 1_008 };
+        buyer.pay(&invoice.bolt11, limits).await.expect("paid");
+        let paid = token(invoice.payment_hash, &invoice.bolt11);
+        assert!(matches!(session.begin(&*buyer, &paid).await, Err(FetchError::Untrusted(_))));
     }
 }

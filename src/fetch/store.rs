@@ -107,6 +107,12 @@ impl Token {
         }
     }
 
+    /// Was this very invoice to be paid before for the same thing, and certainly was not?
+    pub(super) fn is_unpaid_and_the_same(&self, other: &Self) -> bool {
+        let same = (&self.origin, &self.path, &self.invoice) == (&other.origin, &other.path, &other.invoice);
+        same && self.state == State::Unpaid
+    }
+
     /// The `Authorization` header, once it is paid.
     pub(super) fn header(&self) -> Option<String> {
         let macaroon = Macaroon::from_base64(&self.macaroon).ok()?;
@@ -143,12 +149,13 @@ impl TokenStore {
         Database::open(folder, NAME, SCHEMA, observer).map(Self)
     }
 
-    /// Writes down a purchase before it is made. One that was written down before stays as it is.
+    /// Writes down a purchase before it is made. The same one may have been tried before, and not paid.
     pub(super) fn begin_purchase(&mut self, token: &Token) -> Result<(), StoreError> {
         self.0.write(|t| {
             t.execute(
                 "INSERT INTO tokens (payment_hash, origin, path, scheme, macaroon, invoice, amount_msat, bought_ms, state)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                 ON CONFLICT (payment_hash) DO UPDATE SET macaroon = ?5, bought_ms = ?8, state = ?9",
                 params![
                     token.payment_hash.as_bytes(),
                     token.origin,
@@ -196,6 +203,17 @@ impl TokenStore {
     /// Purchases at an origin whose end is not known.
     pub(super) fn unfinished(&self, origin: &str) -> Result<Vec<Token>, StoreError> {
         self.select(origin, |token| token.state == State::Paying)
+    }
+
+    /// Purchases anywhere whose end is not known.
+    pub(super) fn all_unfinished(&self) -> Result<Vec<Token>, StoreError> {
+        let mut statement = self.0.read().prepare("SELECT * FROM tokens WHERE state = ?1 ORDER BY bought_ms")?;
+        let mut rows = statement.query([State::Paying.name()])?;
+        let mut tokens = Vec::new();
+        while let Some(row) = rows.next()? {
+            tokens.push(read(row)?);
+        }
+        Ok(tokens)
     }
 
     /// Tokens that an origin may take, the likeliest first: those bought for the path, then the youngest.

@@ -237,7 +237,9 @@ impl PeerError {
             PeerError::NotAgreed { fix, .. } => fix,
             PeerError::SpendingCap { .. } => "Wait, or have the owner raise [bounty] max_daily_fees_sat",
             PeerError::NoRound(_) => "Nothing was paid. Try again later",
-            PeerError::Terms(_) => "Change [peer] in the configuration if these terms are fine with you",
+            PeerError::Terms(_) => {
+                "Change [peer] in the configuration ([bounty] for a bounty) if these terms are fine with you"
+            }
             PeerError::Lightning(_) => "See the log (--log info), then start again: the journal says where to go on",
             PeerError::NoChannel { .. } => {
                 "A peer needs a channel to be paid through: ask the operator whether the coordinator opens channels, or \

@@ -16,7 +16,7 @@ pub mod guard;
 pub mod honest;
 pub mod identity;
 pub mod journal;
-pub mod package;
+mod package;
 mod payments;
 pub mod remote;
 mod service;

@@ -447,13 +447,60 @@ fn a_claim_that_is_killed_again_and_again_is_paid_for_once() {
     assert_eq!(package("bought"), package("mine/claim.package"));
     assert_eq!(scene.agents_packages("a"), (2 * PACKAGE_MSAT, 2));
     assert_eq!(scene.sold_msat(&bounty), 2 * PACKAGE_MSAT);
-    // What the owner doesn't allow is not paid, and nobody's money moves.
-    fs::write(scene.path().join("poor.toml"), "[bounty]\nmax_daily_fees_sat = 5\n").expect("written");
-    let poor = ["--data", "b", "--config", "poor.toml", "--into", "none"];
-    let (code, refused) = scene.output(&[&arguments[..5], &poor[..]].concat());
-    assert_eq!((code, &refused["error"]["code"]), (Some(2), &Value::from("spending_cap")), "{refused}");
-    assert_eq!(scene.sold_msat(&bounty), 2 * PACKAGE_MSAT);
     service.kill();
+}
+
+#[test]
+fn what_the_owner_does_not_allow_is_not_paid_whatever_was_begun_before() {
+    let (scene, service) = Scene::open();
+    let bounty = scene.posted();
+    let refused = |limits: &str, more: &[&str]| {
+        fs::write(scene.path().join("b.toml"), format!("[bounty]\n{limits}\n")).expect("written");
+        let claim = ["bounty", "claim", &bounty, "--coordinator", &scene.url, "--into", "mine"];
+        let (code, answer) = scene.output(&[&claim[..], &["--data", "b", "--config", "b.toml"], more].concat());
+        (code, answer["error"]["code"].as_str().unwrap_or("paid").to_owned())
+    };
+    // A first look at the wallet makes its folder. The route of 1 sat may take 5.
+    assert_eq!(refused("max_daily_fees_sat = 5", &[]), (Some(2), "spending_cap".into()));
+    assert_eq!(refused("max_fee_sat = 0", &[]), (Some(2), "terms".into()));
+    assert_eq!(refused("", &["--max-price", "0"]), (Some(4), "too_expensive".into()));
+    assert_eq!(scene.sold_msat(&bounty), 0);
+
+    // As a process leaves it that dies right before it asks its node to pay.
+    let path = format!("/v1/bounties/{bounty}/package");
+    let (macaroon, invoice) = challenge(&scene.url, &path);
+    let db = rusqlite::Connection::open(scene.path().join("b/packages/tokens.db")).expect("there");
+    db.execute(
+        "INSERT INTO tokens (payment_hash, origin, path, scheme, macaroon, invoice, amount_msat, bought_ms, state)
+         VALUES (randomblob(32), ?1, ?2, 'L402', ?3, ?4, ?5, 1, 'paying')",
+        rusqlite::params![scene.url, path, macaroon, invoice, PACKAGE_MSAT],
+    )
+    .expect("written");
+    assert_eq!(refused("max_fee_sat = 0", &[]), (Some(2), "terms".into()), "a purchase that was begun is no leave");
+    let unpaid = |wanted: &str| {
+        let query = "SELECT count(*) FROM tokens WHERE state = ?1";
+        db.query_row(query, [wanted], |row| row.get::<_, u32>(0)).expect("counted")
+    };
+    assert_eq!((unpaid("paying"), unpaid("unpaid")), (0, 1), "and counts no more once its node was asked");
+    assert_eq!(refused("max_daily_fees_sat = 6", &[]), (Some(0), "paid".into()));
+    assert_eq!((scene.sold_msat(&bounty), scene.agents_packages("b")), (PACKAGE_MSAT, (PACKAGE_MSAT, 1)));
+    service.kill();
+}
+
+/// Macaroon and invoice of a 402.
+fn challenge(url: &str, path: &str) -> (String, String) {
+    use std::io::{Read, Write};
+    let address = url.strip_prefix("http://").expect("http");
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 402"), "{answer}");
+    let value = |name: &str| {
+        let rest = answer.split(&format!("{name}=\"")).nth(1).expect("there");
+        rest.split('"').next().expect("quoted").to_owned()
+    };
+    (value("macaroon"), value("invoice"))
 }
 
 #[test]

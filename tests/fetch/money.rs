@@ -1,8 +1,10 @@
 //! What is paid, when, and when not.
 
-use l402t::fetch::{Blame, FetchError, Payment, Unaccepted};
+use l402t::fetch::{Blame, FetchError, Payment, Standing, Unaccepted};
 use l402t::protocol::amount::Msat;
+use l402t::protocol::ids::Blake3Hash;
 
+use crate::fuse::Fuse;
 use crate::shop::{Challenge, PRICE, Shop};
 
 #[tokio::test]
@@ -103,4 +105,41 @@ async fn the_tokens_are_for_their_owner_only() {
         let mode = entry.metadata().expect("there").permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{:?}", entry.path());
     }
+}
+
+#[tokio::test]
+async fn a_token_that_brought_something_else_is_kept_and_no_other_is_bought() {
+    let shop = Shop::open().await;
+    let mut request = shop.request("file");
+    request.digest = Some(Blake3Hash::of(b"something else"));
+    for _ in 0..2 {
+        let error = shop.fetch(&request).await.expect_err("something else");
+        assert_eq!((error.code(), shop.spent()), ("bad_content", PRICE), "{error}");
+        assert!(!shop.output("file").exists());
+    }
+    shop.change(|manner| manner.takes_none = true);
+    let error = shop.fetch(&request).await.expect_err("refused");
+    assert!(matches!(error, FetchError::PaidInVain { amount: PRICE, .. }), "{error}");
+    // What it should have been is as good as ever.
+    shop.change(|manner| manner.takes_none = false);
+    request.digest = Some(Blake3Hash::of(&shop.content()));
+    shop.fetch(&request).await.expect("fetched");
+    assert_eq!(shop.spent(), PRICE);
+}
+
+#[tokio::test]
+async fn looking_up_what_was_begun_pays_nothing() {
+    let mut begun = 0;
+    for moment in 1..12 {
+        let shop = Shop::open().await;
+        let _ = shop.fetch_until(&shop.request("file"), &Fuse::after(moment)).await;
+        let before = shop.spent();
+        let mut session = shop.session();
+        let url = shop.request("file").url;
+        begun += u32::from(session.standing(&url).expect("read") == Standing::Begun);
+        session.look_up(Some(&url)).await.expect("the node answers");
+        let after = session.standing(&url).expect("read");
+        assert_eq!((shop.spent(), after == Standing::Bought), (before, before == PRICE), "moment {moment}: {after:?}");
+    }
+    assert!(begun > 0);
 }

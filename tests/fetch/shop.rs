@@ -141,6 +141,7 @@ impl Shop {
             max_price: PRICE,
             max_routing_fee: Msat::new(1_000),
             max_bytes: 1 << 30,
+            digest: None,
             unaccepted: Unaccepted::Refuse,
             tokens: Tokens::OfOrigin,
         }
@@ -164,13 +165,22 @@ impl Shop {
         }
     }
 
+    /// A new process's.
+    pub(crate) fn session(&self) -> Session {
+        self.session_of(&Fuse::never()).expect("opened")
+    }
+
     async fn fetch_watched(&self, request: &Request, fuse: &Arc<Fuse>) -> Result<Fetched, FetchError> {
+        self.session_of(fuse)?.fetch(request, |_| {}).await
+    }
+
+    fn session_of(&self, fuse: &Arc<Fuse>) -> Result<Session, FetchError> {
         let watched = Arc::clone(fuse) as Arc<dyn CommitObserver>;
         let store = TokenStore::open_watched(&self.folder.path().join("tokens"), watched)?;
         let ln: Arc<dyn Lightning> =
             Arc::new(FusedLightning { node: self.network.node("buyer"), fuse: Arc::clone(fuse) });
         let clock: Arc<dyn Clock> = self.clock.clone();
-        Session::new(store, Arc::new(Purse(ln)), clock).fetch(request, |_| {}).await
+        Ok(Session::new(store, Arc::new(Purse(ln)), clock))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A bounty's package: downloaded, and paid for by L402 where it has a price.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
@@ -15,7 +16,8 @@ use super::list::plain;
 use crate::bounty::package;
 use crate::clock::SystemClock;
 use crate::fetch::{
-    FetchError, Fetched, Payment, Request, Session, Standing, TokenStore, Tokens, Unaccepted, Wallet, WalletError,
+    Bought, FetchError, Fetched, Payment, Request, Session, Standing, TokenStore, Tokens, Unaccepted, Wallet,
+    WalletError, purchases,
 };
 use crate::http::client::CoordinatorClient;
 use crate::http::client::web::WebUrl;
@@ -23,8 +25,9 @@ use crate::ln::Lightning;
 use crate::peer::NotWorthIt;
 use crate::peer::error::PeerError;
 use crate::peer::folder::{DataFolder, packages_in};
-use crate::peer::package::Purchase;
+use crate::peer::session::PeerParts;
 use crate::peer::spending::routing_cap;
+use crate::peer::submit::Submitter;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyPhase, BountyView};
 use crate::protocol::ids::{Blake3Hash, PaymentHash};
@@ -77,127 +80,159 @@ pub(super) struct Buyer<'a> {
     pub(super) data: PathBuf,
     pub(super) view: &'a BountyView,
     pub(super) note: &'a Note,
+    /// The most that it may cost, if somebody has said so.
+    pub(super) max_price: Option<Msat>,
     pub(super) unaccepted: Unaccepted,
     pub(super) approve: &'a dyn Approve,
 }
 
 impl Buyer<'_> {
-    /// The package's bytes, which are what the sponsor signed. A token that was bought is used until it ends.
+    /// The package's bytes. A token that was bought is used until it ends.
     pub(super) async fn get(&self) -> Result<(Vec<u8>, Paid), Failure> {
         let hash = self.view.manifest.body.posting.body.package;
         let place = packages_in(&self.data);
         let store = TokenStore::open(&place).map_err(FetchError::from)?;
         let path = place.join(hash.to_string());
         // One that was downloaded before its claim was interrupted.
-        let payment = match read(&path, hash)? {
-            Some(_) => Payment::Free,
-            None => self.fetch(store, path.clone()).await?.payment,
+        let payment = match std::fs::read(&path) {
+            Ok(bytes) if Blake3Hash::of(&bytes) == hash => Payment::Free,
+            Ok(_) => {
+                remove(&path)?;
+                self.fetch(store, path.clone()).await?.payment
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => self.fetch(store, path.clone()).await?.payment,
+            Err(error) => return Err(Failure::io("read", &path, &error)),
         };
-        let Some(bytes) = read(&path, hash)? else {
-            let message = "the package is not the one that the sponsor has signed".to_owned();
-            return Err(PeerError::Untrusted(message).into());
-        };
+        let bytes = std::fs::read(&path).map_err(|error| Failure::io("read", &path, &error))?;
         // From here on it is downloaded again, for nothing.
-        std::fs::remove_file(&path).map_err(|error| Failure::io("remove", &path, &error))?;
+        remove(&path)?;
         Ok((bytes, Paid::of(&payment)))
     }
 
     async fn fetch(&self, store: TokenStore, output: PathBuf) -> Result<Fetched, Failure> {
         let price = self.view.package_fee_msat;
-        let mut request = Request {
+        let request = Request {
             url: WebUrl::parse(&self.client.package_url(self.view.bounty)).map_err(FetchError::from)?,
             output,
             max_price: price,
             max_routing_fee: routing_cap(price),
             max_bytes: package::MOST_BYTES,
+            digest: Some(self.view.manifest.body.posting.body.package),
             unaccepted: self.unaccepted,
             tokens: Tokens::OfPath,
         };
         let wallet = Arc::new(Later::default());
         let mut session = Session::new(store, wallet.clone(), Arc::new(SystemClock));
-        let standing = session.standing(&request.url)?;
-        let needs_no_wallet = match standing {
-            Standing::Bought => true,
-            Standing::Nothing => price == Msat::ZERO,
-            Standing::Begun(_) => false,
-        };
-        if needs_no_wallet {
-            let nothing_more = Request { max_price: Msat::ZERO, ..request.clone() };
-            match self.download(&mut session, &nothing_more).await? {
-                // The token has ended.
-                Err(FetchError::TooExpensive { .. }) if price > Msat::ZERO => {}
-                ended => return ended.map_err(|error| failed(error, price)),
+        if session.standing(&request.url)? != Standing::Begun {
+            let got = tokio::select! {
+                got = self.for_nothing(&mut session, &request) => got?,
+                () = self.context.stop.requested() => return Err(interrupted()),
+            };
+            if let Some(ended) = got {
+                return ended.map_err(|error| failed(error, price));
             }
         }
-        let purchase = match standing {
-            // What was agreed to before is all that may be paid now.
-            Standing::Begun(agreed) => {
-                (request.max_price, request.max_routing_fee) = (agreed, routing_cap(agreed));
-                Purchase::Begun
-            }
-            Standing::Nothing | Standing::Bought if self.view.phase == BountyPhase::Open => Purchase::New(price),
-            Standing::Nothing | Standing::Bought => {
-                return Err(PeerError::from(NotWorthIt::NotOpen(self.view.phase)).into());
-            }
-        };
-        let quote = Quote {
-            bounty: self.view.bounty,
-            title: plain(&self.note.manifest.body.posting.body.title),
-            coordinator: self.client.url().to_owned(),
-            fee_msat: price,
-            order: Order::Package,
-        };
-        let asking = Asking { approve: self.approve, quote };
         let workplace = Workplace {
             context: self.context,
             client: self.client,
             bounty: self.view.bounty,
             folder: DataFolder::open(&self.data)?,
         };
-        let (session, request) = (&mut session, &request);
         let work = async |bench: Bench| {
             wallet.0.get_or_init(|| bench.parts.ln.clone());
             let submitter = bench.submitter(self.note).await?;
-            let buy = async {
-                session.look_up_others(request).await?;
-                let mut teller = Teller::new(&self.context.ui);
-                session.fetch(request, |event| teller.tell(&event)).await
-            };
-            submitter.buy_package(purchase, &asking, buy).await
+            submitter.guarded(self.buy(&mut session, &request, &submitter)).await
         };
         let lightning = async |client: &CoordinatorClient| Ok(client.bounty(self.view.bounty).await?.lightning);
-        workplace.work(work, lightning).await?.map_err(|error| failed(error, request.max_price))
+        workplace.work(work, lightning).await?.map_err(|error| failed(error, price))
     }
 
-    /// Without a wallet: nothing can be paid.
-    async fn download(&self, session: &mut Session, request: &Request) -> Result<Result<Fetched, FetchError>, Failure> {
+    /// With a token that was bought before, or none where nothing is asked for; `None` where it has to be bought.
+    async fn for_nothing(
+        &self,
+        session: &mut Session,
+        request: &Request,
+    ) -> Result<Option<Result<Fetched, FetchError>>, FetchError> {
+        let is_free = request.max_price == Msat::ZERO;
+        if !is_free && session.standing(&request.url)? == Standing::Nothing {
+            return Ok(None);
+        }
+        let nothing_more = Request { max_price: Msat::ZERO, ..request.clone() };
         let mut teller = Teller::new(&self.context.ui);
-        tokio::select! {
-            ended = session.fetch(request, |event| teller.tell(&event)) => Ok(ended),
-            () = self.context.stop.requested() => Err(interrupted()),
+        match session.fetch(&nothing_more, |event| teller.tell(&event)).await {
+            // The token has ended.
+            Err(FetchError::TooExpensive { .. }) if !is_free => Ok(None),
+            ended => Ok(Some(ended)),
         }
     }
+
+    /// First of all what became of earlier payments is found out. Only then something new is paid for, within all limits.
+    async fn buy(
+        &self,
+        session: &mut Session,
+        request: &Request,
+        submitter: &Submitter,
+    ) -> Result<Result<Fetched, FetchError>, PeerError> {
+        let found = match session.look_up(Some(&request.url)).await {
+            Ok(()) => self.for_nothing(session, request).await,
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(None) => {}
+            Ok(Some(ended)) => return Ok(ended),
+            Err(error) => return Ok(Err(error)),
+        }
+        if self.view.phase != BountyPhase::Open {
+            return Err(NotWorthIt::NotOpen(self.view.phase).into());
+        }
+        if let Some(most) = self.max_price
+            && request.max_price > most
+        {
+            return Ok(Err(FetchError::TooExpensive { asked: request.max_price, most }));
+        }
+        let quote = Quote {
+            bounty: self.view.bounty,
+            title: plain(&self.note.manifest.body.posting.body.title),
+            coordinator: self.client.url().to_owned(),
+            fee_msat: request.max_price,
+            order: Order::Package,
+        };
+        submitter.ready_to_buy(request.max_price, &Asking { approve: self.approve, quote }).await?;
+        let mut teller = Teller::new(&self.context.ui);
+        Ok(session.fetch(request, |event| teller.tell(&event)).await)
+    }
+}
+
+/// Finds out what became of payments for packages that earlier runs did not see the end of: until then they count as spent.
+pub(super) async fn look_up(parts: &PeerParts) -> Result<(), PeerError> {
+    let place = parts.folder.packages();
+    let is_open = |bought: &Bought| !bought.is_paid;
+    if !purchases(&place)?.iter().any(is_open) {
+        return Ok(());
+    }
+    let wallet = Later::default();
+    wallet.0.get_or_init(|| parts.ln.clone());
+    let looked = match TokenStore::open(&place) {
+        Ok(store) => Session::new(store, Arc::new(wallet), parts.clock.clone()).look_up(None).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = looked {
+        // It only keeps them counting.
+        tracing::warn!(%error, "what became of earlier payments for packages is not known");
+    }
+    Ok(())
 }
 
 /// What a failed download means where the price is known.
 fn failed(error: FetchError, price: Msat) -> Failure {
     match error {
-        FetchError::TooExpensive { asked, .. } => {
+        FetchError::TooExpensive { asked, most } if most == price => {
             PeerError::Untrusted(format!("it says that the package costs {price}, and asks for {asked}")).into()
         }
         error => error.into(),
     }
 }
 
-/// The file's bytes, if they have that hash. Others are removed.
-fn read(path: &std::path::Path, hash: Blake3Hash) -> Result<Option<Vec<u8>>, Failure> {
-    match std::fs::read(path) {
-        Ok(bytes) if Blake3Hash::of(&bytes) == hash => Ok(Some(bytes)),
-        Ok(_) => match std::fs::remove_file(path) {
-            Ok(()) => Ok(None),
-            Err(error) => Err(Failure::io("remove", path, &error)),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::io("read", path, &error)),
-    }
+fn remove(path: &Path) -> Result<(), Failure> {
+    std::fs::remove_file(path).map_err(|error| Failure::io("remove", path, &error))
 }

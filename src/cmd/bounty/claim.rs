@@ -9,7 +9,7 @@ use super::super::{Answer, Context, Failure};
 use super::approve::Approve;
 use super::buy::{Buyer, Paid};
 use super::claimed::{Note, must_be_free, write};
-use super::desk::{DATA, client, look};
+use super::desk::{DATA, client, look, sat};
 use super::list::Row;
 use crate::cli::BountyClaimArgs;
 use crate::fetch::Unaccepted;
@@ -47,7 +47,8 @@ pub(super) async fn run(
     let view = look(&client, args.bounty).await?;
     let note = Note { coordinator: client.url().to_owned(), bounty: args.bounty, manifest: view.manifest.clone() };
     let unaccepted = if args.pay_again { Unaccepted::PayAgain } else { Unaccepted::Refuse };
-    let buyer = Buyer { context, client: &client, data, view: &view, note: &note, unaccepted, approve };
+    let max_price = args.max_price.map(|most| sat("--max-price", most)).transpose()?;
+    let buyer = Buyer { context, client: &client, data, view: &view, note: &note, max_price, unaccepted, approve };
     let (bytes, package) = buyer.get().await?;
     let (to, place, note) = (folder.clone(), scratch.to_owned(), note.clone());
     let claimed = context.blocking(move || write(&to, &note, &bytes, &place)).await?;

@@ -7,6 +7,7 @@ use super::super::peer::{client as peers_client, settings as peers_settings};
 use super::super::peer_guard::Watch;
 use super::super::peer_view::PeerView;
 use super::super::{Context, Failure, interrupted};
+use super::buy::look_up;
 use super::claimed::Note;
 use super::joined;
 use crate::clock::SystemClock;
@@ -148,7 +149,10 @@ impl Workplace<'_> {
         let mut node = Node::of_peer(self.context, &lightning, &self.folder.lightning()).await?;
         let ended = match watch.parts(node.ln.clone(), settings) {
             Ok(parts) => tokio::select! {
-                ended = work(Bench { parts, board }) => ended.map_err(Failure::from),
+                ended = async {
+                    look_up(&parts).await?;
+                    work(Bench { parts, board }).await
+                } => ended.map_err(Failure::from),
                 broken = node.broken() => Err(broken),
                 () = self.context.stop.requested() => Err(interrupted()),
             },

@@ -154,7 +154,7 @@ pub(super) fn all() -> Vec<Tool> {
         ),
         tool::<Balance>(
             "wallet_balance",
-            "Show what the wallet holds, what was earned and spent, and what may still be spent today.",
+            "Show what the wallet holds, what was earned and spent, and what may still be spent.",
             looks().open_world(false),
         ),
     ]
@@ -194,7 +194,13 @@ impl Call {
             Self::Show(Show { bounty, coordinator }) => BountyCommand::Show(BountyIdArgs { bounty, coordinator }),
             Self::Claim(Claim { bounty, into, coordinator }) => {
                 let into = place.below(&into.unwrap_or_else(|| folder_name(bounty)))?;
-                BountyCommand::Claim(BountyClaimArgs { bounty, into: Some(into), pay_again: false, coordinator })
+                BountyCommand::Claim(BountyClaimArgs {
+                    bounty,
+                    into: Some(into),
+                    max_price: None,
+                    pay_again: false,
+                    coordinator,
+                })
             }
             Self::Try(Try { folder, workspace }) => {
                 BountyCommand::Try(BountyTryArgs { folder: place.inside(&folder)?, workspace: inside(workspace)? })

@@ -8,7 +8,7 @@ use super::super::core::{Core, Record};
 use super::super::engine::Shared;
 use super::super::error::{CoordinatorError, refusal};
 use super::super::handle::{Challenge, PackageAnswer, PackageFile};
-use crate::ln::InvoiceRequest;
+use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::BountyPhase;
 use crate::protocol::ids::RoundNumber;
@@ -19,6 +19,8 @@ use crate::store::ledger;
 
 /// Sales that may be paid at one time: each costs the node an invoice, and nobody has said who they are.
 const MOST_OPEN: u32 = 1_000;
+/// For so long an invoice keeps its place whoever else comes.
+const PLACE_MS: u64 = 20_000;
 /// A token is good for so long after the last commitment: a download may begin with it while the last round is judged.
 const TOKEN_MARGIN_MS: u64 = 86_400_000;
 
@@ -65,10 +67,7 @@ impl Shared {
 
     async fn sell_package(&self, refused: Option<TokenError>) -> Result<PackageAnswer, CoordinatorError> {
         let task = self.run.bounty_task()?;
-        if self.read(|core| Ok(tables::count_open_sales(core.db.read())?)).await? >= MOST_OPEN {
-            let message = format!("{MOST_OPEN} invoices for this package wait to be paid");
-            return Err(refusal(503, "busy", message, "Try again in two minutes").into());
-        }
+        self.make_room().await?;
         let bounty = task.posting().bounty_id();
         let request = InvoiceRequest {
             amount: self.options.package_fee,
@@ -83,6 +82,29 @@ impl Shared {
         let minted = self.mint(hash, Goods::Package(bounty), valid_until_s);
         let challenge = Challenge { macaroon: minted.macaroon, invoice: invoice.bolt11, refused };
         Ok(PackageAnswer::PaymentRequired(challenge))
+    }
+
+    /// Where too many wait to be paid, the oldest gives way once whoever asked for it has had time to pay.
+    async fn make_room(&self) -> Result<(), CoordinatorError> {
+        let oldest = self.read(|core| Ok(tables::oldest_sale_of(core.db.read(), MOST_OPEN)?)).await?;
+        let Some(sale) = oldest else { return Ok(()) };
+        let until = sale.expires_ms.0.saturating_sub(CHALLENGE_MS) + PLACE_MS;
+        if self.clock.now().0 < until {
+            let message = format!("{MOST_OPEN} invoices for this package wait to be paid");
+            return Err(refusal(503, "busy", message, "Try again in half a minute").into());
+        }
+        match self.ln.invoice(sale.payment_hash).await? {
+            InvoiceStatus::Settled { amount } => self.with(move |core| core.book_sale(&sale, amount)).await,
+            InvoiceStatus::Open | InvoiceStatus::Accepted { .. } => {
+                self.ln.cancel(sale.payment_hash).await?;
+                self.forget_sale(sale).await
+            }
+            InvoiceStatus::Canceled | InvoiceStatus::NotFound => self.forget_sale(sale).await,
+        }
+    }
+
+    async fn forget_sale(&self, sale: SaleRow) -> Result<(), CoordinatorError> {
+        self.with(move |core| Ok(core.db.write(|t| tables::forget_sale(t, &sale.payment_hash))?)).await
     }
 
     /// Checks credentials down to the node's word that the price has arrived, and books it.
@@ -137,9 +159,7 @@ impl Shared {
         match self.awaited(sale.payment_hash, sale.expires_ms).await? {
             Awaited::Paid(amount) => self.with(move |core| core.book_sale(&sale, amount)).await,
             Awaited::Open => Ok(()),
-            Awaited::Over => {
-                self.with(move |core| Ok(core.db.write(|t| tables::forget_sale(t, &sale.payment_hash))?)).await
-            }
+            Awaited::Over => self.forget_sale(sale).await,
         }
     }
 }

@@ -23,7 +23,7 @@ pub use rounds::{
 };
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
-pub use sales::{SaleRow, count_open_sales, forget_sale, insert_sale, open_sales, sale, set_sale_paid};
+pub use sales::{SaleRow, forget_sale, insert_sale, oldest_sale_of, open_sales, sale, set_sale_paid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -57,9 +57,13 @@ pub fn open_sales(db: &Connection, after: &PaymentHash, most: u32) -> Result<Vec
     rows.map(|row| row.map_err(StoreError::from)).collect()
 }
 
-/// How many these are.
-pub fn count_open_sales(db: &Connection) -> Result<u32, StoreError> {
-    only(db, "SELECT count(*) FROM package_sales WHERE is_paid = 0", [], |row| row.get(0))
+/// The oldest of these, if there are so many.
+pub fn oldest_sale_of(db: &Connection, many: u32) -> Result<Option<SaleRow>, StoreError> {
+    let count: u32 = only(db, "SELECT count(*) FROM package_sales WHERE is_paid = 0", [], |row| row.get(0))?;
+    if count < many {
+        return Ok(None);
+    }
+    first(db, &format!("{SALE} WHERE is_paid = 0 ORDER BY expires_ms LIMIT 1"), [], read)
 }
 
 /// Notes that a package was paid for.

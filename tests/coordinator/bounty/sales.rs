@@ -170,6 +170,12 @@ async fn invoices_that_nobody_pays_are_bounded_and_make_room_again() {
         assert!(made <= 1_000, "bounded");
     };
     assert_eq!((refusal.status, refusal.error.code.as_str(), made), (503, "busy", 1_000));
+    // Who comes next takes the place of the oldest, once that has had its time; one that was paid meanwhile is booked.
+    world.clock.advance_ms(21_000);
+    let next = challenge(&coordinator, None).await;
+    let token = world.pay(&next).await;
+    assert!(matches!(package(&coordinator, Some(&token)).await, PackageAnswer::File(_)));
+    assert_eq!(world.books().packages_sold_msat, PACKAGE_FEE);
     world.clock.advance_ms(151_000);
     for _ in 0..40 {
         coordinator.step().await.expect("a step");
