@@ -7,6 +7,7 @@ mod check;
 pub(super) mod claim;
 mod claimed;
 pub(super) mod desk;
+mod instructions;
 pub(super) mod joined;
 pub(super) mod list;
 mod post;
