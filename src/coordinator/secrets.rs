@@ -8,7 +8,7 @@ use sha2::Sha256;
 use crate::protocol::ids::{Blake3Hash, ContributionId, Preimage, RoundNumber, RunId, UnixMs};
 use crate::protocol::l402::{RootKey, TokenId};
 
-/// Where a new run's secrets come from.
+/// Where secrets come from.
 pub trait Entropy: Send + Sync + fmt::Debug {
     /// 32 bytes that nobody can guess.
     fn bytes32(&self) -> io::Result<[u8; 32]>;

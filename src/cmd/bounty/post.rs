@@ -17,6 +17,7 @@ use crate::bounty::manifest::{DemoOnly, FILE};
 use crate::bounty::package;
 use crate::cli::{BountyIdArgs, BountyPostArgs};
 use crate::clock::{Clock as _, SystemClock};
+use crate::coordinator::{Entropy as _, SystemEntropy};
 use crate::http::client::CoordinatorClient;
 use crate::peer::folder::DataFolder;
 use crate::peer::identity;
@@ -108,7 +109,8 @@ async fn new_posting(
     limits: &SponsorLimits,
 ) -> Result<Result<Posted, Answer>, Failure> {
     let board = client.bounties().await.map_err(refused("list its bounties"))?;
-    let salt = salt()?;
+    let source = Path::new("the system's random source");
+    let salt = SystemEntropy.bytes32().map_err(|error| Failure::io("read", source, &error))?;
     let (from, place, own) = (folder.to_owned(), scratch.to_owned(), context.clone());
     let network = board.lightning.network;
     let load = move || {
@@ -167,14 +169,6 @@ fn request(
         held_out: STANDARD.encode(package::encode(&package::of_part(part))),
         held_out_salt: bounty.salt,
     })
-}
-
-fn salt() -> Result<[u8; 32], Failure> {
-    let mut salt = [0; 32];
-    getrandom::fill(&mut salt).map_err(|error| {
-        Failure::io("read", Path::new("the system's random source"), &std::io::Error::other(error.to_string()))
-    })?;
-    Ok(salt)
 }
 
 /// `close`.

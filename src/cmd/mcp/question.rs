@@ -15,6 +15,7 @@ use rmcp::model::{
 use rmcp::service::{Peer, RequestContext, RoleServer};
 
 use crate::cmd::bounty::approve::{Approve, Order, Quote};
+use crate::coordinator::{Entropy as _, SystemEntropy};
 use crate::peer::error::PeerError;
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::Blake3Hash;
@@ -47,9 +48,7 @@ pub(super) struct Questions(Mutex<VecDeque<(String, Blake3Hash)>>);
 impl Questions {
     /// Notes one, and forgets the oldest of too many.
     fn note(&self, about: Blake3Hash) -> Result<String, PeerError> {
-        let mut token = [0; 32];
-        getrandom::fill(&mut token).map_err(|error| garbled(&error))?;
-        let token = hex::encode(token);
+        let token = hex::encode(SystemEntropy.bytes32().map_err(|error| garbled(&error))?);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= MOST_QUESTIONS {
             open.pop_front();
