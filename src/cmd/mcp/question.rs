@@ -14,6 +14,7 @@ use rmcp::model::{
 };
 use rmcp::service::{Peer, RequestContext, RoleServer};
 
+use crate::clock::{Clock as _, SystemClock};
 use crate::cmd::bounty::approve::{Approve, Order, Quote};
 use crate::coordinator::{Entropy as _, SystemEntropy};
 use crate::peer::error::PeerError;
@@ -22,7 +23,7 @@ use crate::protocol::ids::Blake3Hash;
 
 /// The question, and the only field of its answer.
 const NAME: &str = "pay";
-/// How long a person may think. Meanwhile nothing else is paid for.
+/// How long a person may think. Nothing else is paid for while the server asks.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Questions that wait for their answer.
 const MOST_QUESTIONS: usize = 16;
@@ -40,28 +41,39 @@ enum Way {
     None,
 }
 
-/// The questions that calls were answered with: what each was about, by the token that comes back with the person's answer. Each
-/// is answered once; those of an earlier process are asked again.
+/// The questions that calls were answered with. Each is answered once, and in time; those of an earlier process are asked again.
 #[derive(Debug, Default)]
-pub(super) struct Questions(Mutex<VecDeque<(String, Blake3Hash)>>);
+pub(super) struct Questions(Mutex<VecDeque<Question>>);
+
+/// A question that waits for its answer.
+#[derive(Debug)]
+struct Question {
+    /// Comes back with the person's answer.
+    token: String,
+    about: Blake3Hash,
+    /// By the clock's uptime.
+    asked_ms: u64,
+}
 
 impl Questions {
     /// Notes one, and forgets the oldest of too many.
-    fn note(&self, about: Blake3Hash) -> Result<String, PeerError> {
+    fn note(&self, about: Blake3Hash, now_ms: u64) -> Result<String, PeerError> {
         let token = hex::encode(SystemEntropy.bytes32().map_err(|error| garbled(&error))?);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= MOST_QUESTIONS {
             open.pop_front();
         }
-        open.push_back((token.clone(), about));
+        open.push_back(Question { token: token.clone(), about, asked_ms: now_ms });
         Ok(token)
     }
 
-    /// What a token was about; it is spent by that.
-    fn take(&self, token: &str) -> Option<Blake3Hash> {
+    /// What a token was about, unless the person took too long. The token is spent by that.
+    fn take(&self, token: &str, now_ms: u64) -> Option<Blake3Hash> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = open.iter().position(|(noted, _)| noted == token)?;
-        open.remove(place).map(|(_, about)| about)
+        let place = open.iter().position(|question| question.token == token)?;
+        let question = open.remove(place)?;
+        let waited = Duration::from_millis(now_ms.saturating_sub(question.asked_ms));
+        (waited <= PATIENCE).then_some(question.about)
     }
 }
 
@@ -85,7 +97,7 @@ impl Person {
         responses: Option<InputResponses>,
         state: Option<String>,
     ) -> Self {
-        let about = state.and_then(|token| questions.take(&token));
+        let about = state.and_then(|token| questions.take(&token, SystemClock.uptime_ms()));
         let answer = responses.and_then(|mut responses| responses.remove(NAME)).map(|answer| (answer, about));
         let can_ask = context.client_capabilities().is_some_and(|client| {
             // One that names neither form nor URL has forms: the first version of this capability knew nothing else.
@@ -127,7 +139,7 @@ impl Approve for Person {
             }
             Way::Return => {
                 let request = InputRequest::Elicitation(ElicitRequest::new(params));
-                let token = self.questions.note(about)?;
+                let token = self.questions.note(about, SystemClock.uptime_ms())?;
                 let question = InputRequiredResult::new(Some([(NAME.to_owned(), request)].into()), Some(token));
                 *self.question.lock().unwrap_or_else(PoisonError::into_inner) = Some(question);
                 let (code, message) = ("confirmation_needed", "a person has to say yes".to_owned());
@@ -211,14 +223,25 @@ mod tests {
     #[test]
     fn a_question_is_answered_once_and_only_about_what_it_asked() {
         let questions = Questions::default();
-        let token = questions.note(Blake3Hash::of(b"a quote")).expect("noted");
-        assert_eq!(questions.take("00"), None);
-        assert_eq!(questions.take(&token), Some(Blake3Hash::of(b"a quote")));
-        assert_eq!(questions.take(&token), None);
+        let token = questions.note(Blake3Hash::of(b"a quote"), 5).expect("noted");
+        assert_eq!(questions.take("00", 5), None);
+        assert_eq!(questions.take(&token, 5), Some(Blake3Hash::of(b"a quote")));
+        assert_eq!(questions.take(&token, 5), None);
         for _ in 0..3 * MOST_QUESTIONS {
-            questions.note(Blake3Hash::of(b"another")).expect("noted");
+            questions.note(Blake3Hash::of(b"another"), 5).expect("noted");
         }
         assert!(questions.0.lock().expect("whole").len() <= MOST_QUESTIONS);
+    }
+
+    #[test]
+    fn a_yes_that_comes_after_ten_minutes_is_to_nothing() {
+        let (questions, about) = (Questions::default(), Blake3Hash::of(b"a quote"));
+        let ask = || questions.note(about, 5).expect("noted");
+        assert_eq!(questions.take(&ask(), 5 + 600_000), Some(about));
+        let late = ask();
+        assert_eq!(questions.take(&late, 5 + 600_001), None);
+        // Nor is it once more in time.
+        assert_eq!(questions.take(&late, 5), None);
     }
 
     #[test]
