@@ -192,7 +192,9 @@ fn paths_stay_in_the_folder() {
         assert!(line == 3 && message.starts_with("workspace: "), "{message}");
         assert_eq!(problem("\"classify.py\"", &format!("\"{wrong}\"")).0, 4);
     }
-    assert!(problem("\"classify.py\"", "\".gitattributes\"").1.contains("what git does"));
+    for obeyed in [".gitattributes", ".vscode/tasks.json", "AGENTS.md"] {
+        assert!(problem("\"classify.py\"", &format!("{obeyed:?}")).1.contains("tools take orders from"), "{obeyed}");
+    }
     assert!(problem("\"classify.py\"", "\"model/weights.txt\"").1.contains("named twice"));
     assert!(problem("[\"classify.py\", \"model/weights.txt\"]", "[]").1.contains("1 to 100 files"));
 }

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use toml::de::DeValue;
 
 use super::Noise;
+use crate::bounty::orders;
 use crate::bounty::sandbox::Tier;
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::pay::Direction;
@@ -91,8 +92,8 @@ pub(super) fn targets(value: &DeValue<'_>) -> Result<Vec<String>, String> {
     }
     for target in &targets {
         check_path(target)?;
-        if target.split('/').any(|part| part.starts_with(".git")) {
-            return Err(format!("{target:?} would change what git does, not what is scored"));
+        if orders::are_given_by(target) {
+            return Err(format!("{target:?} is a file that tools take orders from by themselves"));
         }
     }
     targets.sort();
