@@ -312,8 +312,9 @@ impl Journal {
         self.sum("WHERE contribution = ?1", params![contribution.to_string()])
     }
 
-    /// What submissions to bounties cost since then, routing included. A submission is what claims a score.
+    /// What submissions to bounties cost since then, routing included.
     pub fn spent_on_bounties(&self, since: UnixMs) -> Result<Msat, JournalError> {
+        // What `Entry::is_submission` asks, of an entry's JSON.
         let sum = self.sum(
             "JOIN contribution USING (contribution)
              WHERE at_ms >= ?1 AND json_extract(entry, '$.commitment.body.claim') IS NOT NULL",

@@ -33,7 +33,7 @@ pub fn spent_24h(journal: Option<&Journal>, data: &Path, now: UnixMs) -> Result<
     let under_way = journal.map_or(Ok(Vec::new()), |journal| journal.unfinished(None))?;
     let on_the_way = under_way.iter().filter_map(|entry| {
         let Stage::Paying(fee) = &entry.stage else { return None };
-        entry.commitment.body.claim.is_some().then(|| most_cost(fee.amount_msat))
+        entry.is_submission().then(|| most_cost(fee.amount_msat))
     });
     let packages = purchases(&packages_in(data))?;
     // However old it is: a payment on its way may leave at any moment.

@@ -39,6 +39,11 @@ impl Entry {
         self.commitment.body.round
     }
 
+    /// Is it a submission to a bounty? Only those claim a score. SQL asks the same in `Journal::spent_on_bounties`.
+    pub fn is_submission(&self) -> bool {
+        self.commitment.body.claim.is_some()
+    }
+
     /// The same contribution, one step further.
     pub fn at(self, stage: Stage) -> Self {
         Self { stage, ..self }
