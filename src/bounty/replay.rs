@@ -289,7 +289,7 @@ fn check_manifest(manifest: &Signed<BountyManifest>) -> Result<&Posting, Stop> {
     if manifest.verify(&posting.body.coordinator).is_err() {
         return differ("manifest", "it is not signed by the coordinator that the posting names");
     }
-    let escrow = Msat::checked_sum(manifest.body.escrow.iter().map(|part| part.amount_msat));
+    let escrow = Msat::checked_sum(manifest.body.escrow.iter().map(|tranche| tranche.amount_msat));
     if escrow != Some(posting.body.rules.budget_msat) {
         return differ("manifest.escrow", format!("it is {escrow:?}, the budget {}", posting.body.rules.budget_msat));
     }

@@ -59,9 +59,9 @@ impl RunSecret {
         Preimage::from_bytes(self.derive("l402t tranche preimage v1", &parts))
     }
 
-    /// What takes a part of a bounty's escrow.
-    pub(super) fn escrow_preimage(&self, part: u32) -> Preimage {
-        Preimage::from_bytes(self.derive("l402t escrow preimage v1", &[&part.to_le_bytes()]))
+    /// What takes a tranche of a bounty's escrow.
+    pub(super) fn escrow_preimage(&self, tranche: u32) -> Preimage {
+        Preimage::from_bytes(self.derive("l402t escrow preimage v1", &[&tranche.to_le_bytes()]))
     }
 
     /// What an evaluation is sealed with.

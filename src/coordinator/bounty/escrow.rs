@@ -48,17 +48,21 @@ struct EscrowTranche {
 }
 
 impl BountyTask {
-    fn parts(&self) -> Vec<EscrowTranche> {
+    fn tranches(&self) -> Vec<EscrowTranche> {
         let escrow = self.manifest.body.escrow.iter().zip(0..);
         escrow
-            .map(|(part, bit)| EscrowTranche { bit, payment_hash: part.payment_hash, amount: part.amount_msat })
+            .map(|(tranche, bit)| EscrowTranche {
+                bit,
+                payment_hash: tranche.payment_hash,
+                amount: tranche.amount_msat,
+            })
             .collect()
     }
 
     pub(super) fn sum(&self, mask: u32) -> Msat {
-        let parts = self.parts().into_iter().filter(|part| mask >> part.bit & 1 == 1);
-        // Parts of one budget.
-        Msat::checked_sum(parts.map(|part| part.amount)).unwrap_or(Msat::MAX_MONEY)
+        let tranches = self.tranches().into_iter().filter(|tranche| mask >> tranche.bit & 1 == 1);
+        // Tranches of one budget.
+        Msat::checked_sum(tranches.map(|tranche| tranche.amount)).unwrap_or(Msat::MAX_MONEY)
     }
 }
 
@@ -94,13 +98,13 @@ impl Shared {
         // Checked when it was posted.
         let blocks = escrow_blocks(created_ms, posting.rules.deadline_ms).unwrap_or(crate::ln::MAX_HOLD_CLTV_BLOCKS);
         let mut invoices = Vec::new();
-        for part in task.parts() {
+        for tranche in task.tranches() {
             let request = InvoiceRequest {
-                amount: part.amount,
-                description: format!("l402t bounty {}, part {}", posting.bounty_id(), part.bit),
+                amount: tranche.amount,
+                description: format!("l402t bounty {}, tranche {}", posting.bounty_id(), tranche.bit),
                 expiry_s: ESCROW_EXPIRY_S,
             };
-            invoices.push(self.ln.create_hold_invoice(part.payment_hash, &request, blocks).await?);
+            invoices.push(self.ln.create_hold_invoice(tranche.payment_hash, &request, blocks).await?);
         }
         Ok(invoices)
     }
@@ -111,13 +115,13 @@ impl Shared {
             let plan = self.with(move |core| core.plan_taking(rewards)).await?;
             let Some(plan) = plan else { return Ok(Covered::Never) };
             let mut lost = false;
-            for (part, preimage) in plan {
-                match self.take(part, preimage).await {
+            for (tranche, preimage) in plan {
+                match self.take(tranche, preimage).await {
                     Ok(Taken::Yes) => {}
                     Ok(Taken::Lost) => lost = true,
                     Ok(Taken::NotYet) => return Ok(Covered::NotYet),
                     Err(CoordinatorError::Lightning(error)) => {
-                        tracing::warn!(%error, tranche = part.bit, "the sponsor's money could not be taken yet");
+                        tracing::warn!(%error, tranche = tranche.bit, "the sponsor's money could not be taken yet");
                         return Ok(Covered::NotYet);
                     }
                     Err(error) => return Err(error),
@@ -129,18 +133,18 @@ impl Shared {
         }
     }
 
-    /// Claims a part, and books it once it is here.
-    async fn take(&self, part: EscrowTranche, preimage: Preimage) -> Result<Taken, CoordinatorError> {
+    /// Claims a tranche, and books it once it is here.
+    async fn take(&self, tranche: EscrowTranche, preimage: Preimage) -> Result<Taken, CoordinatorError> {
         for look in 0..LOOKS {
-            match self.ln.invoice(part.payment_hash).await? {
+            match self.ln.invoice(tranche.payment_hash).await? {
                 InvoiceStatus::Settled { .. } => {
-                    self.with(move |core| core.note_taken(part)).await?;
+                    self.with(move |core| core.note_taken(tranche)).await?;
                     return Ok(Taken::Yes);
                 }
                 InvoiceStatus::Accepted { .. } if look == 0 => self.ln.settle(preimage).await?,
                 InvoiceStatus::Accepted { .. } => self.clock.sleep(LOOK_MS).await,
                 InvoiceStatus::NotFound | InvoiceStatus::Open | InvoiceStatus::Canceled => {
-                    self.with(move |core| core.note_lost(part)).await?;
+                    self.with(move |core| core.note_lost(tranche)).await?;
                     return Ok(Taken::Lost);
                 }
             }
@@ -148,23 +152,23 @@ impl Shared {
         Ok(Taken::NotYet)
     }
 
-    /// Gives back every part that was not taken.
+    /// Gives back every tranche that was not taken.
     async fn cancel_rest(&self, taking: u32) -> Result<(), CoordinatorError> {
-        for part in self.task()?.parts().iter().filter(|part| taking >> part.bit & 1 == 0) {
-            match self.ln.invoice(part.payment_hash).await? {
-                InvoiceStatus::Open | InvoiceStatus::Accepted { .. } => self.ln.cancel(part.payment_hash).await?,
+        for tranche in self.task()?.tranches().iter().filter(|tranche| taking >> tranche.bit & 1 == 0) {
+            match self.ln.invoice(tranche.payment_hash).await? {
+                InvoiceStatus::Open | InvoiceStatus::Accepted { .. } => self.ln.cancel(tranche.payment_hash).await?,
                 InvoiceStatus::NotFound | InvoiceStatus::Canceled | InvoiceStatus::Settled { .. } => {}
             }
         }
         Ok(())
     }
 
-    /// How the untaken parts stand.
+    /// How the untaken tranches stand.
     async fn look_at_escrow(&self, taking: u32) -> Result<Look, CoordinatorError> {
         let height = self.with(|core| Ok(core.height)).await?;
         let mut look = Look::AllLocked;
-        for part in self.task()?.parts().iter().filter(|part| taking >> part.bit & 1 == 0) {
-            look = match self.ln.invoice(part.payment_hash).await? {
+        for tranche in self.task()?.tranches().iter().filter(|tranche| taking >> tranche.bit & 1 == 0) {
+            look = match self.ln.invoice(tranche.payment_hash).await? {
                 InvoiceStatus::Accepted { expiry_height, .. } => {
                     let ends =
                         expiry_height.zip(height).is_some_and(|(end, tip)| end <= tip.saturating_add(LAST_BLOCKS));
@@ -192,7 +196,7 @@ pub(super) enum Covered {
     Never,
 }
 
-/// What became of a part that is being taken.
+/// What became of a tranche that is being taken.
 enum Taken {
     Yes,
     Lost,
@@ -378,18 +382,18 @@ impl Core {
         }
     }
 
-    /// Which parts must be taken for these rewards, marked as such; `None` if there are not enough.
+    /// Which tranches must be taken for these rewards, marked as such; `None` if there are not enough.
     fn plan_taking(&mut self, rewards: Msat) -> Result<Option<Vec<(EscrowTranche, Preimage)>>, CoordinatorError> {
         let run = std::sync::Arc::clone(&self.run);
         let task = run.bounty_task()?;
         let escrow = &self.bounty_state()?.escrow;
         let (mut taking, lost) = (escrow.taking, escrow.lost);
-        for part in task.parts() {
+        for tranche in task.tranches() {
             if task.sum(taking & !lost) >= rewards {
                 break;
             }
-            if lost >> part.bit & 1 == 0 {
-                taking |= 1 << part.bit;
+            if lost >> tranche.bit & 1 == 0 {
+                taking |= 1 << tranche.bit;
             }
         }
         if task.sum(taking & !lost) < rewards {
@@ -398,20 +402,20 @@ impl Core {
         self.change_escrow("taking", |escrow| escrow.taking = taking, |_, _| Ok(()))?;
         let taken = self.bounty_state()?.escrow.taken;
         let open = taking & !taken & !lost;
-        let parts = task.parts().into_iter().filter(|part| open >> part.bit & 1 == 1);
-        Ok(Some(parts.map(|part| (part, run.secret.escrow_preimage(part.bit))).collect()))
+        let tranches = task.tranches().into_iter().filter(|tranche| open >> tranche.bit & 1 == 1);
+        Ok(Some(tranches.map(|tranche| (tranche, run.secret.escrow_preimage(tranche.bit))).collect()))
     }
 
-    fn note_taken(&mut self, part: EscrowTranche) -> Result<(), CoordinatorError> {
+    fn note_taken(&mut self, tranche: EscrowTranche) -> Result<(), CoordinatorError> {
         let round = self.rounds.keys().next_back().copied().unwrap_or(RoundNumber(0));
         self.change_escrow(
             "taken",
-            |escrow| escrow.taken |= 1 << part.bit,
-            |t, event| ledger::post(t, event, round, (Account::Escrow, Account::Wallet), part.amount),
+            |escrow| escrow.taken |= 1 << tranche.bit,
+            |t, event| ledger::post(t, event, round, (Account::Escrow, Account::Wallet), tranche.amount),
         )
     }
 
-    fn note_lost(&mut self, part: EscrowTranche) -> Result<(), CoordinatorError> {
-        self.change_escrow("escrow_lost", |escrow| escrow.lost |= 1 << part.bit, |_, _| Ok(()))
+    fn note_lost(&mut self, tranche: EscrowTranche) -> Result<(), CoordinatorError> {
+        self.change_escrow("escrow_lost", |escrow| escrow.lost |= 1 << tranche.bit, |_, _| Ok(()))
     }
 }

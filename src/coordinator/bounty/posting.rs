@@ -35,7 +35,7 @@ use crate::store::coordinator::{meta, set_meta};
 const META_HELD_OUT: &str = "bounty_held_out";
 const META_SALT: &str = "bounty_salt";
 
-/// Hold invoices of a sponsor's escrow: rewards are covered in steps of this part of the budget.
+/// Tranches of a sponsor's escrow, a hold invoice each: rewards are covered in steps of one.
 const ESCROW_TRANCHES: u64 = 16;
 /// A block takes ten minutes; more of them may come.
 const BLOCK_MS: u64 = 600_000;
@@ -102,12 +102,12 @@ pub(super) fn escrow_blocks(now: UnixMs, deadline: UnixMs) -> Option<u32> {
     u32::try_from(blocks).ok().filter(|blocks| *blocks <= MAX_HOLD_CLTV_BLOCKS)
 }
 
-/// The escrow's amounts: equal parts, of at least 1 sat each; the last has what is left over.
+/// The escrow's amounts: equal tranches, of at least 1 sat each; the last has what is left over.
 fn escrow_amounts(budget: Msat) -> Vec<Msat> {
-    let parts = (budget.msat() / LEAST_TRANCHE.msat()).clamp(1, ESCROW_TRANCHES);
-    let part = budget.msat() / parts;
-    let rest = budget.msat() - part * parts;
-    (0..parts).map(|place| Msat::new(if place + 1 == parts { part + rest } else { part })).collect()
+    let count = (budget.msat() / LEAST_TRANCHE.msat()).clamp(1, ESCROW_TRANCHES);
+    let each = budget.msat() / count;
+    let rest = budget.msat() - each * count;
+    (0..count).map(|place| Msat::new(if place + 1 == count { each + rest } else { each })).collect()
 }
 
 fn bad(code: &str, what: impl std::fmt::Display, fix: &str) -> CoordinatorError {
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_cut_into_equal_parts_of_a_satoshi_or_more() {
-        let msat = |budget| escrow_amounts(Msat::new(budget)).iter().map(|part| part.msat()).collect::<Vec<_>>();
+        let msat = |budget| escrow_amounts(Msat::new(budget)).iter().map(|tranche| tranche.msat()).collect::<Vec<_>>();
         assert_eq!(msat(1_600_007), [vec![100_000; 15], vec![100_007]].concat());
         assert_eq!(msat(2_500), [1_250, 1_250]);
         assert_eq!(msat(999), [999]);
