@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::data::{Exam, INPUTS, LABELS, lines, to_lines};
 use super::manifest::{Manifest, Runner};
-use super::sandbox::{Archive, ArchiveLimits, BoxError, BoxOutcome, BoxSpec, Ending, Limits, Sandbox, Usage};
+use super::sandbox::{Archive, ArchiveLimits, BoxError, BoxOutcome, BoxSpec, Ending, Limits, Sandbox, Tier, Usage};
 use super::scratch::Scratch;
 use super::tree::Tree;
 use super::wasm::{self, Measured, ModuleLimits, Outcome, Task};
@@ -47,6 +47,9 @@ pub trait Boxes {
 
     /// As [`wasm::measure`].
     fn measure(&self, task: &Task, limits: &Limits) -> Result<Measured, BoxError>;
+
+    /// How strong they are.
+    fn tier(&self) -> Tier;
 }
 
 impl Boxes for Sandbox {
@@ -56,6 +59,10 @@ impl Boxes for Sandbox {
 
     fn measure(&self, task: &Task, limits: &Limits) -> Result<Measured, BoxError> {
         wasm::measure(self, task, limits)
+    }
+
+    fn tier(&self) -> Tier {
+        Sandbox::tier(self)
     }
 }
 

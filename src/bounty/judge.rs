@@ -3,14 +3,13 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::data::Exam;
 use super::diff;
-use super::evaluate::{EvaluateError, Evaluation, Evaluator};
+use super::evaluate::{Boxes, EvaluateError, Evaluation, Evaluator};
 use super::lint::{self, Lint};
 use super::load::Bounty;
-use super::sandbox::{Sandbox, Tier};
+use super::sandbox::Tier;
 use super::tree::Tree;
 use crate::protocol::bounty::book::{Book, Finding, OutOfOrder};
 use crate::protocol::bounty::payload;
@@ -32,25 +31,30 @@ pub trait Evaluate: Send + Sync + fmt::Debug {
     fn tier(&self) -> Tier;
 }
 
-/// Evaluates in this machine's sandbox.
-#[derive(Clone, Debug)]
-pub struct BoxedEvaluator {
-    sandbox: Arc<Sandbox>,
+/// Evaluates in boxes: this machine's sandbox, mostly.
+#[derive(Debug)]
+pub struct BoxedEvaluator<B> {
+    boxes: B,
     scratch: PathBuf,
 }
 
-impl BoxedEvaluator {
+impl<B: Boxes> BoxedEvaluator<B> {
     /// Scratch folders are made in `scratch`.
-    pub fn new(sandbox: Arc<Sandbox>, scratch: &Path) -> Self {
-        Self { sandbox, scratch: scratch.to_owned() }
+    pub fn new(boxes: B, scratch: &Path) -> Self {
+        Self { boxes, scratch: scratch.to_owned() }
+    }
+
+    /// Where it evaluates.
+    pub fn boxes(&self) -> &B {
+        &self.boxes
     }
 
     fn evaluator<'a>(&'a self, bounty: &'a Bounty) -> Evaluator<'a> {
-        Evaluator { boxes: &*self.sandbox, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch: &self.scratch }
+        Evaluator { boxes: &self.boxes, manifest: &bounty.manifest, scorer: &bounty.scorer, scratch: &self.scratch }
     }
 }
 
-impl Evaluate for BoxedEvaluator {
+impl<B: Boxes + Send + Sync + fmt::Debug> Evaluate for BoxedEvaluator<B> {
     fn evaluate(&self, bounty: &Bounty, tree: &Tree, exam: &Exam) -> Result<Evaluation, EvaluateError> {
         self.evaluator(bounty).evaluate(tree, exam)
     }
@@ -60,7 +64,7 @@ impl Evaluate for BoxedEvaluator {
     }
 
     fn tier(&self) -> Tier {
-        self.sandbox.tier()
+        self.boxes.tier()
     }
 }
 

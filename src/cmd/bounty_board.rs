@@ -60,7 +60,7 @@ pub(super) async fn open(
     let around = BoardSurroundings {
         key,
         ln,
-        evaluator: Arc::new(BoxedEvaluator::new(Arc::new(sandbox), scratch.path())),
+        evaluator: Arc::new(BoxedEvaluator::new(sandbox, scratch.path())),
         clock: Arc::new(SystemClock),
         observer: Arc::new(Unwatched),
         entropy: Arc::new(SystemEntropy),

@@ -32,7 +32,7 @@ pub(super) async fn run(id: BountyId, from: Option<&str>, context: Context) -> R
     let (ui, runtime) = (context.ui.clone(), tokio::runtime::Handle::current());
     let recompute = move || {
         let sandbox = Sandbox::detect(SandboxSettings::default())?;
-        let evaluator = BoxedEvaluator::new(std::sync::Arc::new(sandbox), &folder);
+        let evaluator = BoxedEvaluator::new(sandbox, &folder);
         ui.say("measuring the baseline, then every submission");
         let mut bar = None;
         let mut progress = |done, of| {

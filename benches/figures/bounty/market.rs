@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use l402t::bounty::diff;
-use l402t::bounty::judge::Evaluate as _;
+use l402t::bounty::judge::{BoxedEvaluator, Evaluate};
 use l402t::bounty::lint::rules;
 use l402t::bounty::load::Bounty;
 use l402t::bounty::package;
@@ -30,7 +30,7 @@ use l402t::protocol::sign::{IdentityKey, Statement as _};
 use l402t::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
 use l402t::store::database::Unwatched;
 
-use super::timed::TimedEvaluator;
+use super::timed::TimedBoxes;
 
 const COORDINATOR: &str = "coordinator";
 const SPONSOR: &str = "sponsor";
@@ -45,7 +45,7 @@ const DAY_MS: u64 = 86_400_000;
 /// An open bounty.
 #[derive(Debug)]
 pub(super) struct Market {
-    pub(super) evaluator: Arc<TimedEvaluator>,
+    pub(super) evaluator: Arc<BoxedEvaluator<TimedBoxes>>,
     coordinator: Coordinator,
     handle: Arc<dyn BountyHandle>,
     bounty: Bounty,
@@ -61,7 +61,7 @@ impl Market {
         let network = Network::new(1, Faults::NONE);
         network.channel(SPONSOR, COORDINATOR, CAPACITY, Msat::ZERO);
         network.channel(COORDINATOR, AGENT, CAPACITY, Msat::new(10_000_000));
-        let evaluator = Arc::new(TimedEvaluator::new(sandbox, folder.path()));
+        let evaluator = Arc::new(BoxedEvaluator::new(TimedBoxes::new(sandbox), folder.path()));
         let bounty = super::example();
         let around = BoardSurroundings {
             key: key(COORDINATOR),
@@ -71,7 +71,7 @@ impl Market {
             observer: Arc::new(Unwatched),
             entropy: Arc::new(SystemEntropy),
         };
-        let request = posting(&bounty, &evaluator);
+        let request = posting(&bounty, &*evaluator);
         let data = folder.path().join("data");
         let coordinator = start(&data, request, &Options::default(), &around).await.expect("taken on");
         let handle = coordinator.bounty_handle();
@@ -204,7 +204,7 @@ pub(super) fn improved(bounty: &Bounty, number: u32) -> Tree {
     tree
 }
 
-fn posting(bounty: &Bounty, evaluator: &TimedEvaluator) -> l402t::protocol::api::PostRequest {
+fn posting(bounty: &Bounty, evaluator: &dyn Evaluate) -> l402t::protocol::api::PostRequest {
     let exam = bounty.held_out_exam().expect("the whole folder");
     let baseline = evaluator.evaluate(bounty, &bounty.workspace, &exam).expect("a sandbox").score.expect("a score");
     let toml = std::fs::read(Path::new(super::EXAMPLE).join("bounty.toml")).expect("the example's");

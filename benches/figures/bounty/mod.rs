@@ -8,12 +8,12 @@ mod timed;
 use std::path::Path;
 use std::sync::Arc;
 
-use l402t::bounty::judge::Evaluate as _;
+use l402t::bounty::judge::{BoxedEvaluator, Evaluate as _};
 use l402t::bounty::load::{Bounty, Extent};
 use l402t::bounty::sandbox::{BoxSpec, Sandbox, SandboxSettings};
 use l402t::clock::Stopwatch;
 use market::Market;
-use timed::TimedEvaluator;
+use timed::TimedBoxes;
 
 use crate::report::{Measured, Report};
 
@@ -67,7 +67,7 @@ fn evaluations(report: &mut Report, sandbox: &Arc<Sandbox>) {
         return;
     }
     let scratch = tempfile::tempdir().expect("a folder");
-    let evaluator = TimedEvaluator::new(Arc::clone(sandbox), scratch.path());
+    let evaluator = BoxedEvaluator::new(TimedBoxes::new(Arc::clone(sandbox)), scratch.path());
     let bounty = example();
     let exam = bounty.held_out_exam().expect("the whole folder");
     let since = Stopwatch::start();
@@ -75,7 +75,7 @@ fn evaluations(report: &mut Report, sandbox: &Arc<Sandbox>) {
         let evaluation = evaluator.evaluate(&bounty, &market::improved(&bounty, number), &exam).expect("a sandbox");
         evaluation.score.expect("it is an improvement");
     }
-    let (whole_ms, boxes_ms) = (ms(since), evaluator.in_boxes_ms());
+    let (whole_ms, boxes_ms) = (ms(since), evaluator.boxes().taken_ms());
     tell(report, EVALUATED, whole_ms, boxes_ms);
 }
 
@@ -87,12 +87,12 @@ fn submissions(report: &mut Report, sandbox: &Arc<Sandbox>) {
     let (mut whole_ms, mut boxes_ms) = (0.0, 0.0);
     in_runtime(async {
         let mut market = Market::open(Arc::clone(sandbox)).await;
-        let before_ms = market.evaluator.in_boxes_ms();
+        let before_ms = market.evaluator.boxes().taken_ms();
         let since = Stopwatch::start();
         for number in 0..SUBMISSIONS {
             market.submit(number).await;
         }
-        (whole_ms, boxes_ms) = (ms(since), market.evaluator.in_boxes_ms() - before_ms);
+        (whole_ms, boxes_ms) = (ms(since), market.evaluator.boxes().taken_ms() - before_ms);
     });
     tell(report, SUBMITTED, whole_ms, boxes_ms);
 }

@@ -2,7 +2,6 @@ use std::cell::RefCell;
 
 use super::*;
 use crate::bounty::data::Part;
-use crate::bounty::sandbox::Tier;
 use crate::bounty::tree::File;
 use crate::protocol::bounty::canary::CANARIES;
 use crate::protocol::bounty::verdict::Fault;
@@ -50,6 +49,10 @@ impl<F: Fn(&str, &str) -> (Ending, String)> Boxes for Pretended<F> {
 
     fn measure(&self, task: &Task, _: &Limits) -> Result<Measured, BoxError> {
         Ok(Measured { outcome: wasm::run_here(task), usage: Usage::default() })
+    }
+
+    fn tier(&self) -> Tier {
+        Tier::Rlimits
     }
 }
 
@@ -223,6 +226,10 @@ fn canaries_never_reach_the_scorer() {
         fn measure(&self, task: &Task, _: &Limits) -> Result<Measured, BoxError> {
             panic!("{task:?}")
         }
+
+        fn tier(&self) -> Tier {
+            Tier::Rlimits
+        }
     }
     let evaluator =
         Evaluator { boxes: &Looks(&seen), manifest: &manifest, scorer: &Tree::default(), scratch: place.path() };
@@ -285,6 +292,10 @@ fn what_this_machine_is_to_blame_for_is_no_verdict() {
 
         fn measure(&self, _: &Task, _: &Limits) -> Result<Measured, BoxError> {
             Err(BoxError::Lost { status: "killed".into(), message: String::new() })
+        }
+
+        fn tier(&self) -> Tier {
+            Tier::Rlimits
         }
     }
     let manifest = Manifest::parse(MANIFEST).expect("good");
