@@ -1,7 +1,5 @@
 //! How every command ends: with `--json` the last line is one object, the same shape whatever happened.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use super::{ExitCode, Failure};
@@ -11,13 +9,13 @@ use crate::ui::{ErrorReport, Format, Ui};
 #[derive(Debug)]
 pub struct Answer {
     /// How the process ends.
-    pub exit: ExitCode,
+    pub(super) exit: ExitCode,
     /// What the command found or did.
-    pub result: serde_json::Value,
+    result: serde_json::Value,
     /// Why the answer is no.
-    pub error: Option<Failure>,
+    pub(super) error: Option<Failure>,
     /// Commands that may be what comes next.
-    pub next_actions: Vec<String>,
+    pub(super) next_actions: Vec<String>,
     shape: Shape,
 }
 
@@ -114,13 +112,6 @@ pub(super) fn end(ui: &Ui, ended: Result<Answer, Failure>) -> ExitCode {
     answer.exit
 }
 
-/// A path as a word of a shell's command line.
-pub(super) fn word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._/-+=:,@%".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
 fn to_value(result: impl Serialize) -> serde_json::Value {
     serde_json::to_value(result).unwrap_or_else(|error| {
         tracing::error!(%error, "a result could not be written as JSON");
@@ -143,12 +134,6 @@ mod tests {
         let error = json!({ "code": "why", "message": "what", "fix": "how" });
         let expected = json!({ "ok": false, "result": {}, "error": error, "next_actions": [] });
         assert_eq!((to_value(no.body()), no.exit), (expected, ExitCode::Negative));
-    }
-
-    #[test]
-    fn a_path_in_a_next_action_is_one_word() {
-        let words = ["./logs", "my logs", "it's", "$(x)", ""].map(|path| word(Path::new(path)));
-        assert_eq!(words, ["./logs", "'my logs'", r"'it'\''s'", "'$(x)'", "''"]);
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::answer::word;
 use super::super::{Answer, Context, Failure};
 use super::claimed::{self, change, is_claimed};
+use super::shell::word;
 use super::{load, not_evaluated, sandbox};
 use crate::bounty::data::Exam;
 use crate::bounty::diff;

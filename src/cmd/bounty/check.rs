@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::answer::word;
 use super::super::{Answer, Context, Failure};
+use super::shell::word;
 use super::{load, not_evaluated, sandbox};
 use crate::bounty::evaluate::Evaluator;
 use crate::bounty::lint::{Finding, Level, lint};

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::super::answer::word;
 use super::super::{Answer, Context, Failure};
 use super::approve::Approve;
 use super::buy::{Buyer, Paid};
 use super::claimed::{Note, must_be_free, write};
 use super::desk::{DATA, client, look, sat};
 use super::list::Row;
+use super::shell::word;
 use crate::cli::BountyClaimArgs;
 use crate::fetch::Unaccepted;
 use crate::protocol::ids::BountyId;

@@ -11,6 +11,7 @@ mod instructions;
 pub(super) mod joined;
 pub(super) mod list;
 mod post;
+mod shell;
 mod status;
 mod submit;
 

@@ -6,12 +6,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use super::super::answer::word;
 use super::super::{Answer, Context, ExitCode, Failure};
 use super::check::{Checked, check};
 use super::desk::{Bench, DATA, Workplace, client, refused, sat};
 use super::list::plain;
 use super::load_error;
+use super::shell::word;
 use crate::bounty::load::{Bounty, Extent};
 use crate::bounty::manifest::{DemoOnly, FILE};
 use crate::bounty::package;
