@@ -11,7 +11,7 @@ use crate::bounty::scratch::Scratch;
 use crate::clock::SystemClock;
 use crate::coordinator::bounty::{Board, BoardSettings, BoardSurroundings};
 use crate::coordinator::settings::{ChannelSettings, Gate, OpenChannels};
-use crate::coordinator::{Options, RunEvent, SystemEntropy};
+use crate::coordinator::{ChannelGate, Options, RunEvent, SystemEntropy};
 use crate::ln::Lightning;
 use crate::peer::identity;
 use crate::protocol::amount::Msat;
@@ -33,7 +33,7 @@ pub(super) struct Bounties {
 pub(super) async fn open(
     context: &Context,
     data: &Path,
-    ln: Arc<dyn Lightning>,
+    (ln, channel_gate): (Arc<dyn Lightning>, ChannelGate),
     options: Options,
 ) -> Result<Bounties, Failure> {
     match options.gate {
@@ -60,6 +60,7 @@ pub(super) async fn open(
     let around = BoardSurroundings {
         key,
         ln,
+        channel_gate,
         evaluator: Arc::new(BoxedEvaluator::new(sandbox, scratch.path())),
         clock: Arc::new(SystemClock),
         observer: Arc::new(Unwatched),

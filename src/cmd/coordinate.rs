@@ -20,7 +20,7 @@ use crate::coordinator::handle::BountyBoard;
 use crate::coordinator::judging::Df32Judge;
 use crate::coordinator::run::{MANIFEST_FILE, Prepared};
 use crate::coordinator::settings::Gate;
-use crate::coordinator::{Coordinator, CoordinatorError, Options, RunEvent};
+use crate::coordinator::{ChannelGate, Coordinator, CoordinatorError, Options, RunEvent, Surroundings, SystemEntropy};
 use crate::http::server::{
     BadNetwork, ForwardedHeader, Limits, ServeError, Server, Services, Settings, TrustedProxies,
 };
@@ -28,6 +28,7 @@ use crate::ln::NodeInfo;
 use crate::protocol::amount::Msat;
 use crate::protocol::ids::{PeerId, RunId};
 use crate::store::StoreError;
+use crate::store::database::Unwatched;
 use crate::sys::raise_open_files;
 
 /// With `--json`, what is told besides the run's own events.
@@ -145,18 +146,27 @@ async fn open(
     data: &Path,
     context: &Context,
 ) -> Result<Work, Failure> {
-    let (ln, clock) = (node.ln.clone(), Arc::new(SystemClock));
+    // Shared by all that runs on this node.
+    let (ln, channel_gate) = (node.ln.clone(), ChannelGate::default());
     let training = match training {
         Some(Training { judge, prepared }) => {
-            let (settings, options, ln) = (&context.config.run, options.clone(), ln.clone());
-            let mut run = Coordinator::open(data, settings, prepared, options, ln, Arc::new(judge), clock).await?;
+            let surroundings = Surroundings {
+                ln: ln.clone(),
+                channel_gate: channel_gate.clone(),
+                judge: Arc::new(judge),
+                clock: Arc::new(SystemClock),
+                observer: Arc::new(Unwatched),
+                entropy: Arc::new(SystemEntropy),
+            };
+            let mut run = Coordinator::open(data, &context.config.run, prepared, options.clone(), surroundings).await?;
             let events = run.events();
             run.reconcile().await?;
             Some(Rounds { run, events })
         }
         None => None,
     };
-    let bounties = if with_bounties { Some(bounty_board::open(context, data, ln, options).await?) } else { None };
+    let bounties =
+        if with_bounties { Some(bounty_board::open(context, data, (ln, channel_gate), options).await?) } else { None };
     Ok(Work { training, bounties })
 }
 

@@ -17,7 +17,7 @@ use super::handle::{BountyHandle, CoordinatorHandle};
 use super::judging::{Bench, Decided, Judge};
 use super::news::RunEvent;
 use super::run::{self, DataFolder, Prepared, Run, RunTask};
-use super::secrets::{Entropy, SystemEntropy};
+use super::secrets::Entropy;
 use super::settings::{ChannelSettings, Gate, RunSettings};
 use super::status;
 use crate::clock::{Clock, Timer};
@@ -30,7 +30,7 @@ use crate::protocol::ids::{Blake3Hash, RoundNumber, UnixMs};
 use crate::protocol::round::Event;
 use crate::store::StoreError;
 use crate::store::coordinator as tables;
-use crate::store::database::{CommitObserver, Unwatched};
+use crate::store::database::CommitObserver;
 
 /// How long the engine waits for news before it looks by itself: events may be lost.
 const LOOK_MS: u64 = 1_000;
@@ -59,8 +59,16 @@ pub struct Options {
     pub gate: Gate,
     /// What a bounty's package costs; zero: nothing.
     pub package_fee: Msat,
-    /// Held while it is decided whether to open a channel, so that no peer gets two: the same for all who share a node.
-    pub channel_gate: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Held while it is decided whether to open a channel, so that no peer gets two. All who share a node have clones of one.
+#[derive(Clone, Debug, Default)]
+pub struct ChannelGate(Arc<tokio::sync::Mutex<()>>);
+
+impl ChannelGate {
+    pub(super) async fn lock(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.lock().await
+    }
 }
 
 /// What a coordinator is put into.
@@ -68,6 +76,8 @@ pub struct Options {
 pub struct Surroundings {
     /// Its node.
     pub ln: Arc<dyn Lightning>,
+    /// Who decides about that node's channels holds it.
+    pub channel_gate: ChannelGate,
     /// Its judge.
     pub judge: Arc<dyn Judge>,
     /// The time.
@@ -84,6 +94,7 @@ pub(super) struct Shared {
     core: Arc<Mutex<Core>>,
     pub(super) run: Arc<Run>,
     pub(super) ln: Arc<dyn Lightning>,
+    pub(super) channel_gate: ChannelGate,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: Options,
     pub(super) network: Network,
@@ -191,32 +202,9 @@ impl Coordinator {
         settings: &RunSettings,
         prepared: Option<Prepared>,
         options: Options,
-        ln: Arc<dyn Lightning>,
-        judge: Arc<dyn Judge>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, CoordinatorError> {
-        let (observer, entropy) = (Arc::new(Unwatched), Arc::new(SystemEntropy));
-        Self::build(folder, settings, prepared, options, Surroundings { ln, judge, clock, observer, entropy }).await
-    }
-
-    /// [`Coordinator::open`], with everything that a test may want to decide.
-    pub async fn open_in(
-        folder: &Path,
-        settings: &RunSettings,
-        options: Options,
         surroundings: Surroundings,
     ) -> Result<Self, CoordinatorError> {
-        Self::build(folder, settings, None, options, surroundings).await
-    }
-
-    async fn build(
-        folder: &Path,
-        settings: &RunSettings,
-        prepared: Option<Prepared>,
-        options: Options,
-        surroundings: Surroundings,
-    ) -> Result<Self, CoordinatorError> {
-        let Surroundings { ln, judge, clock, observer, entropy } = surroundings;
+        let Surroundings { ln, channel_gate, judge, clock, observer, entropy } = surroundings;
         let (path, settings, time) = (folder.to_owned(), settings.clone(), Arc::clone(&clock));
         let open = move || {
             let mut data = DataFolder::open(&path, observer)?;
@@ -224,14 +212,14 @@ impl Coordinator {
             Core::new(data, Arc::new(run), time, &path)
         };
         let core = offload::run(open).await.unwrap_or(Err(CoordinatorError::Panicked))?;
-        Self::assemble(core, options, ln, clock, Bench::Training(judge)).await
+        Self::assemble(core, options, (ln, channel_gate), clock, Bench::Training(judge)).await
     }
 
     /// A coordinator of either kind of run.
     pub(super) async fn assemble(
         core: Core,
         options: Options,
-        ln: Arc<dyn Lightning>,
+        (ln, channel_gate): (Arc<dyn Lightning>, ChannelGate),
         clock: Arc<dyn Clock>,
         bench: Bench,
     ) -> Result<Self, CoordinatorError> {
@@ -242,6 +230,7 @@ impl Coordinator {
             core: Arc::new(Mutex::new(core)),
             run,
             ln,
+            channel_gate,
             clock,
             options,
             network,

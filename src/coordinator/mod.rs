@@ -27,7 +27,7 @@ pub mod settings;
 pub mod status;
 mod tickets;
 
-pub use engine::{Coordinator, Options, Surroundings};
+pub use engine::{ChannelGate, Coordinator, Options, Surroundings};
 pub use error::CoordinatorError;
 pub use news::RunEvent;
 pub use secrets::{Entropy, SystemEntropy};

@@ -209,7 +209,7 @@ impl Shared {
         node_id: String,
         address: Option<String>,
     ) -> Result<ChannelOffer, CoordinatorError> {
-        let _gate = self.options.channel_gate.lock().await;
+        let _gate = self.channel_gate.lock().await;
         match self.ln.channel_state(&node_id).await? {
             ChannelState::Usable => return Ok(ChannelOffer::Usable),
             ChannelState::Pending => return Ok(ChannelOffer::Opening),

@@ -21,7 +21,7 @@ use l402t::bounty::replay::{Difference, Published, Replayed, replay};
 use l402t::bounty::tree::{File, Tree};
 use l402t::clock::{Clock, ManualClock};
 use l402t::coordinator::bounty::{BoardSurroundings, open, start};
-use l402t::coordinator::{Coordinator, Options, RunEvent, SystemEntropy};
+use l402t::coordinator::{ChannelGate, Coordinator, Options, RunEvent, SystemEntropy};
 use l402t::ln::simulated::{Faults, Network};
 use l402t::ln::{InvoiceRequest, Lightning, PayLimits, PaymentStatus};
 use l402t::protocol::amount::Msat;
@@ -159,6 +159,7 @@ impl World {
         BoardSurroundings {
             key: key(COORDINATOR),
             ln: Arc::new(FusedLightning { node: self.network.node(COORDINATOR), fuse: Arc::clone(fuse) }),
+            channel_gate: ChannelGate::default(),
             evaluator: Arc::new(Reader),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             observer: Arc::clone(fuse) as _,

@@ -8,7 +8,7 @@ use l402t::clock::{Clock, ManualClock};
 use l402t::coordinator::handle::CoordinatorHandle;
 use l402t::coordinator::judging::Judge;
 use l402t::coordinator::settings::{Gate, HeldOutSettings, RunSettings};
-use l402t::coordinator::{Coordinator, CoordinatorError, Options, Surroundings, SystemEntropy};
+use l402t::coordinator::{ChannelGate, Coordinator, CoordinatorError, Options, Surroundings, SystemEntropy};
 use l402t::ln::simulated::{Faults, Network};
 use l402t::protocol::amount::{Msat, Ppm};
 use l402t::protocol::ids::{RoundNumber, UnixMs};
@@ -94,8 +94,8 @@ impl World {
         let options = Options { max_rounds: Some(self.max_rounds), gate: self.gate, ..Options::default() };
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let (judge, observer, entropy) = (Arc::clone(&self.judge), Arc::clone(fuse) as _, Arc::new(SystemEntropy));
-        let surroundings = Surroundings { ln, judge, clock, observer, entropy };
-        let mut coordinator = Coordinator::open_in(&self.data(), &self.settings, options, surroundings).await?;
+        let surroundings = Surroundings { ln, channel_gate: ChannelGate::default(), judge, clock, observer, entropy };
+        let mut coordinator = Coordinator::open(&self.data(), &self.settings, None, options, surroundings).await?;
         coordinator.reconcile().await?;
         Ok(coordinator)
     }

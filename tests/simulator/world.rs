@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use l402t::coordinator::settings::{ChannelSettings, Gate, HeldOutSettings, OpenChannels, RunSettings};
-use l402t::coordinator::{Coordinator, CoordinatorError, Entropy, Options, RunEvent, Surroundings};
+use l402t::coordinator::{ChannelGate, Coordinator, CoordinatorError, Entropy, Options, RunEvent, Surroundings};
 use l402t::ln::simulated::Network;
 use l402t::ln::{InvoiceStatus, Lightning, PaymentStatus};
 use l402t::peer::api::CoordinatorApi;
@@ -367,13 +367,14 @@ impl World {
         };
         let surroundings = Surroundings {
             ln: self.node(COORDINATOR, &life),
+            channel_gate: ChannelGate::default(),
             judge: Arc::new(FakeJudge),
             clock: self.clock(&self.plan.coordinator),
             observer: Arc::clone(&life) as _,
             entropy: Arc::new(SeededEntropy(Arc::clone(&self.sim))),
         };
         let mut coordinator =
-            Coordinator::open_in(&self.data(COORDINATOR), &self.settings, options, surroundings).await?;
+            Coordinator::open(&self.data(COORDINATOR), &self.settings, None, options, surroundings).await?;
         coordinator.reconcile().await?;
         // What it did last may have gone untold.
         let last = coordinator.handle().round(None).await;

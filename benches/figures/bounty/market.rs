@@ -17,7 +17,7 @@ use l402t::bounty::tree::{File, Tree};
 use l402t::clock::{Clock as _, SystemClock};
 use l402t::coordinator::bounty::{BoardSurroundings, start};
 use l402t::coordinator::handle::{BountyHandle, TicketAnswer};
-use l402t::coordinator::{Coordinator, Options, SystemEntropy};
+use l402t::coordinator::{ChannelGate, Coordinator, Options, SystemEntropy};
 use l402t::ln::simulated::{Faults, Network};
 use l402t::ln::{InvoiceRequest, Lightning, PayLimits, PaymentStatus};
 use l402t::protocol::amount::Msat;
@@ -66,6 +66,7 @@ impl Market {
         let around = BoardSurroundings {
             key: key(COORDINATOR),
             ln: network.node(COORDINATOR),
+            channel_gate: ChannelGate::default(),
             evaluator: Arc::clone(&evaluator) as _,
             clock: Arc::new(SystemClock),
             observer: Arc::new(Unwatched),

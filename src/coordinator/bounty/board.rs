@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
 use super::super::core::Core;
-use super::super::engine::{Coordinator, Options, Shared, network_of};
+use super::super::engine::{ChannelGate, Coordinator, Options, Shared, network_of};
 use super::super::error::{CoordinatorError, refusal};
 use super::super::handle::{BountyBoard, BountyHandle, Refusal};
 use super::super::judging::Bench;
@@ -63,6 +63,8 @@ pub struct BoardSurroundings {
     pub key: IdentityKey,
     /// The coordinator's node.
     pub ln: Arc<dyn Lightning>,
+    /// Who decides about that node's channels holds it.
+    pub channel_gate: ChannelGate,
     /// Evaluates submissions.
     pub evaluator: Arc<dyn Evaluate>,
     /// The time.
@@ -80,7 +82,8 @@ impl BoardSurroundings {
 
     async fn assemble(&self, core: Core, options: &Options) -> Result<Coordinator, CoordinatorError> {
         let bench = Bench::Bounty(Arc::clone(&self.evaluator));
-        Coordinator::assemble(core, options.clone(), Arc::clone(&self.ln), Arc::clone(&self.clock), bench).await
+        let node = (Arc::clone(&self.ln), self.channel_gate.clone());
+        Coordinator::assemble(core, options.clone(), node, Arc::clone(&self.clock), bench).await
     }
 }
 
