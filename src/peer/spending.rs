@@ -10,9 +10,8 @@ use super::stage::Stage;
 use super::terms::RunKind;
 use crate::fetch::{Bought, purchases};
 use crate::protocol::amount::Msat;
-use crate::protocol::ids::UnixMs;
+use crate::protocol::ids::{DAY_MS, UnixMs};
 
-const DAY_MS: u64 = 86_400_000;
 /// A fee's route may take at most this share of the fee, but always [`MIN_ROUTING_CAP`].
 const ROUTING_CAP_DIVISOR: u64 = 10;
 const MIN_ROUTING_CAP: Msat = Msat::new(5_000);

@@ -159,6 +159,9 @@ impl fmt::Display for RoundNumber {
     }
 }
 
+/// A day, in milliseconds.
+pub const DAY_MS: u64 = 86_400_000;
+
 /// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -30,7 +30,7 @@ use l402t::protocol::bounty::payload;
 use l402t::protocol::bounty::score::Score;
 use l402t::protocol::bounty::statements::{BountyTranscript, Closing, Posting, SponsorAsk, SponsorRequest};
 use l402t::protocol::bounty::verdict::{Outcome, Rejection};
-use l402t::protocol::ids::{Blake3Hash, BountyId, RoundNumber, UnixMs};
+use l402t::protocol::ids::{Blake3Hash, BountyId, DAY_MS, RoundNumber, UnixMs};
 use l402t::protocol::sign::{IdentityKey, Signed};
 use l402t::protocol::statements::PeerRegistration;
 use l402t::store::ledger;
@@ -535,7 +535,7 @@ async fn a_posting_that_is_not_what_it_says_is_refused_before_it_costs_anything(
     assert_eq!(refused(signed(&|posting| posting.title.push('!'))).await, "rules");
     assert_eq!(refused(signed(&|posting| posting.rules.budget_msat = Msat::new(60_000_000))).await, "rules");
     assert_eq!(refused(signed(&|posting| posting.rules.deadline_ms = START)).await, "deadline");
-    assert_eq!(refused(signed(&|posting| posting.rules.deadline_ms = START.plus_ms(6 * 86_400_000))).await, "deadline");
+    assert_eq!(refused(signed(&|posting| posting.rules.deadline_ms = START.plus_ms(6 * DAY_MS))).await, "deadline");
     assert_eq!(refused(signed(&|posting| posting.coordinator = key("other").id())).await, "wrong_coordinator");
     assert_eq!(refused(signed(&|posting| posting.baseline_tree = posting.package)).await, "bad_package");
     let strong = World::with(&BOUNTY_TOML.replace("\"rlimits\"", "\"cgroup_v1\""));

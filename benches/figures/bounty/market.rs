@@ -24,7 +24,7 @@ use l402t::protocol::amount::Msat;
 use l402t::protocol::api::{BountyPhase, ContributionState, Ticket};
 use l402t::protocol::bounty::payload;
 use l402t::protocol::bounty::statements::Posting;
-use l402t::protocol::ids::{Blake3Hash, Preimage, RunId};
+use l402t::protocol::ids::{Blake3Hash, DAY_MS, Preimage, RunId};
 use l402t::protocol::l402::{Credentials, Macaroon};
 use l402t::protocol::sign::{IdentityKey, Statement as _};
 use l402t::protocol::statements::{Commitment, InvoiceSubmission, PeerRegistration};
@@ -40,7 +40,6 @@ const CAPACITY: Msat = Msat::new(1_000_000_000);
 const LIMITS: PayLimits = PayLimits { max_fee: Msat::new(10_000), max_cltv_blocks: 1_100 };
 /// Between two looks at an evaluation that is under way.
 const LOOK: Duration = Duration::from_millis(1);
-const DAY_MS: u64 = 86_400_000;
 
 /// An open bounty.
 #[derive(Debug)]

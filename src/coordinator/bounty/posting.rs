@@ -300,9 +300,10 @@ fn check_place(manifest: &Manifest, network: Network, evaluator: &dyn Evaluate) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::ids::DAY_MS;
 
     #[test]
-    fn a_budget_is_cut_into_equal_parts_of_a_satoshi_or_more() {
+    fn a_budget_is_cut_into_equal_tranches_of_a_satoshi_or_more() {
         let msat = |budget| escrow_amounts(Msat::new(budget)).iter().map(|tranche| tranche.msat()).collect::<Vec<_>>();
         assert_eq!(msat(1_600_007), [vec![100_000; 15], vec![100_007]].concat());
         assert_eq!(msat(2_500), [1_250, 1_250]);
@@ -317,8 +318,7 @@ mod tests {
 
     #[test]
     fn money_is_not_locked_for_longer_than_a_node_would() {
-        let day = 86_400_000;
-        assert_eq!(escrow_blocks(UnixMs(0), UnixMs(day)), Some(144 + 180));
+        assert_eq!(escrow_blocks(UnixMs(0), UnixMs(DAY_MS)), Some(144 + 180));
         let longest = (1_000 - 180) * BLOCK_MS;
         assert_eq!(escrow_blocks(UnixMs(0), UnixMs(longest)), Some(1_000));
         assert_eq!(escrow_blocks(UnixMs(0), UnixMs(longest + 1)), None);

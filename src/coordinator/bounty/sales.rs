@@ -11,7 +11,7 @@ use super::super::handle::{Challenge, PackageAnswer, PackageFile};
 use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::BountyPhase;
-use crate::protocol::ids::RoundNumber;
+use crate::protocol::ids::{DAY_MS, RoundNumber};
 use crate::protocol::l402::{Credentials, Goods, TokenError, verify};
 use crate::protocol::round::Account;
 use crate::store::coordinator::{self as tables, SaleRow};
@@ -22,7 +22,7 @@ const MOST_OPEN: u32 = 1_000;
 /// For so long an invoice keeps its place whoever else comes.
 const PLACE_MS: u64 = 20_000;
 /// A token is good for so long after the last commitment: a download may begin with it while the last round is judged.
-const TOKEN_MARGIN_MS: u64 = 86_400_000;
+const TOKEN_MARGIN_MS: u64 = DAY_MS;
 
 impl Shared {
     /// What a package costs here.

@@ -22,6 +22,7 @@ use crate::peer::submit::{Asked, Repeat, Submission, Submitted, Submitter, Withd
 use crate::protocol::amount::Msat;
 use crate::protocol::bounty::score::Score;
 use crate::protocol::bounty::verdict::Rejection;
+use crate::protocol::ids::DAY_MS;
 
 /// What a claim of 0.8790 is worth.
 const WORTH: Msat = Msat::new(7_000_000);
@@ -325,7 +326,7 @@ async fn a_day_allows_no_more_than_its_limit_and_what_is_on_its_way_counts() {
     let now = SystemClock.now();
     assert_eq!(spent_24h(Some(&journal), stall.data.path(), now).expect("read"), FEE);
     assert_eq!(
-        spent_24h(Some(&journal), stall.data.path(), now.plus_ms(86_400_001)).expect("read"),
+        spent_24h(Some(&journal), stall.data.path(), now.plus_ms(DAY_MS + 1)).expect("read"),
         Msat::ZERO,
         "a day later"
     );

@@ -12,7 +12,7 @@ use super::pay::{Direction, Scale};
 use super::score::{Decimals, Score};
 use super::verdict::Outcome;
 use crate::protocol::amount::Msat;
-use crate::protocol::ids::{Blake3Hash, BountyId, ContributionId, PeerId, RoundNumber, RunId, UnixMs};
+use crate::protocol::ids::{Blake3Hash, BountyId, ContributionId, DAY_MS, PeerId, RoundNumber, RunId, UnixMs};
 use crate::protocol::manifest::TimingParams;
 use crate::protocol::sign::{Signed, Statement};
 use crate::protocol::statements::{RoundOpening, Tranche};
@@ -22,7 +22,7 @@ use crate::protocol::transcript::ContributionRecord;
 pub const MOST_SUBMISSIONS: u32 = 100_000;
 
 /// A bounty is posted for so long at most. One whose bounty.toml has a later deadline is posted again after that.
-pub const LONGEST_MS: u64 = 5 * 86_400_000;
+pub const LONGEST_MS: u64 = 5 * DAY_MS;
 
 /// What a bounty pays for, in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
