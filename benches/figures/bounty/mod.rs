@@ -1,6 +1,8 @@
-//! Bounties: how long a box takes to start, what an evaluation and a submission take with their boxes and without, and how
-//! many submissions a minute that makes. Boxes are this machine's; without a sandbox these figures are left out.
+//! Bounties: how long a box takes to start, what an evaluation and a submission take with their boxes and without, how many
+//! submissions a minute that makes, and how much fuel a module gets through. Boxes are this machine's; without a sandbox these
+//! figures are left out.
 
+mod fuel;
 pub(crate) mod ladder;
 mod market;
 mod timed;
@@ -32,14 +34,17 @@ const SUBMITTED: [&str; 2] = ["bounty.submission", "bounty.submission_overhead"]
 const SIDE_BY_SIDE: &str = "bounty.submissions_a_minute";
 
 pub(crate) fn measure(report: &mut Report) {
-    if !report.wants_any(&[&STARTED[..], &EVALUATED, &SUBMITTED, &[SIDE_BY_SIDE]].concat()) {
+    if !report.wants_any(&[&STARTED[..], &EVALUATED, &SUBMITTED, &[SIDE_BY_SIDE], &fuel::NAMES].concat()) {
         return;
     }
-    let Ok(sandbox) = Sandbox::detect(SandboxSettings::default()).map(Arc::new) else { return };
+    // What runs modules is the program, not this one.
+    let settings = SandboxSettings { program: env!("CARGO_BIN_EXE_l402t").into(), ..SandboxSettings::default() };
+    let Ok(sandbox) = Sandbox::detect(settings).map(Arc::new) else { return };
     starts(report, &sandbox);
     evaluations(report, &sandbox);
     submissions(report, &sandbox);
     side_by_side(report, &sandbox);
+    fuel::measure_all(report, &sandbox);
 }
 
 /// From asking for a box that runs `true` until it is gone.

@@ -23,8 +23,8 @@ use reader::{Mistakes, Section};
 pub const FILE: &str = "bounty.toml";
 
 /// A module gets no more fuel than so much for each millisecond that it may take: fuel ends it at the same place everywhere,
-/// time only where the machine is slow. Measured on one of ours: 190 thousand and more of instructions, 117 thousand of copying,
-/// 34 thousand of beginning with much memory.
+/// time only where the machine is slow. What a machine gets through is measured by `./x bench --bench figures -- bounty.fuel`;
+/// docs/bounties.md has figures. Only loads that each need the one before take longer than this, in much memory.
 const FUEL_A_MS: u64 = 10_000;
 
 /// A larger one is refused unread.
