@@ -82,7 +82,7 @@ fn every_key_is_read() {
     assert_eq!((manifest.submission_cap, manifest.max_diff_bytes), (100, 32_768));
     let BoxLimits { cpu_ms, wall_ms, memory_bytes, output_bytes, processes, fuel } = manifest.limits;
     assert_eq!((cpu_ms, wall_ms, memory_bytes, output_bytes, processes), (5_000, 20_000, 268_435_456, 102_400, 8));
-    assert_eq!(fuel, 50_000_000);
+    assert_eq!(fuel, 5_000_000);
     assert_eq!((manifest.tier, manifest.demo_only), (Tier::CgroupV1, DemoOnly::No));
     let command = vec!["python3".to_owned(), "/task/classify.py".to_owned()];
     assert_eq!(manifest.run, Runner::Command { command, restore: None });
@@ -281,14 +281,14 @@ fn a_module_is_run_in_place_of_commands() {
 #[test]
 fn a_module_gets_no_more_fuel_than_the_slowest_machine_burns_in_its_time() {
     let with = |limits: &str| Manifest::parse(&with_module("wasm = \"kernel.wat\"").replace("cpu_s = 5", limits));
-    assert_eq!(with("cpu_s = 7").expect("good").limits.fuel, 70_000_000);
+    assert_eq!(with("cpu_s = 7").expect("good").limits.fuel, 7_000_000);
     // wall_s is 20.
-    assert_eq!(with("cpu_s = 60").expect("good").limits.fuel, 200_000_000);
-    with("fuel = 100_000_000").expect("ten seconds, where none are given");
-    let Problems(found) = with("cpu_s = 7\nfuel = 70_000_001").expect_err("too much");
+    assert_eq!(with("cpu_s = 60").expect("good").limits.fuel, 20_000_000);
+    with("fuel = 10_000_000").expect("ten seconds, where none are given");
+    let Problems(found) = with("cpu_s = 7\nfuel = 7_000_001").expect_err("too much");
     assert_eq!(found.len(), 1, "{found:?}");
     let line = with_module("").lines().position(|line| line == "cpu_s = 5").expect("there") + 2;
-    let most = "limits.fuel is 70000001, and a slow machine gets through 70000000 in limits.cpu_s and limits.wall_s";
+    let most = "limits.fuel is 7000001, and a slow machine gets through 7000000 in limits.cpu_s and limits.wall_s";
     assert_eq!((found[0].line, found[0].message.as_str()), (line, most));
     // A command takes none.
     Manifest::parse(&GOOD.replace("cpu_s = 5", "fuel = 1_000_000_000_000")).expect("not looked at");

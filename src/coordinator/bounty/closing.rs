@@ -39,8 +39,8 @@ impl Core {
         Ok(reached)
     }
 
-    /// Publishes the package, the held-out part, every diff and every score. Files and blobs are there before the transaction that lets
-    /// anyone see them.
+    /// Publishes the package, the held-out part, every diff and every score. Files and blobs are there before the transaction
+    /// that lets anyone see them.
     pub(super) fn open_seals(&mut self, reruns: Vec<Rerun>) -> Result<(), CoordinatorError> {
         let run = std::sync::Arc::clone(&self.run);
         let task = run.bounty_task()?;
