@@ -84,7 +84,7 @@ fn the_digit_bounty_can_be_posted_and_neighbours_improve_it() {
     assert_eq!(code, Some(0), "{report}");
     assert_eq!((&report["canaries"], &report["scored_items"]), (&32.into(), &568.into()));
     assert_eq!(report["least_improvement"], "0.0420");
-    assert_eq!(codes(&report), ["few_items"]);
+    assert_eq!(codes(&report), ["few_items", "luck_pays"]);
     let (code, report) = attempt("digits", "classify.py", &better("digits"));
     assert_eq!(code, Some(0), "{report}");
 }
@@ -252,8 +252,14 @@ fn mistakes_of_a_sponsor_are_named() {
     fs::write(&path, text.replace("\"8\", \"9\"", "\"8\"")).expect("written");
     assert_eq!(codes(&check(place.path()).1)[0], "unknown_label");
 
+    // Either makes guesses cost more than they earn.
+    for (from, to) in [("fee_sat = 10", "fee_sat = 100"), ("min_improvement = 0.02", "min_improvement = 0.07")] {
+        fs::write(&path, text.replace(from, to)).expect("written");
+        assert_eq!(codes(&check(place.path()).1), ["few_items"], "{to}");
+    }
+
     fs::write(&path, text.replace("2099", "2001")).expect("written");
-    assert_eq!(codes(&check(place.path()).1), ["deadline_past", "few_items"]);
+    assert_eq!(codes(&check(place.path()).1), ["deadline_past", "few_items", "luck_pays"]);
 
     fs::write(&path, &text).expect("written");
     fs::write(place.path().join("scorer/score.py"), "print('0.99')\n").expect("written");
@@ -264,7 +270,7 @@ fn mistakes_of_a_sponsor_are_named() {
     fs::write(place.path().join("scorer/score.py"), wrong).expect("written");
     let (code, report) = check(place.path());
     assert_eq!(code, Some(1));
-    assert_eq!(codes(&report), ["null_candidate_wins", "null_candidate_wins", "few_items"], "{report}");
+    assert_eq!(codes(&report), ["null_candidate_wins", "null_candidate_wins", "few_items", "luck_pays"], "{report}");
 
     fs::copy(place.path().join("held-out/labels"), place.path().join("workspace/notes")).expect("copied");
     assert!(codes(&check(place.path()).1).contains(&"labels_leak"));

@@ -693,7 +693,7 @@ class Books:
 
     def line(self):
         earned, spent = self.earned_msat(), self.spent_msat()
-        return f"{len(self.submissions)} submissions: earned {sat(earned)}, spent {sat(spent)} on fees, {sat(earned - spent)} net"
+        return f"{len(self.submissions)} submissions: earned {sat(earned)}, spent {sat(spent)} on packages and fees, {sat(earned - spent)} net"
 
 
 def most_routing_msat(fee_msat):

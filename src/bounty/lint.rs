@@ -8,6 +8,7 @@ use super::load::Bounty;
 use super::manifest::{Manifest, Noise, Runner};
 use super::tree::Tree;
 use super::{orders, package};
+use crate::protocol::amount::Msat;
 use crate::protocol::bounty::canary::CANARIES;
 use crate::protocol::bounty::pay::noise_of_rate;
 use crate::protocol::bounty::score::Score;
@@ -219,6 +220,32 @@ impl Findings {
             );
             self.warning("few_items", message, format!("Hold out {GOOD_ITEMS} or more to pay for smaller ones"));
         }
+        if manifest.metric.noise == Noise::Rate {
+            self.check_luck(rules);
+        }
+    }
+
+    /// Does a change that does nothing, and claims the smallest step, earn more on average than it costs?
+    fn check_luck(&mut self, rules: &Rules) {
+        let span = rules.direction.improvement(rules.baseline, rules.target).unsigned_abs();
+        let step = rules.min_improvement.max(rules.noise_bound);
+        let one_step = u128::from(rules.budget_msat.msat()) * u128::from(step) / u128::from(span.max(1));
+        let chance_ppm = chance_ppm(step, rules.noise_bound);
+        let earns = u64::try_from(one_step * u128::from(chance_ppm) / 1_000_000).unwrap_or(u64::MAX);
+        if earns > rules.fee_msat.msat() {
+            let message = format!(
+                "a change that does nothing reaches the smallest paid step by luck once in {} submissions: on average that earns {}, \
+                 for a fee of {}",
+                1_000_000 / chance_ppm,
+                Msat::new(earns),
+                rules.fee_msat
+            );
+            self.warning(
+                "luck_pays",
+                message,
+                "Raise reward.fee_sat or metric.min_improvement, or hold out more items",
+            );
+        }
     }
 
     /// Answers that took no work: nobody may be paid for them.
@@ -254,6 +281,19 @@ impl Findings {
             }
         }
         Ok(())
+    }
+}
+
+/// How often chance alone moves a rate by so much, in ppm: the tail of a normal distribution from 2, 3 or 4 standard deviations on, of
+/// which the noise bound is two.
+fn chance_ppm(step: u64, noise_bound: u64) -> u64 {
+    let doubled = step.saturating_mul(2);
+    if doubled < noise_bound.saturating_mul(3) {
+        22_750
+    } else if doubled < noise_bound.saturating_mul(4) {
+        1_350
+    } else {
+        32
     }
 }
 

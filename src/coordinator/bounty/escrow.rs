@@ -231,7 +231,7 @@ impl Coordinator {
         }
         match escrow.phase {
             BountyPhase::AwaitingEscrow => match self.shared.look_at_escrow(0).await? {
-                Look::AllLocked => self.shared.with(|core| core.set_phase(BountyPhase::Checking, None)).await,
+                Look::AllLocked => self.shared.with(|core| core.go_on_to(BountyPhase::Checking).map(drop)).await,
                 Look::NotAll if self.shared.clock.now() <= escrow.fund_until_ms => Ok(()),
                 Look::NotAll => self.refuse("the budget was not locked in time").await,
                 Look::Ending => self.refuse("the budget went back").await,
@@ -279,8 +279,9 @@ impl Coordinator {
                     None => {
                         let bounty = self.shared.task()?.posting().bounty_id();
                         let open = move |core: &mut Core| {
-                            core.set_phase(BountyPhase::Open, None)?;
-                            core.tell(RunEvent::BountyOpened { bounty });
+                            if core.go_on_to(BountyPhase::Open)? {
+                                core.tell(RunEvent::BountyOpened { bounty });
+                            }
                             Ok(())
                         };
                         self.shared.with(open).await
@@ -368,6 +369,15 @@ impl Core {
             },
             |_, _| Ok(()),
         )
+    }
+
+    /// Goes on, unless somebody has ended it since that was decided: then the next step ends it. Did it go on?
+    fn go_on_to(&mut self, phase: BountyPhase) -> Result<bool, CoordinatorError> {
+        if self.bounty_state()?.escrow.why.is_some() {
+            return Ok(false);
+        }
+        self.set_phase(phase, None)?;
+        Ok(true)
     }
 
     /// No more rounds are opened; those that are under way are brought to their end.
