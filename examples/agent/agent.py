@@ -98,7 +98,7 @@ class L402t:
         return [Rules(row) for row in answer.result["bounties"] if row["phase"] == "open" and ID.fullmatch(row["bounty"])]
 
     def claim(self, bounty, folder, price_msat):
-        most = ["--max-price", str(price_msat // 1000)]
+        most = ["--max-price", str(-(-price_msat // 1000))]
         return self.bounty("claim", bounty, "--coordinator", self.coordinator, "--into", str(folder), *most)
 
     def books(self):

@@ -110,7 +110,8 @@ pub struct BountyWatchArgs {
 }
 
 /// `l402t bounty claim`. With `--json` the result is {folder, workspace, targets [file], package {token, payment_hash, paid_msat,
-/// routing_msat}, …as one of `list`'s}; token: `free`, `reused`, `bought`.
+/// routing_msat}, …as one of `list`'s}; token: `free`, `reused`, `bought`, or
+/// `kept` where an earlier run had downloaded it.
 #[derive(Clone, Debug, Args)]
 pub struct BountyClaimArgs {
     /// The bounty's id
@@ -119,7 +120,7 @@ pub struct BountyClaimArgs {
     /// Where to; what is there already is never touched [default: bounty-ID in this folder]
     #[arg(long, value_name = "DIR")]
     pub into: Option<PathBuf>,
-    /// The most that its package may cost, routing aside [default: [bounty] max_fee_sat]
+    /// The most that its package may cost, routing aside: never more than [bounty] max_fee_sat
     #[arg(long, value_name = "SAT")]
     pub max_price: Option<u64>,
     /// Buy another token if the coordinator does not accept the one that was bought from it

@@ -77,6 +77,12 @@ impl FeeWatch {
     }
 }
 
+impl Default for FeeWatch {
+    fn default() -> Self {
+        Self { after: Self::START, not_before_ms: 0 }
+    }
+}
+
 /// How an invoice stands that comes with a challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Awaited {
@@ -86,12 +92,6 @@ pub(super) enum Awaited {
     Open,
     /// It isn't, and the node takes nothing for it any more.
     Over,
-}
-
-impl Default for FeeWatch {
-    fn default() -> Self {
-        Self { after: Self::START, not_before_ms: 0 }
-    }
 }
 
 /// A token, worthless until its invoice is paid.

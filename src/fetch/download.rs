@@ -129,19 +129,15 @@ impl Download {
         })
     }
 
-    /// Checks what has come, and throws it away if it is something else.
-    pub(super) async fn verify(&self, store: &mut TokenStore, digest: Blake3Hash) -> Result<(), FetchError> {
-        let bytes = fs::read(&self.part).await.map_err(|source| disk(&self.part, source))?;
-        if Blake3Hash::of(&bytes) == digest {
-            return Ok(());
+    /// Moves the whole file to its place, if it is what it has to be. Otherwise it is thrown away.
+    pub(super) async fn finish(self, store: &mut TokenStore, digest: Option<Blake3Hash>) -> Result<u64, FetchError> {
+        if let Some(digest) = digest
+            && Blake3Hash::of(&fs::read(&self.part).await.map_err(|source| disk(&self.part, source))?) != digest
+        {
+            store.end_download(&self.output)?;
+            fs::remove_file(&self.part).await.map_err(|source| disk(&self.part, source))?;
+            return Err(FetchError::BadContent("it is not what was asked for: its digest is another".into()));
         }
-        store.end_download(&self.output)?;
-        fs::remove_file(&self.part).await.map_err(|source| disk(&self.part, source))?;
-        Err(FetchError::BadContent("it is not what was asked for: its digest is another".into()))
-    }
-
-    /// Moves the whole file to its place.
-    pub(super) async fn finish(self, store: &mut TokenStore) -> Result<u64, FetchError> {
         if fs::try_exists(&self.output).await.map_err(|source| disk(&self.output, source))? {
             return Err(FetchError::Exists(self.output));
         }

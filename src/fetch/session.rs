@@ -75,7 +75,7 @@ impl Session {
         let mut download = Download::open(&mut self.store, request).await?;
         let resumed_from = download.have();
         if download.is_whole() {
-            let bytes = download.finish(&mut self.store).await?;
+            let bytes = download.finish(&mut self.store, request.digest).await?;
             return Ok(Fetched { bytes, resumed_from, payment: Payment::Free });
         }
         let client = WebClient::new(&request.url)?;
@@ -102,23 +102,17 @@ impl Session {
         }
         let header = token.as_ref().and_then(Token::header);
         self.receive(&client, request, &mut download, given, header.as_deref(), &mut tell).await?;
-        if let Some(digest) = request.digest {
-            download.verify(&mut self.store, digest).await?;
-            accepted(&mut self.store)?;
-        }
-        let bytes = download.finish(&mut self.store).await?;
+        let bytes = download.finish(&mut self.store, request.digest).await?;
+        accepted(&mut self.store)?;
         Ok(Fetched { bytes, resumed_from: resumed_from.min(bytes), payment })
     }
 
     /// Finds out what became of purchases that earlier runs did not see the end of, anywhere, and starts nothing. One that is still
-    /// under way stays so; for this URL it is waited for.
-    pub async fn look_up(&mut self, url: Option<&WebUrl>) -> Result<(), FetchError> {
+    /// under way stays so.
+    pub async fn look_up(&mut self) -> Result<(), FetchError> {
         for token in self.store.all_unfinished()? {
-            let is_for = |url: &WebUrl| token.origin == url.origin() && token.path == url.path();
-            let patience = if url.is_some_and(is_for) { PATIENCE } else { Duration::ZERO };
-            match self.pay(&token, (Errand::LookUp, Msat::ZERO, patience), &mut |_| {}).await {
-                Ok(_) => {}
-                Err(FetchError::UnderWay(_)) if patience.is_zero() => {}
+            match self.pay(&token, (Errand::LookUp, Msat::ZERO, Duration::ZERO), &mut |_| {}).await {
+                Ok(_) | Err(FetchError::UnderWay(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -211,14 +205,13 @@ impl Session {
 
     /// Writes a purchase down. A payment hash that something else was paid with would make the books tell of one payment, or none.
     async fn begin(&mut self, ln: &dyn Lightning, token: &Token) -> Result<(), FetchError> {
-        let known = self.store.token(&token.payment_hash)?;
-        let is_new = match &known {
-            None => {
-                matches!(ln.payment(token.payment_hash).await?, PaymentStatus::NotFound | PaymentStatus::Failed { .. })
-            }
-            Some(known) => known.is_unpaid_and_the_same(token),
+        let is_untried = match ln.payment(token.payment_hash).await? {
+            PaymentStatus::NotFound | PaymentStatus::Failed { .. } => true,
+            PaymentStatus::InFlight | PaymentStatus::Succeeded { .. } => false,
+            PaymentStatus::Unknown => return Err(FetchError::UnderWay(token.payment_hash)),
         };
-        if !is_new {
+        let known = self.store.token(&token.payment_hash)?;
+        if !is_untried || known.is_some_and(|known| !known.is_unpaid_and_the_same(token)) {
             let message = "its invoice has the payment hash of another payment of this wallet";
             return Err(FetchError::Untrusted(message.into()));
         }

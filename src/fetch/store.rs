@@ -218,8 +218,12 @@ impl TokenStore {
 
     /// Tokens that an origin may take, the likeliest first: those bought for the path, then the youngest.
     pub(super) fn usable(&self, origin: &str, path: &str, now: UnixMs) -> Result<Vec<Token>, StoreError> {
-        let mut tokens =
-            self.select(origin, |token| matches!(token.state, State::Paid | State::Accepted) && !token.is_over(now))?;
+        let mut tokens = self.select(origin, |token| match token.state {
+            // One that was never taken stays, over or not: another is only bought if its owner says so.
+            State::Paid => !token.is_over(now) || token.path == path,
+            State::Accepted => !token.is_over(now),
+            State::Paying | State::Unpaid | State::Refused => false,
+        })?;
         tokens.sort_by_key(|token| (token.path != path, std::cmp::Reverse(token.bought)));
         Ok(tokens)
     }

@@ -1,6 +1,7 @@
 //! A contribution, step by step from the signed commitment to its end. Each step is journalled before the next begins, and
 //! each may be repeated after a crash without paying twice or forgetting a preimage.
 
+use crate::fetch::purchases;
 use crate::ln::{InvoiceRequest, InvoiceStatus};
 use crate::protocol::amount::Msat;
 use crate::protocol::api::ContributionState;
@@ -186,6 +187,11 @@ impl Session {
 
     /// Pays the challenge once. A new one is taken only when this one's payment is known not to have happened.
     async fn pay_fee(&self, entry: Entry, fee: Fee, opening: &RoundOpening) -> Result<Progress, PeerError> {
+        // One payment is for one thing: the books would tell of two.
+        if purchases(&self.parts.folder.packages())?.iter().any(|bought| bought.payment_hash == fee.payment_hash) {
+            let reason = "its invoice has the payment hash of a package that was bought".to_owned();
+            return self.end(entry, Ending::FeeUnpaid { reason }, &[]);
+        }
         match self.pay_once(&fee, opening).await? {
             FeePayment::Paid(paid) => {
                 let lines = paid.lines();

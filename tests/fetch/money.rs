@@ -110,6 +110,7 @@ async fn the_tokens_are_for_their_owner_only() {
 #[tokio::test]
 async fn a_token_that_brought_something_else_is_kept_and_no_other_is_bought() {
     let shop = Shop::open().await;
+    shop.change(|manner| manner.valid_s = 60);
     let mut request = shop.request("file");
     request.digest = Some(Blake3Hash::of(b"something else"));
     for _ in 0..2 {
@@ -128,6 +129,24 @@ async fn a_token_that_brought_something_else_is_kept_and_no_other_is_bought() {
 }
 
 #[tokio::test]
+async fn a_token_that_ends_before_it_brought_anything_is_replaced_only_if_its_owner_says_so() {
+    let shop = Shop::open().await;
+    shop.change(|manner| manner.valid_s = 60);
+    let mut request = shop.request("file");
+    request.digest = Some(Blake3Hash::of(b"something else"));
+    assert_eq!(shop.fetch(&request).await.expect_err("something else").code(), "bad_content");
+    shop.clock.advance_ms(61_000);
+    for _ in 0..2 {
+        let error = shop.fetch(&request).await.expect_err("refused");
+        assert_eq!((error.code(), shop.spent()), ("paid_in_vain", PRICE), "{error}");
+    }
+    request.unaccepted = Unaccepted::PayAgain;
+    request.digest = Some(Blake3Hash::of(&shop.content()));
+    shop.fetch(&request).await.expect("fetched");
+    assert_eq!(shop.spent().msat(), 2 * PRICE.msat());
+}
+
+#[tokio::test]
 async fn looking_up_what_was_begun_pays_nothing() {
     let mut begun = 0;
     for moment in 1..12 {
@@ -137,7 +156,7 @@ async fn looking_up_what_was_begun_pays_nothing() {
         let mut session = shop.session();
         let url = shop.request("file").url;
         begun += u32::from(session.standing(&url).expect("read") == Standing::Begun);
-        session.look_up(Some(&url)).await.expect("the node answers");
+        session.look_up().await.expect("the node answers");
         let after = session.standing(&url).expect("read");
         assert_eq!((shop.spent(), after == Standing::Bought), (before, before == PRICE), "moment {moment}: {after:?}");
     }

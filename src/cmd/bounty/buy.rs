@@ -1,8 +1,7 @@
 //! A bounty's package: downloaded, and paid for by L402 where it has a price.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -30,12 +29,13 @@ use crate::peer::spending::routing_cap;
 use crate::peer::submit::Submitter;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyPhase, BountyView};
-use crate::protocol::ids::{Blake3Hash, PaymentHash};
+use crate::protocol::ids::PaymentHash;
+use crate::store::StoreError;
 
 /// How a package was paid for.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Paid {
-    /// `free`, `reused` or `bought`.
+    /// `free`, `reused`, `bought`; `kept` where an earlier run had downloaded it.
     token: &'static str,
     payment_hash: Option<PaymentHash>,
     /// To the coordinator, now.
@@ -45,6 +45,8 @@ pub(super) struct Paid {
 }
 
 impl Paid {
+    const KEPT: Self = Self { token: "kept", payment_hash: None, paid_msat: Msat::ZERO, routing_msat: Msat::ZERO };
+
     fn of(payment: &Payment) -> Self {
         let (token, payment_hash, paid_msat, routing_msat) = match *payment {
             Payment::Free => ("free", None, Msat::ZERO, Msat::ZERO),
@@ -57,20 +59,24 @@ impl Paid {
     }
 }
 
-/// The wallet, once it is open: until then nothing is paid.
-#[derive(Debug, Default)]
-struct Later(OnceLock<Arc<dyn Lightning>>);
+/// The wallet where it is open; elsewhere nothing is paid.
+struct Purse(Option<Arc<dyn Lightning>>);
 
 #[async_trait]
-impl Wallet for Later {
+impl Wallet for Purse {
     async fn open(&self) -> Result<Arc<dyn Lightning>, WalletError> {
         let closed = || WalletError {
             code: "wallet_closed".into(),
             message: "the wallet is not open".into(),
             fix: "Start it again".into(),
         };
-        self.0.get().cloned().ok_or_else(closed)
+        self.0.clone().ok_or_else(closed)
     }
+}
+
+/// With the tokens that were bought for packages. One process at a time has them.
+fn session(packages: &Path, ln: Option<Arc<dyn Lightning>>) -> Result<Session, StoreError> {
+    Ok(Session::new(TokenStore::open(packages)?, Arc::new(Purse(ln)), Arc::new(SystemClock)))
 }
 
 /// Who gets a package, and where from.
@@ -89,27 +95,16 @@ pub(super) struct Buyer<'a> {
 impl Buyer<'_> {
     /// The package's bytes. A token that was bought is used until it ends.
     pub(super) async fn get(&self) -> Result<(Vec<u8>, Paid), Failure> {
-        let hash = self.view.manifest.body.posting.body.package;
-        let place = packages_in(&self.data);
-        let store = TokenStore::open(&place).map_err(FetchError::from)?;
-        let path = place.join(hash.to_string());
-        // One that was downloaded before its claim was interrupted.
-        let payment = match std::fs::read(&path) {
-            Ok(bytes) if Blake3Hash::of(&bytes) == hash => Payment::Free,
-            Ok(_) => {
-                remove(&path)?;
-                self.fetch(store, path.clone()).await?.payment
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => self.fetch(store, path.clone()).await?.payment,
-            Err(error) => return Err(Failure::io("read", &path, &error)),
-        };
+        let path = packages_in(&self.data).join(self.view.manifest.body.posting.body.package.to_string());
+        // One that an interrupted claim had downloaded is what it has to be: no other gets this name.
+        let paid = if path.exists() { Paid::KEPT } else { Paid::of(&self.fetch(path.clone()).await?.payment) };
         let bytes = std::fs::read(&path).map_err(|error| Failure::io("read", &path, &error))?;
         // From here on it is downloaded again, for nothing.
-        remove(&path)?;
-        Ok((bytes, Paid::of(&payment)))
+        std::fs::remove_file(&path).map_err(|error| Failure::io("remove", &path, &error))?;
+        Ok((bytes, paid))
     }
 
-    async fn fetch(&self, store: TokenStore, output: PathBuf) -> Result<Fetched, Failure> {
+    async fn fetch(&self, output: PathBuf) -> Result<Fetched, Failure> {
         let price = self.view.package_fee_msat;
         let request = Request {
             url: WebUrl::parse(&self.client.package_url(self.view.bounty)).map_err(FetchError::from)?,
@@ -121,17 +116,18 @@ impl Buyer<'_> {
             unaccepted: self.unaccepted,
             tokens: Tokens::OfPath,
         };
-        let wallet = Arc::new(Later::default());
-        let mut session = Session::new(store, wallet.clone(), Arc::new(SystemClock));
-        if session.standing(&request.url)? != Standing::Begun {
+        let packages = packages_in(&self.data);
+        let mut closed = session(&packages, None).map_err(FetchError::from)?;
+        if closed.standing(&request.url)? != Standing::Begun {
             let got = tokio::select! {
-                got = self.for_nothing(&mut session, &request) => got?,
+                got = self.for_nothing(&mut closed, &request) => got,
                 () = self.context.stop.requested() => return Err(interrupted()),
             };
-            if let Some(ended) = got {
-                return ended.map_err(|error| failed(error, price));
+            if let Some(fetched) = got.map_err(|error| failed(error, price))? {
+                return Ok(fetched);
             }
         }
+        drop(closed);
         let workplace = Workplace {
             context: self.context,
             client: self.client,
@@ -139,20 +135,17 @@ impl Buyer<'_> {
             folder: DataFolder::open(&self.data)?,
         };
         let work = async |bench: Bench| {
-            wallet.0.get_or_init(|| bench.parts.ln.clone());
+            let mut open = session(&packages, Some(bench.parts.ln.clone()))?;
             let submitter = bench.submitter(self.note).await?;
-            submitter.guarded(self.buy(&mut session, &request, &submitter)).await
+            submitter.guarded(self.buy(&mut open, &request, &submitter)).await
         };
         let lightning = async |client: &CoordinatorClient| Ok(client.bounty(self.view.bounty).await?.lightning);
         workplace.work(work, lightning).await?.map_err(|error| failed(error, price))
     }
 
-    /// With a token that was bought before, or none where nothing is asked for; `None` where it has to be bought.
-    async fn for_nothing(
-        &self,
-        session: &mut Session,
-        request: &Request,
-    ) -> Result<Option<Result<Fetched, FetchError>>, FetchError> {
+    /// With a token that was bought before, or none where nothing is asked for; `None` where it has to be bought. Where a purchase
+    /// was begun, its end is waited for.
+    async fn for_nothing(&self, session: &mut Session, request: &Request) -> Result<Option<Fetched>, FetchError> {
         let is_free = request.max_price == Msat::ZERO;
         if !is_free && session.standing(&request.url)? == Standing::Nothing {
             return Ok(None);
@@ -162,7 +155,7 @@ impl Buyer<'_> {
         match session.fetch(&nothing_more, |event| teller.tell(&event)).await {
             // The token has ended.
             Err(FetchError::TooExpensive { .. }) if !is_free => Ok(None),
-            ended => Ok(Some(ended)),
+            ended => ended.map(Some),
         }
     }
 
@@ -173,13 +166,9 @@ impl Buyer<'_> {
         request: &Request,
         submitter: &Submitter,
     ) -> Result<Result<Fetched, FetchError>, PeerError> {
-        let found = match session.look_up(Some(&request.url)).await {
-            Ok(()) => self.for_nothing(session, request).await,
-            Err(error) => Err(error),
-        };
-        match found {
+        match self.for_nothing(session, request).await {
             Ok(None) => {}
-            Ok(Some(ended)) => return Ok(ended),
+            Ok(Some(fetched)) => return Ok(Ok(fetched)),
             Err(error) => return Ok(Err(error)),
         }
         if self.view.phase != BountyPhase::Open {
@@ -210,10 +199,8 @@ pub(super) async fn look_up(parts: &PeerParts) -> Result<(), PeerError> {
     if !purchases(&place)?.iter().any(is_open) {
         return Ok(());
     }
-    let wallet = Later::default();
-    wallet.0.get_or_init(|| parts.ln.clone());
-    let looked = match TokenStore::open(&place) {
-        Ok(store) => Session::new(store, Arc::new(wallet), parts.clock.clone()).look_up(None).await,
+    let looked = match session(&place, Some(parts.ln.clone())) {
+        Ok(mut session) => session.look_up().await,
         Err(error) => Err(error.into()),
     };
     if let Err(error) = looked {
@@ -231,8 +218,4 @@ fn failed(error: FetchError, price: Msat) -> Failure {
         }
         error => error.into(),
     }
-}
-
-fn remove(path: &Path) -> Result<(), Failure> {
-    std::fs::remove_file(path).map_err(|error| Failure::io("remove", path, &error))
 }

@@ -7,10 +7,11 @@ use super::super::challenges::{Awaited, CHALLENGE_MS, FEES_AT_ONCE, FeeWatch};
 use super::super::core::{Core, Record};
 use super::super::engine::Shared;
 use super::super::error::{CoordinatorError, refusal};
-use super::super::handle::{Challenge, PackageAnswer, PackageFile};
-use crate::ln::{InvoiceRequest, InvoiceStatus};
+use super::super::handle::{Challenge, PackageAnswer, PackageFile, Refusal};
+use crate::ln::InvoiceRequest;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::BountyPhase;
+use crate::protocol::ids::UnixMs;
 use crate::protocol::ids::{DAY_MS, RoundNumber};
 use crate::protocol::l402::{Credentials, Goods, TokenError, verify};
 use crate::protocol::round::Account;
@@ -24,21 +25,24 @@ const PLACE_MS: u64 = 20_000;
 /// A token is good for so long after the last commitment: a download may begin with it while the last round is judged.
 const TOKEN_MARGIN_MS: u64 = DAY_MS;
 
-impl Shared {
-    /// What a package costs here.
-    pub(super) fn package_fee(&self, phase: BountyPhase) -> Msat {
-        match phase {
-            BountyPhase::AwaitingEscrow | BountyPhase::Checking | BountyPhase::Open | BountyPhase::Closing => {
-                self.options.package_fee
-            }
-            BountyPhase::Closed | BountyPhase::Refused => Msat::ZERO,
-        }
+/// What a package costs where it is sold for that.
+pub(super) fn fee_of_package(phase: BountyPhase, price: Msat) -> Msat {
+    match phase {
+        BountyPhase::AwaitingEscrow | BountyPhase::Checking | BountyPhase::Open | BountyPhase::Closing => price,
+        BountyPhase::Closed | BountyPhase::Refused => Msat::ZERO,
     }
+}
 
+fn busy() -> Refusal {
+    let message = format!("{MOST_OPEN} invoices for this package wait to be paid");
+    refusal(503, "busy", message, "Try again in half a minute")
+}
+
+impl Shared {
     /// Gives the package to whoever has paid for it, or needn't.
     pub(super) async fn give_package(&self, credentials: Option<String>) -> Result<PackageAnswer, CoordinatorError> {
         let phase = self.read(|core| Ok(core.bounty_state()?.escrow.phase)).await?;
-        if self.package_fee(phase) == Msat::ZERO {
+        if fee_of_package(phase, self.options.package_fee) == Msat::ZERO {
             return self.package_file().await;
         }
         let refused = match credentials {
@@ -90,16 +94,13 @@ impl Shared {
         let Some(sale) = oldest else { return Ok(()) };
         let until = sale.expires_ms.0.saturating_sub(CHALLENGE_MS) + PLACE_MS;
         if self.clock.now().0 < until {
-            let message = format!("{MOST_OPEN} invoices for this package wait to be paid");
-            return Err(refusal(503, "busy", message, "Try again in half a minute").into());
+            return Err(busy().into());
         }
-        match self.ln.invoice(sale.payment_hash).await? {
-            InvoiceStatus::Settled { amount } => self.with(move |core| core.book_sale(&sale, amount)).await,
-            InvoiceStatus::Open | InvoiceStatus::Accepted { .. } => {
-                self.ln.cancel(sale.payment_hash).await?;
-                self.forget_sale(sale).await
-            }
-            InvoiceStatus::Canceled | InvoiceStatus::NotFound => self.forget_sale(sale).await,
+        match self.awaited(sale.payment_hash, UnixMs(0)).await? {
+            Awaited::Paid(amount) => self.with(move |core| core.book_sale(&sale, amount)).await,
+            Awaited::Over => self.forget_sale(sale).await,
+            // It is being paid.
+            Awaited::Open => Err(busy().into()),
         }
     }
 

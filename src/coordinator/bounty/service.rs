@@ -7,6 +7,7 @@ use super::super::engine::Shared;
 use super::super::error::{CoordinatorError, refusal};
 use super::super::handle::{BountyHandle, PackageAnswer, Refusal};
 use super::closing::CLOSING_FILE;
+use super::sales::fee_of_package;
 use crate::bounty::manifest::DemoOnly;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyPhase, BountyView, LightningView};
@@ -52,9 +53,8 @@ impl Shared {
     }
 
     pub(super) async fn bounty_view_with(&self, lightning: LightningView) -> Result<BountyView, CoordinatorError> {
-        let mut view = self.read(move |core| core.view(lightning)).await?;
-        view.package_fee_msat = self.package_fee(view.phase);
-        Ok(view)
+        let package_fee = self.options.package_fee;
+        self.read(move |core| core.view(lightning, package_fee)).await
     }
 }
 
@@ -80,7 +80,7 @@ impl Core {
         }
     }
 
-    fn view(&self, lightning: LightningView) -> Result<BountyView, CoordinatorError> {
+    fn view(&self, lightning: LightningView, package_fee: Msat) -> Result<BountyView, CoordinatorError> {
         let task = self.run.bounty_task()?;
         let state = self.bounty_state()?;
         let last = tables::last_round(self.db.read())?;
@@ -94,7 +94,7 @@ impl Core {
             least_claim: state.book.least_claim(),
             submissions: u32::try_from(state.book.entries().len()).unwrap_or(u32::MAX),
             paid_msat: state.book.paid(),
-            package_fee_msat: Msat::ZERO,
+            package_fee_msat: fee_of_package(state.escrow.phase, package_fee),
             demo_only: task.bounty.manifest.demo_only == DemoOnly::Yes,
             surplus_msat: self.surplus()?,
             closed_rounds: tables::count_closed(self.db.read())?,
