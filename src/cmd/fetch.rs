@@ -40,11 +40,36 @@ struct Report<'a> {
     bytes: u64,
     /// How many of them an earlier run had brought.
     resumed_from: u64,
-    /// `free`, `reused` or `bought`.
+    #[serde(flatten)]
+    paid: Paid,
+}
+
+/// How a download was paid for.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Paid {
+    /// `free`, `reused`, `bought`; `kept` where an earlier run had downloaded a package.
     token: &'static str,
     payment_hash: Option<PaymentHash>,
+    /// To the server, now.
     paid_msat: Msat,
-    routing_fee_msat: Msat,
+    /// To nodes on the way.
+    routing_msat: Msat,
+}
+
+impl Paid {
+    pub(super) const KEPT: Self =
+        Self { token: "kept", payment_hash: None, paid_msat: Msat::ZERO, routing_msat: Msat::ZERO };
+
+    pub(super) fn of(payment: &Payment) -> Self {
+        let (token, payment_hash, paid_msat, routing_msat) = match *payment {
+            Payment::Free => ("free", None, Msat::ZERO, Msat::ZERO),
+            Payment::Reused { payment_hash } => ("reused", Some(payment_hash), Msat::ZERO, Msat::ZERO),
+            Payment::Bought { payment_hash, amount, routing_fee } => {
+                ("bought", Some(payment_hash), amount, routing_fee)
+            }
+        };
+        Self { token, payment_hash, paid_msat, routing_msat }
+    }
 }
 
 /// Runs the command.
@@ -90,11 +115,6 @@ fn sat(amount: u64) -> Result<Msat, Failure> {
 }
 
 fn report(ui: &Ui, request: &Request, fetched: &Fetched) -> Answer {
-    let (token, payment_hash, paid_msat, routing_fee_msat) = match fetched.payment {
-        Payment::Free => ("free", None, Msat::ZERO, Msat::ZERO),
-        Payment::Reused { payment_hash } => ("reused", Some(payment_hash), Msat::ZERO, Msat::ZERO),
-        Payment::Bought { payment_hash, amount, routing_fee } => ("bought", Some(payment_hash), amount, routing_fee),
-    };
     let how = match fetched.payment {
         Payment::Free => "for nothing".to_owned(),
         Payment::Reused { .. } => "with a token bought before".to_owned(),
@@ -106,10 +126,7 @@ fn report(ui: &Ui, request: &Request, fetched: &Fetched) -> Answer {
         file: &request.output,
         bytes: fetched.bytes,
         resumed_from: fetched.resumed_from,
-        token,
-        payment_hash,
-        paid_msat,
-        routing_fee_msat,
+        paid: Paid::of(&fetched.payment),
     })
 }
 

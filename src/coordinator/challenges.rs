@@ -30,8 +30,8 @@ const CHALLENGE_GRACE_MS: u64 = 30_000;
 const MAX_CHALLENGES_PER_PEER: usize = 4;
 /// Open challenges that the node is asked about in one go, and how long it is left alone where there are more: they may
 /// be thousands, and each costs it a call.
-pub(super) const FEES_AT_ONCE: u32 = 32;
-const FEES_PAUSE_MS: u64 = 2_000;
+pub(super) const INVOICES_AT_ONCE: u32 = 32;
+const INVOICES_PAUSE_MS: u64 = 2_000;
 
 type Kept = Result<ChallengeRow, CoordinatorError>;
 
@@ -53,13 +53,13 @@ impl Arriving {
 
 /// Which invoices of open challenges the node is asked about next.
 #[derive(Debug)]
-pub(super) struct FeeWatch {
+pub(super) struct InvoiceWatch {
     after: PaymentHash,
     /// By the clock's uptime.
     not_before_ms: u64,
 }
 
-impl FeeWatch {
+impl InvoiceWatch {
     pub(super) const START: PaymentHash = PaymentHash::from_bytes([0; 32]);
 
     /// From where on; `None` while the node is to be left alone.
@@ -69,15 +69,15 @@ impl FeeWatch {
 
     /// So many are looked at now, and this is the last of them.
     pub(super) fn goes_on(&mut self, count: usize, last: Option<PaymentHash>, now_ms: u64) {
-        let (from, full) = (self.after, count >= FEES_AT_ONCE as usize);
+        let (from, full) = (self.after, count >= INVOICES_AT_ONCE as usize);
         self.after = last.filter(|_| full).unwrap_or(Self::START);
         if full || from != Self::START {
-            self.not_before_ms = now_ms + FEES_PAUSE_MS;
+            self.not_before_ms = now_ms + INVOICES_PAUSE_MS;
         }
     }
 }
 
-impl Default for FeeWatch {
+impl Default for InvoiceWatch {
     fn default() -> Self {
         Self { after: Self::START, not_before_ms: 0 }
     }
@@ -198,10 +198,10 @@ impl Shared {
 
     /// The same for every open challenge, however many there are.
     pub(super) async fn look_at_all_fees(&self) -> Result<(), CoordinatorError> {
-        let mut after = FeeWatch::START;
+        let mut after = InvoiceWatch::START;
         loop {
             let some =
-                self.with(move |core| Ok(tables::open_challenges(core.db.read(), &after, FEES_AT_ONCE)?)).await?;
+                self.with(move |core| Ok(tables::open_challenges(core.db.read(), &after, INVOICES_AT_ONCE)?)).await?;
             let Some(last) = some.last() else { return Ok(()) };
             after = last.payment_hash;
             for row in some {
@@ -311,7 +311,7 @@ impl Core {
     fn fees_to_look_at(&mut self) -> Result<Vec<ChallengeRow>, CoordinatorError> {
         let now_ms = self.clock.uptime_ms();
         let Some(from) = self.fees.from(now_ms) else { return Ok(Vec::new()) };
-        let rows = tables::open_challenges(self.db.read(), &from, FEES_AT_ONCE)?;
+        let rows = tables::open_challenges(self.db.read(), &from, INVOICES_AT_ONCE)?;
         self.fees.goes_on(rows.len(), rows.last().map(|row| row.payment_hash), now_ms);
         Ok(rows)
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::bounty::BountyState;
-use super::challenges::{FeeWatch, Promised};
+use super::challenges::{InvoiceWatch, Promised};
 use super::error::CoordinatorError;
 use super::news::RunEvent;
 use super::run::{DataFolder, Run};
@@ -92,9 +92,9 @@ pub(super) struct Core {
     /// The seats that are spoken for; `None` once something but a new challenge has changed them.
     pub(super) promised: Option<Promised>,
     /// Which open challenges the node is asked about next.
-    pub(super) fees: FeeWatch,
+    pub(super) fees: InvoiceWatch,
     /// The same for a bounty's package.
-    pub(super) sales: FeeWatch,
+    pub(super) sales: InvoiceWatch,
     /// Where what has been stored is told. Here, so that nothing stored goes untold when an engine's step is dropped.
     pub(super) events: broadcast::Sender<RunEvent>,
     pub(super) aggregates: Aggregates,
@@ -136,8 +136,8 @@ impl Core {
             rounds,
             opening,
             promised: None,
-            fees: FeeWatch::default(),
-            sales: FeeWatch::default(),
+            fees: InvoiceWatch::default(),
+            sales: InvoiceWatch::default(),
             events,
             aggregates,
             bounty,

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::Serialize;
 
-use super::super::fetch::Teller;
+use super::super::fetch::{Paid, Teller};
 use super::super::{Context, Failure, interrupted};
 use super::approve::{Approve, Asking, Order, Quote};
 use super::claimed::Note;
@@ -15,8 +14,8 @@ use super::list::plain;
 use crate::bounty::package;
 use crate::clock::SystemClock;
 use crate::fetch::{
-    Bought, FetchError, Fetched, Payment, Request, Session, Standing, TokenStore, Tokens, Unaccepted, Wallet,
-    WalletError, purchases,
+    Bought, FetchError, Fetched, Request, Session, Standing, TokenStore, Tokens, Unaccepted, Wallet, WalletError,
+    purchases,
 };
 use crate::http::client::CoordinatorClient;
 use crate::http::client::web::WebUrl;
@@ -29,35 +28,7 @@ use crate::peer::spending::routing_cap;
 use crate::peer::submit::Submitter;
 use crate::protocol::amount::Msat;
 use crate::protocol::api::{BountyPhase, BountyView};
-use crate::protocol::ids::PaymentHash;
 use crate::store::StoreError;
-
-/// How a package was paid for.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Paid {
-    /// `free`, `reused`, `bought`; `kept` where an earlier run had downloaded it.
-    token: &'static str,
-    payment_hash: Option<PaymentHash>,
-    /// To the coordinator, now.
-    paid_msat: Msat,
-    /// To nodes on the way.
-    routing_msat: Msat,
-}
-
-impl Paid {
-    const KEPT: Self = Self { token: "kept", payment_hash: None, paid_msat: Msat::ZERO, routing_msat: Msat::ZERO };
-
-    fn of(payment: &Payment) -> Self {
-        let (token, payment_hash, paid_msat, routing_msat) = match *payment {
-            Payment::Free => ("free", None, Msat::ZERO, Msat::ZERO),
-            Payment::Reused { payment_hash } => ("reused", Some(payment_hash), Msat::ZERO, Msat::ZERO),
-            Payment::Bought { payment_hash, amount, routing_fee } => {
-                ("bought", Some(payment_hash), amount, routing_fee)
-            }
-        };
-        Self { token, payment_hash, paid_msat, routing_msat }
-    }
-}
 
 /// The wallet where it is open; elsewhere nothing is paid.
 struct Purse(Option<Arc<dyn Lightning>>);

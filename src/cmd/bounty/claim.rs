@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::super::fetch::Paid;
 use super::super::{Answer, Context, Failure};
 use super::approve::Approve;
-use super::buy::{Buyer, Paid};
+use super::buy::Buyer;
 use super::claimed::{Note, must_be_free, write};
 use super::desk::{DATA, client, look, sat};
 use super::list::Row;

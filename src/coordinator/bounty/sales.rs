@@ -3,7 +3,7 @@
 //! Nobody has to say who they are, so a token is its bearer's: good for this package until the bounty is over, as often as it is
 //! asked for. Once the bounty has closed the package is everybody's, since an auditor needs it.
 
-use super::super::challenges::{Awaited, CHALLENGE_MS, FEES_AT_ONCE, FeeWatch};
+use super::super::challenges::{Awaited, CHALLENGE_MS, INVOICES_AT_ONCE, InvoiceWatch};
 use super::super::core::{Core, Record};
 use super::super::engine::Shared;
 use super::super::error::{CoordinatorError, refusal};
@@ -145,9 +145,9 @@ impl Shared {
 
     /// The same for every open sale, however many there are.
     pub(in super::super) async fn look_at_all_sales(&self) -> Result<(), CoordinatorError> {
-        let mut after = FeeWatch::START;
+        let mut after = InvoiceWatch::START;
         loop {
-            let some = self.with(move |core| Ok(tables::open_sales(core.db.read(), &after, FEES_AT_ONCE)?)).await?;
+            let some = self.with(move |core| Ok(tables::open_sales(core.db.read(), &after, INVOICES_AT_ONCE)?)).await?;
             let Some(last) = some.last() else { return Ok(()) };
             after = last.payment_hash;
             for sale in some {
@@ -170,7 +170,7 @@ impl Core {
     fn sales_to_look_at(&mut self) -> Result<Vec<SaleRow>, CoordinatorError> {
         let now_ms = self.clock.uptime_ms();
         let Some(from) = self.sales.from(now_ms) else { return Ok(Vec::new()) };
-        let sales = tables::open_sales(self.db.read(), &from, FEES_AT_ONCE)?;
+        let sales = tables::open_sales(self.db.read(), &from, INVOICES_AT_ONCE)?;
         self.sales.goes_on(sales.len(), sales.last().map(|sale| sale.payment_hash), now_ms);
         Ok(sales)
     }
