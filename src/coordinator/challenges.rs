@@ -198,16 +198,11 @@ impl Shared {
 
     /// The same for every open challenge, however many there are.
     pub(super) async fn look_at_all_fees(&self) -> Result<(), CoordinatorError> {
-        let mut after = InvoiceWatch::START;
-        loop {
-            let some =
-                self.with(move |core| Ok(tables::open_challenges(core.db.read(), &after, INVOICES_AT_ONCE)?)).await?;
-            let Some(last) = some.last() else { return Ok(()) };
-            after = last.payment_hash;
-            for row in some {
-                self.look_at_fee(row).await?;
-            }
+        let all = |core: &mut Core| Ok(tables::open_challenges(core.db.read(), &InvoiceWatch::START, u32::MAX)?);
+        for row in self.with(all).await? {
+            self.look_at_fee(row).await?;
         }
+        Ok(())
     }
 
     async fn look_at_fee(&self, row: ChallengeRow) -> Result<(), CoordinatorError> {

@@ -207,13 +207,7 @@ impl TokenStore {
 
     /// Purchases anywhere whose end is not known.
     pub(super) fn all_unfinished(&self) -> Result<Vec<Token>, StoreError> {
-        let mut statement = self.0.read().prepare("SELECT * FROM tokens WHERE state = ?1 ORDER BY bought_ms")?;
-        let mut rows = statement.query([State::Paying.name()])?;
-        let mut tokens = Vec::new();
-        while let Some(row) = rows.next()? {
-            tokens.push(read(row)?);
-        }
-        Ok(tokens)
+        self.all("SELECT * FROM tokens WHERE state = ?1 ORDER BY bought_ms", State::Paying.name())
     }
 
     /// Tokens that an origin may take, the likeliest first: those bought for the path, then the youngest.
@@ -229,13 +223,19 @@ impl TokenStore {
     }
 
     fn select(&self, origin: &str, keep: impl Fn(&Token) -> bool) -> Result<Vec<Token>, StoreError> {
-        let mut statement = self.0.read().prepare("SELECT * FROM tokens WHERE origin = ?1")?;
-        let mut rows = statement.query([origin])?;
+        let mut tokens = self.all("SELECT * FROM tokens WHERE origin = ?1", origin)?;
+        tokens.retain(keep);
+        Ok(tokens)
+    }
+
+    /// The tokens that a query with one text in it finds.
+    fn all(&self, query: &str, text: &str) -> Result<Vec<Token>, StoreError> {
+        let mut statement = self.0.read().prepare(query)?;
+        let mut rows = statement.query([text])?;
         let mut tokens = Vec::new();
         while let Some(row) = rows.next()? {
             tokens.push(read(row)?);
         }
-        tokens.retain(keep);
         Ok(tokens)
     }
 

@@ -145,15 +145,11 @@ impl Shared {
 
     /// The same for every open sale, however many there are.
     pub(in super::super) async fn look_at_all_sales(&self) -> Result<(), CoordinatorError> {
-        let mut after = InvoiceWatch::START;
-        loop {
-            let some = self.with(move |core| Ok(tables::open_sales(core.db.read(), &after, INVOICES_AT_ONCE)?)).await?;
-            let Some(last) = some.last() else { return Ok(()) };
-            after = last.payment_hash;
-            for sale in some {
-                self.look_at_sale(sale).await?;
-            }
+        let all = |core: &mut Core| Ok(tables::open_sales(core.db.read(), &InvoiceWatch::START, u32::MAX)?);
+        for sale in self.with(all).await? {
+            self.look_at_sale(sale).await?;
         }
+        Ok(())
     }
 
     async fn look_at_sale(&self, sale: SaleRow) -> Result<(), CoordinatorError> {
